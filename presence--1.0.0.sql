@@ -1,0 +1,532 @@
+\echo Use "CREATE EXTENSION presence" to load this file. \quit
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Ids
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE TYPE @extschema@.presence_id;
+
+CREATE FUNCTION @extschema@.presence_id_in(cstring) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id_out(@extschema@.presence_id) RETURNS cstring
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id_recv(internal) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id_send(@extschema@.presence_id) RETURNS bytea
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE TYPE @extschema@.presence_id (
+    INPUT = @extschema@.presence_id_in,
+    OUTPUT = @extschema@.presence_id_out,
+    RECEIVE = @extschema@.presence_id_recv,
+    SEND = @extschema@.presence_id_send,
+    LIKE = pg_catalog.text
+);
+
+CREATE FUNCTION @extschema@.presence_id(text) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_text' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(character) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_bpchar' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(name) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_name' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(uuid) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_uuid' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(smallint) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_int2' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(integer) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_int4' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_id(bigint) RETURNS @extschema@.presence_id
+    AS 'MODULE_PATHNAME', 'presence_id_from_int8' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE CAST (text AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(text) AS IMPLICIT;
+CREATE CAST (varchar AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(text) AS IMPLICIT;
+CREATE CAST (character AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(character) AS IMPLICIT;
+CREATE CAST (name AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(name) AS IMPLICIT;
+CREATE CAST (uuid AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(uuid) AS IMPLICIT;
+CREATE CAST (smallint AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(smallint) AS IMPLICIT;
+CREATE CAST (integer AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(integer) AS IMPLICIT;
+CREATE CAST (bigint AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(bigint) AS IMPLICIT;
+CREATE CAST (@extschema@.presence_id AS text) WITHOUT FUNCTION AS ASSIGNMENT;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Tables: closed to everybody; the functions below work on them as their owner.
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- One row per user. Its row lock is the one lock that every change of a user's presence takes.
+CREATE TABLE @extschema@.presence_user (
+    user_id      text COLLATE "C" PRIMARY KEY,
+    online       boolean NOT NULL DEFAULT false,
+    sessions     integer NOT NULL DEFAULT 0,
+    status       text,
+    online_since timestamptz,
+    offline_at   timestamptz
+) WITH (fillfactor = 80);
+
+CREATE SEQUENCE @extschema@.presence_session_id_seq AS bigint;
+
+-- heartbeat_at is in no index, and pages keep room, so that a heartbeat's row version stays on its page (HOT).
+CREATE TABLE @extschema@.presence_session (
+    id                 bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_session_id_seq'::pg_catalog.regclass),
+    user_id            text COLLATE "C" NOT NULL,
+    session_id         text COLLATE "C" NOT NULL,
+    online             boolean NOT NULL,
+    status             text NOT NULL,
+    online_since       timestamptz NOT NULL,
+    joined_at          timestamptz NOT NULL,
+    heartbeat_at       timestamptz NOT NULL,
+    heartbeat_interval interval,
+    ended_at           timestamptz,
+    end_reason         text,
+    leave_until        timestamptz,
+    user_agent         text,
+    ip_address         inet,
+    metadata           jsonb,
+    PRIMARY KEY (user_id, session_id)
+) WITH (fillfactor = 60);
+ALTER SEQUENCE @extschema@.presence_session_id_seq OWNED BY @extschema@.presence_session.id;
+CREATE INDEX presence_session_online_id ON @extschema@.presence_session (id) WHERE online;
+CREATE INDEX presence_session_online_user ON @extschema@.presence_session (user_id) WHERE online;
+CREATE INDEX presence_session_leaving ON @extschema@.presence_session (leave_until) WHERE leave_until IS NOT NULL;
+CREATE INDEX presence_session_ended ON @extschema@.presence_session (ended_at) WHERE NOT online;
+
+CREATE TABLE @extschema@.presence_events (
+    seq        bigint,
+    at         timestamptz NOT NULL,
+    event      text NOT NULL,
+    user_id    text NOT NULL,
+    session_id text,
+    reason     text,
+    sessions   integer NOT NULL,
+    details    jsonb
+);
+CREATE UNIQUE INDEX presence_events_seq ON @extschema@.presence_events (seq);
+CREATE INDEX presence_events_at ON @extschema@.presence_events (at);
+
+-- Events wait here, visible in presence_events with seq NULL, until they are numbered in the order of id.
+CREATE SEQUENCE @extschema@.presence_event_queue_id_seq AS bigint;
+CREATE TABLE @extschema@.presence_event_queue (
+    id        bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_queue_id_seq'::pg_catalog.regclass) PRIMARY KEY,
+    announced boolean NOT NULL
+) INHERITS (@extschema@.presence_events)
+  WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+ALTER SEQUENCE @extschema@.presence_event_queue_id_seq OWNED BY @extschema@.presence_event_queue.id;
+
+-- At most one row; made when the first event is numbered, so that a restored dump meets no row of its own.
+CREATE TABLE @extschema@.presence_feed (
+    singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    last_seq     bigint NOT NULL,
+    dropped_seq  bigint NOT NULL,
+    online_users bigint NOT NULL
+) WITH (fillfactor = 10);
+
+CREATE TABLE @extschema@.presence_cleanup (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    last_at   timestamptz NOT NULL
+) WITH (fillfactor = 10);
+
+CREATE SEQUENCE @extschema@.presence_admin_log_id_seq AS bigint;
+CREATE TABLE @extschema@.presence_admin_log (
+    id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_admin_log_id_seq'::pg_catalog.regclass) PRIMARY KEY,
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    action  text NOT NULL,
+    actor   text NOT NULL,
+    details jsonb
+);
+ALTER SEQUENCE @extschema@.presence_admin_log_id_seq OWNED BY @extschema@.presence_admin_log.id;
+CREATE INDEX presence_admin_log_at ON @extschema@.presence_admin_log (at);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_events', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_queue', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_queue_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_cleanup', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log_id_seq', '');
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What backends call
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.update_user_heartbeat(
+    user_id            @extschema@.presence_id,
+    session_id         @extschema@.presence_id DEFAULT NULL,
+    user_agent         text DEFAULT NULL,
+    ip_address         inet DEFAULT NULL,
+    heartbeat_interval interval DEFAULT NULL,
+    status             text DEFAULT NULL,
+    metadata           jsonb DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[])
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.mark_user_offline(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.handle_user_disconnect(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.cleanup_stale_presence()
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.scheduled_presence_cleanup()
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.presence_schedule_cleanup(schedule text DEFAULT '* * * * *')
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.presence_unschedule_cleanup()
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+
+CREATE FUNCTION @extschema@.get_active_users()
+RETURNS TABLE (user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+
+CREATE FUNCTION @extschema@.is_user_online(user_id @extschema@.presence_id)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+CREATE FUNCTION @extschema@.presence_count()
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000)
+RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
+
+CREATE FUNCTION @extschema@.presence_snapshot()
+RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What the views need to know of shared memory. PUBLIC may execute these because a view runs its functions as the
+-- caller; each refuses a caller who may read none of the views.
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.presence_effective_heartbeat(user_id text, session_id text, heartbeat_at timestamptz)
+RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+
+CREATE FUNCTION @extschema@.presence_is_live(user_id text, session_id text, heartbeat_at timestamptz,
+                                             heartbeat_interval interval, leave_until timestamptz)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+
+CREATE FUNCTION @extschema@.presence_server_state(
+    OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
+    OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
+    OUT notify_queue_full boolean)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Notifications
+-- ---------------------------------------------------------------------------------------------------------------------
+
+-- The one place that knows what a notification looks like. 7,999 bytes is what NOTIFY carries.
+CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
+                                                   reason text, sessions integer, details jsonb)
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN octet_length(whole) <= 7999 THEN whole
+                ELSE json_build_object('seq', seq, 'at', at, 'event', event, 'user_id', user_id, 'session_id', session_id,
+                                       'reason', reason, 'sessions', sessions, 'truncated', true)::text
+           END
+    FROM (SELECT json_build_object('seq', seq, 'at', at, 'event', event, 'user_id', user_id, 'session_id', session_id,
+                                   'reason', reason, 'sessions', sessions, 'details', details)::text AS whole) AS built
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Views
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW @extschema@.presence_sessions AS
+SELECT s.user_id::pg_catalog.text AS user_id,
+       CASE WHEN s.session_id OPERATOR(pg_catalog.<>) '' THEN s.session_id END::pg_catalog.text AS session_id,
+       s.online AND s.ended_at IS NULL
+           AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS online,
+       s.joined_at,
+       CASE WHEN s.online AND s.ended_at IS NULL
+            THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at)
+            ELSE s.heartbeat_at END AS heartbeat_at,
+       s.ended_at,
+       s.end_reason,
+       s.user_agent,
+       s.ip_address,
+       s.heartbeat_interval,
+       s.metadata
+FROM @extschema@.presence_session AS s;
+
+CREATE VIEW @extschema@.presence AS
+SELECT u.user_id::pg_catalog.text AS user_id,
+       u.online,
+       CASE u.best_rank WHEN 1 THEN 'active' WHEN 2 THEN 'busy' WHEN 3 THEN 'idle' WHEN 4 THEN 'away' END AS status,
+       u.sessions,
+       u.online_since,
+       CASE WHEN u.online THEN u.heartbeat_at ELSE u.ended_at END AS last_seen,
+       u.heartbeat_at,
+       CASE WHEN (u.latest).session_id OPERATOR(pg_catalog.<>) '' THEN (u.latest).session_id END::pg_catalog.text AS session_id,
+       (u.latest).user_agent,
+       (u.latest).ip_address,
+       (u.latest).metadata
+FROM (
+    SELECT l.user_id,
+           pg_catalog.bool_or(l.live) AS online,
+           pg_catalog.min(CASE l.status WHEN 'active' THEN 1 WHEN 'busy' THEN 2 WHEN 'idle' THEN 3 ELSE 4 END) FILTER (WHERE l.live) AS best_rank,
+           (pg_catalog.count(*) FILTER (WHERE l.live AND l.ended_at IS NULL))::pg_catalog.int4 AS sessions,
+           pg_catalog.min(l.online_since) FILTER (WHERE l.live) AS online_since,
+           coalesce(pg_catalog.max(l.effective) FILTER (WHERE l.live), pg_catalog.max(l.effective)) AS heartbeat_at,
+           pg_catalog.max(coalesce(l.ended_at, l.effective)) AS ended_at,
+           (pg_catalog.array_agg(l.session ORDER BY l.live DESC, l.effective DESC, l.id DESC))[1] AS latest
+    FROM (
+        SELECT s.user_id, s.id, s.status, s.online_since, s.ended_at, s AS session,
+               s.online AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS live,
+               CASE WHEN s.online THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at)
+                    ELSE s.heartbeat_at END AS effective
+        FROM @extschema@.presence_session AS s
+    ) AS l
+    GROUP BY l.user_id
+) AS u;
+
+CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
+RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
+LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT asked.user_id, coalesce(p.online, false), p.status, p.last_seen, p.sessions, p.metadata
+    FROM (SELECT DISTINCT id::text AS user_id FROM unnest(user_ids) AS id WHERE id IS NOT NULL) AS asked
+    -- OFFSET 0 keeps this a subquery of its own, so that it looks up one user at a time instead of joining all of them.
+    LEFT JOIN LATERAL (SELECT * FROM @extschema@.presence WHERE presence.user_id = asked.user_id OFFSET 0) AS p ON true
+$$;
+
+CREATE VIEW @extschema@.presence_health AS
+WITH server AS MATERIALIZED (
+    SELECT * FROM @extschema@.presence_server_state()
+), live AS MATERIALIZED (
+    SELECT pg_catalog.count(*) FILTER (WHERE by_user.any_live) AS online_users,
+           pg_catalog.count(*) FILTER (WHERE NOT by_user.any_live) AS stale_users,
+           coalesce(pg_catalog.sum(by_user.sessions), 0)::pg_catalog.int8 AS sessions
+    FROM (SELECT pg_catalog.bool_or(s.live) AS any_live, pg_catalog.count(*) FILTER (WHERE s.live AND s.ended_at IS NULL) AS sessions
+          FROM (SELECT user_id, ended_at,
+                       @extschema@.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) AS live
+                FROM @extschema@.presence_session WHERE online) AS s
+          GROUP BY s.user_id) AS by_user
+), waiting AS MATERIALIZED (
+    SELECT pg_catalog.count(*) AS events, pg_catalog.min(at) AS oldest FROM @extschema@.presence_event_queue
+), cleanup AS MATERIALIZED (
+    SELECT pg_catalog.max(last_at) AS last_at FROM @extschema@.presence_cleanup
+), facts AS MATERIALIZED (
+    SELECT (SELECT pg_catalog.count(*) FROM @extschema@.presence_user) AS total_users,
+           (SELECT pg_catalog.min(at) FROM @extschema@.presence_events) AS oldest_event,
+           pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_events'::pg_catalog.regclass)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_event_queue'::pg_catalog.regclass)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
+)
+SELECT facts.total_users,
+       live.online_users,
+       live.stale_users,
+       live.sessions,
+       server.cached_sessions,
+       server.cache_hits,
+       server.cache_misses,
+       server.worker_pid,
+       cleanup.last_at AS last_cleanup_at,
+       waiting.events AS unpublished_events,
+       waiting.oldest AS oldest_unpublished,
+       facts.table_bytes,
+       pg_catalog.array_remove(ARRAY[
+           CASE WHEN NOT server.preloaded THEN
+               'The library is not preloaded, so each heartbeat writes to the table: add presence to shared_preload_libraries and restart the server.' END,
+           CASE WHEN server.cache_full THEN
+               'Shared memory for heartbeats is used up, so some heartbeats write to the table: give the server more shared memory (/dev/shm).' END,
+           server.worker_problem,
+           CASE WHEN NOT server.in_recovery AND live.stale_users OPERATOR(pg_catalog.>) 0 AND server.worker_pid IS NULL THEN
+               pg_catalog.format('%s users are silent for longer than their timeout and not yet ended: run SELECT cleanup_stale_presence(), or schedule it with SELECT presence_schedule_cleanup().', live.stale_users) END,
+           CASE WHEN NOT server.in_recovery AND waiting.oldest OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval
+                     AND server.worker_pid IS NOT NULL THEN
+               pg_catalog.format('%s events have waited to be published since %s: see the server log for what stops the worker.', waiting.events, waiting.oldest) END,
+           CASE WHEN NOT server.in_recovery AND waiting.events OPERATOR(pg_catalog.>) 100000 AND server.worker_pid IS NULL THEN
+               pg_catalog.format('%s events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().', waiting.events) END,
+           CASE WHEN server.notify_queue_full THEN
+               'The notification queue of the server is more than half full: find the listener that stays in a transaction (pg_stat_activity, state idle in transaction) and end it.' END,
+           CASE WHEN NOT server.in_recovery AND server.worker_pid IS NULL AND live.sessions OPERATOR(pg_catalog.>) 0
+                     AND coalesce(cleanup.last_at, '-infinity') OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval
+                     AND EXISTS (SELECT FROM @extschema@.presence_session WHERE joined_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval) THEN
+               'No cleanup has run for ten minutes and there is no worker: run SELECT presence_schedule_cleanup().' END,
+           CASE WHEN NOT server.in_recovery
+                     AND facts.oldest_event OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()
+                         OPERATOR(pg_catalog.-) pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
+                         OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval THEN
+               'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END
+       ], NULL) AS problem
+FROM server, live, waiting, cleanup, facts;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Rights: what changes or reveals presence is closed until it is granted.
+-- ---------------------------------------------------------------------------------------------------------------------
+
+REVOKE ALL ON FUNCTION
+    @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb),
+    @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]),
+    @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id),
+    @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id),
+    @extschema@.cleanup_stale_presence(),
+    @extschema@.scheduled_presence_cleanup(),
+    @extschema@.presence_schedule_cleanup(text),
+    @extschema@.presence_unschedule_cleanup(),
+    @extschema@.get_active_users(),
+    @extschema@.is_user_online(@extschema@.presence_id),
+    @extschema@.get_presence(@extschema@.presence_id[]),
+    @extschema@.presence_count(),
+    @extschema@.presence_changes_since(bigint, integer),
+    @extschema@.presence_snapshot(),
+    @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb)
+FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- What each thing is, for \d+ and \df+
+-- ---------------------------------------------------------------------------------------------------------------------
+
+COMMENT ON TYPE @extschema@.presence_id IS 'Id of a user or session: text of 1 to 255 bytes without control characters; integers, uuid and text types become one by themselves.';
+COMMENT ON FUNCTION @extschema@.presence_id_in(cstring) IS 'Text input of presence_id; refuses empty ids (22023), control characters (22023) and ids over 255 bytes (22001).';
+COMMENT ON FUNCTION @extschema@.presence_id_out(@extschema@.presence_id) IS 'Text output of presence_id.';
+COMMENT ON FUNCTION @extschema@.presence_id_recv(internal) IS 'Binary input of presence_id, with the checks of the text input.';
+COMMENT ON FUNCTION @extschema@.presence_id_send(@extschema@.presence_id) IS 'Binary output of presence_id.';
+COMMENT ON FUNCTION @extschema@.presence_id(text) IS 'Makes an id of a text, with the checks of presence_id_in.';
+COMMENT ON FUNCTION @extschema@.presence_id(character) IS 'Makes an id of a char(n), without its padding.';
+COMMENT ON FUNCTION @extschema@.presence_id(name) IS 'Makes an id of a name.';
+COMMENT ON FUNCTION @extschema@.presence_id(uuid) IS 'Makes an id of a uuid, in its usual text form.';
+COMMENT ON FUNCTION @extschema@.presence_id(smallint) IS 'Makes an id of an integer, in decimal.';
+COMMENT ON FUNCTION @extschema@.presence_id(integer) IS 'Makes an id of an integer, in decimal.';
+COMMENT ON FUNCTION @extschema@.presence_id(bigint) IS 'Makes an id of an integer, in decimal.';
+
+COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb) IS
+    'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
+COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]) IS
+    'Heartbeats of many sessions in one call, arrays of one length; how many of them are online now.';
+COMMENT ON FUNCTION @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id) IS
+    'Ends a session on purpose, or with NULL all sessions of the user. True where the user went offline by this call.';
+COMMENT ON FUNCTION @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id) IS
+    'What a closing page calls: ends the session with reason disconnect, drops its typing state, grants presence.leave_grace. True where the user went offline by this call.';
+COMMENT ON FUNCTION @extschema@.cleanup_stale_presence() IS
+    'Ends every session that was silent for longer than its timeout; how many users went offline. Skips locked rows, never waits.';
+COMMENT ON FUNCTION @extschema@.scheduled_presence_cleanup() IS
+    'What the schedule runs: cleanup, retention of events, log and ended sessions, and a row in presence_admin_log; how many users went offline.';
+COMMENT ON FUNCTION @extschema@.presence_schedule_cleanup(text) IS
+    'Creates or replaces this database''s pg_cron job that runs scheduled_presence_cleanup(), every minute by default; the job''s id.';
+COMMENT ON FUNCTION @extschema@.presence_unschedule_cleanup() IS 'Removes this database''s pg_cron job; whether there was one.';
+COMMENT ON FUNCTION @extschema@.get_active_users() IS
+    'One row per online user, newest online_since first; ends the stale sessions that it meets, unless the transaction is read-only.';
+COMMENT ON FUNCTION @extschema@.is_user_online(@extschema@.presence_id) IS 'Whether the user has a session that is neither ended nor stale.';
+COMMENT ON FUNCTION @extschema@.get_presence(@extschema@.presence_id[]) IS 'One row per distinct id asked for; unknown ids are offline with NULLs.';
+COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
+COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
+    'The change feed after a position, in order. Error 22023 where retention has dropped that position: start again from presence_snapshot().';
+COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
+    'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
+COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz) IS
+    'The later of a session''s recorded and its cached heartbeat. For the views; needs SELECT on one of them.';
+COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz) IS
+    'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
+COMMENT ON FUNCTION @extschema@.presence_server_state() IS
+    'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
+COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb) IS
+    'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
+
+COMMENT ON TABLE @extschema@.presence_user IS 'One row per user; its row lock orders everything that changes the user''s presence.';
+COMMENT ON COLUMN @extschema@.presence_user.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_user.online IS 'Online as recorded.';
+COMMENT ON COLUMN @extschema@.presence_user.sessions IS 'Number of sessions recorded as online.';
+COMMENT ON COLUMN @extschema@.presence_user.status IS 'Most present status of the user''s sessions; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user.online_since IS 'When the user last came online.';
+COMMENT ON COLUMN @extschema@.presence_user.offline_at IS 'When the user last went offline.';
+COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still retained: what is recorded at transitions; later heartbeats may be in shared memory.';
+COMMENT ON COLUMN @extschema@.presence_session.id IS 'Number of the row, for lists of sessions to end.';
+COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
+COMMENT ON COLUMN @extschema@.presence_session.online IS 'Counts for its user: not ended, or ended within presence.leave_grace.';
+COMMENT ON COLUMN @extschema@.presence_session.status IS 'active, busy, idle or away.';
+COMMENT ON COLUMN @extschema@.presence_session.online_since IS 'When the user came online, repeated here so that lists read one table.';
+COMMENT ON COLUMN @extschema@.presence_session.joined_at IS 'When the session began.';
+COMMENT ON COLUMN @extschema@.presence_session.heartbeat_at IS 'Last recorded heartbeat.';
+COMMENT ON COLUMN @extschema@.presence_session.heartbeat_interval IS 'How often the client promised to beat; NULL: not said.';
+COMMENT ON COLUMN @extschema@.presence_session.ended_at IS 'When the session ended; NULL while it lasts.';
+COMMENT ON COLUMN @extschema@.presence_session.end_reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the user counts as online although this last session has ended.';
+COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, at most 1 kB.';
+COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
+COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
+COMMENT ON TABLE @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
+COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
+COMMENT ON COLUMN @extschema@.presence_events.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end or update.';
+COMMENT ON COLUMN @extschema@.presence_events.user_id IS 'Whose presence changed.';
+COMMENT ON COLUMN @extschema@.presence_events.session_id IS 'The session by which it changed; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
+COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them.';
+COMMENT ON TABLE @extschema@.presence_event_queue IS 'Events that are committed but not yet numbered.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.seq IS 'Always NULL here.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.event IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.user_id IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.session_id IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.announced IS 'Whether the transaction that wrote it has sent the notification itself.';
+COMMENT ON TABLE @extschema@.presence_feed IS 'Where the feed ends and begins; its row lock orders those who number events.';
+COMMENT ON COLUMN @extschema@.presence_feed.singleton IS 'True: there is one row.';
+COMMENT ON COLUMN @extschema@.presence_feed.last_seq IS 'Highest number given.';
+COMMENT ON COLUMN @extschema@.presence_feed.dropped_seq IS 'Highest number that retention has removed.';
+COMMENT ON COLUMN @extschema@.presence_feed.online_users IS 'Users online after event last_seq.';
+COMMENT ON TABLE @extschema@.presence_cleanup IS 'When the last cleanup ran.';
+COMMENT ON COLUMN @extschema@.presence_cleanup.singleton IS 'True: there is one row.';
+COMMENT ON COLUMN @extschema@.presence_cleanup.last_at IS 'When the last cleanup ran.';
+COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, and departures on purpose.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.actor IS 'Role that called it.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and results.';
+COMMENT ON SEQUENCE @extschema@.presence_session_id_seq IS 'Numbers presence_session.id.';
+COMMENT ON SEQUENCE @extschema@.presence_event_queue_id_seq IS 'Numbers presence_event_queue.id.';
+COMMENT ON SEQUENCE @extschema@.presence_admin_log_id_seq IS 'Numbers presence_admin_log.id.';
+
+COMMENT ON VIEW @extschema@.presence IS 'One row per user still retained.';
+COMMENT ON COLUMN @extschema@.presence.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence.online IS 'Has a session that is neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence.status IS 'Most present status of the live sessions: active, busy, idle, away; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence.sessions IS 'Number of live sessions.';
+COMMENT ON COLUMN @extschema@.presence.online_since IS 'When the user came online; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence.heartbeat_at IS 'Last heartbeat of any live session, cached ones included.';
+COMMENT ON COLUMN @extschema@.presence.session_id IS 'The session that beat last; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence.user_agent IS 'Its client software.';
+COMMENT ON COLUMN @extschema@.presence.ip_address IS 'Its client address.';
+COMMENT ON COLUMN @extschema@.presence.metadata IS 'Its metadata.';
+COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
+COMMENT ON COLUMN @extschema@.presence_sessions.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_sessions.session_id IS 'Id of the session; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_sessions.online IS 'Neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence_sessions.joined_at IS 'When it began.';
+COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_at IS 'Last heartbeat, cached ones included.';
+COMMENT ON COLUMN @extschema@.presence_sessions.ended_at IS 'When it ended; NULL while it lasts.';
+COMMENT ON COLUMN @extschema@.presence_sessions.end_reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_sessions.user_agent IS 'Client software.';
+COMMENT ON COLUMN @extschema@.presence_sessions.ip_address IS 'Client address.';
+COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_interval IS 'How often the client promised to beat.';
+COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the application wants others to see.';
+COMMENT ON VIEW @extschema@.presence_health IS 'One row for the DBA: numbers, and in problem what is wrong and what to do.';
+COMMENT ON COLUMN @extschema@.presence_health.total_users IS 'Users still retained, online or not.';
+COMMENT ON COLUMN @extschema@.presence_health.online_users IS 'Users online.';
+COMMENT ON COLUMN @extschema@.presence_health.stale_users IS 'Users whose last session is stale but not yet ended.';
+COMMENT ON COLUMN @extschema@.presence_health.sessions IS 'Live sessions.';
+COMMENT ON COLUMN @extschema@.presence_health.cached_sessions IS 'Sessions in the shared-memory cache; 0 without it.';
+COMMENT ON COLUMN @extschema@.presence_health.cache_hits IS 'Heartbeats since server start that touched no table.';
+COMMENT ON COLUMN @extschema@.presence_health.cache_misses IS 'Heartbeats since server start that took the table path.';
+COMMENT ON COLUMN @extschema@.presence_health.worker_pid IS 'Process of this database''s worker; NULL where there is none.';
+COMMENT ON COLUMN @extschema@.presence_health.last_cleanup_at IS 'When cleanup last ran by a call or by schedule.';
+COMMENT ON COLUMN @extschema@.presence_health.unpublished_events IS 'Events that are not numbered yet.';
+COMMENT ON COLUMN @extschema@.presence_health.oldest_unpublished IS 'When the oldest of them happened.';
+COMMENT ON COLUMN @extschema@.presence_health.table_bytes IS 'Disk space of tables and indexes.';
+COMMENT ON COLUMN @extschema@.presence_health.problem IS 'What is wrong and what to do, a sentence each; empty when all is well.';

@@ -1,0 +1,109 @@
+// The rules of presence: what a heartbeat, a departure and the passing of time do to one user and the user's sessions,
+// and which events tell of it. Pure values in, pure values out: no clock, no storage, no allocation, nothing of the
+// server. The caller holds whatever lock makes "one user at a time" true, and writes down what is marked as changed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace presence {
+
+// Microseconds; any epoch, as long as it is the same everywhere.
+using Time = std::int64_t;
+
+// In the order of precedence: a user shows the most present status of all sessions.
+enum class Status : std::uint8_t { active, busy, idle, away };
+enum class EventType : std::uint8_t { user_online, user_offline, session_start, session_end, update };
+enum class Reason : std::uint8_t { none, heartbeat, leave, disconnect, timeout, admin };
+
+std::string_view to_text(Status status) noexcept;
+std::string_view to_text(EventType type) noexcept;
+std::string_view to_text(Reason reason) noexcept;
+
+// False where the text is none of the known ones.
+bool parse(std::string_view text, Status &status) noexcept;
+bool parse(std::string_view text, Reason &reason) noexcept;
+
+struct Session {
+    bool online = false;        // counts for its user
+    bool leaving = false;       // has ended, but its user counts as online until leave_until
+    bool changed = false;       // to be written
+    bool clear_typing = false;  // to be written without the typing state in its metadata
+    Status status = Status::active;
+    Reason end_reason = Reason::none;
+    Time online_since = 0;      // of the user
+    Time joined_at = 0;
+    Time heartbeat_at = 0;      // the effective one
+    Time stale_after = 0;       // the last moment at which silence is still within the timeout
+    Time ended_at = 0;
+    Time leave_until = 0;
+
+    bool attending() const noexcept { return online && !leaving; }
+};
+
+struct User {
+    bool online = false;
+    bool changed = false;  // to be written
+    std::int32_t sessions = 0;
+    Status status = Status::active;
+    Time online_since = 0;
+    Time offline_at = 0;
+};
+
+struct Event {
+    EventType type;
+    Reason reason;
+    const Session *session;
+    std::int32_t sessions;  // how many the user has after it
+    Status status;          // of the user after it
+    bool online;            // whether status means anything
+};
+
+// A caller-owned list of fixed capacity. enough_events() says how much one call can need.
+class EventList {
+public:
+    explicit EventList(std::span<Event> room) noexcept : room_(room) {}
+    void add(const Event &event) noexcept;
+    std::span<const Event> items() const noexcept { return room_.first(size_); }
+
+private:
+    std::span<Event> room_;
+    std::size_t size_ = 0;
+};
+
+// Each session may end, and one begin; the user may go offline, come online and change.
+constexpr std::size_t enough_events(std::size_t sessions) noexcept { return sessions + 5; }
+
+struct Heartbeat {
+    Time now = 0;
+    Time rejoin_guard = 0;
+    bool named = true;              // the unnamed session has no tombstone
+    bool status_given = false;
+    Status status = Status::active;
+    bool metadata_changed = false;  // differs from what is known
+    bool details_changed = false;   // something else is to be written: agent, address, interval
+};
+
+enum class Heard { refreshed, began, changed, ignored };
+
+struct Departure {
+    Time now = 0;
+    Reason reason = Reason::leave;
+    Time grace = 0;  // how long the user still counts as online
+};
+
+// Ends what has been silent for too long and what has used up its grace. True where the user went offline by it.
+bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept;
+
+// target is one of sessions; a session never seen before is one that is not online and was never ended.
+Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat, EventList &events) noexcept;
+
+// Ends target, or with null all sessions. True where the user went offline by it.
+bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure, EventList &events) noexcept;
+
+// How long a session may be silent: the greater of the timeout and twice its promised interval, within the upper bound.
+Time patience(Time timeout, Time max_timeout, Time heartbeat_interval) noexcept;
+
+} // namespace presence
