@@ -61,6 +61,8 @@ std::string trimmed(std::string text) {
     return text;
 }
 
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 void complain(const std::string& text) { std::fprintf(stderr, "presence_tail: %s\n", text.c_str()); }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -244,7 +246,15 @@ public:
     // Each line leaves at once: whoever reads us wants it now.
     void line(std::string_view text) { write(text, "\n"); }
 
-    void live(const std::string& text) { write("\r\033[K" + text, ""); }
+    // Rewrites one line in place.
+    void live(const std::string& text) {
+        live_ = true;
+        write("\r\033[K" + text, "");
+    }
+
+    ~Screen() { if (live_) std::fputc('\n', stdout); }
+    Screen(const Screen&) = delete;
+    Screen& operator=(const Screen&) = delete;
 
     std::string coloured(const char* code, const std::string& text) const {
         return colour_ ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
@@ -261,6 +271,7 @@ private:
 
     bool terminal_;
     bool colour_;
+    bool live_ = false;
 };
 
 // Pads to a width counted in characters, not bytes.
@@ -300,7 +311,7 @@ public:
             } catch (const ConnectionLost& error) {
                 if (!established_) throw;
                 if (connected_) pause = first_pause;
-                if (connected_ || pause == first_pause) complain(std::string(error.what()) + "; connecting again");
+                if (connected_ || pause == first_pause) complain(first_line(error.what()) + "; connecting again");
             } catch (const QueryFailed& error) {
                 if (!established_) throw;
                 if (connected_) pause = first_pause;
