@@ -5,14 +5,17 @@
 #include <cstring>
 #include <new>
 
-namespace presence {
+namespace presence
+{
 
-namespace {
+namespace
+{
 
 constexpr unsigned digest_bits = 26;
 constexpr std::uint64_t digest_mask = (std::uint64_t{1} << digest_bits) - 1;
 
-std::uint64_t digest_of(const Timeouts& timeouts) noexcept {
+std::uint64_t digest_of(const Timeouts &timeouts) noexcept
+{
     std::uint64_t mixed = timeouts.timeout_ms;
     mixed = (mixed ^ (mixed >> 29U)) * 0x9e3779b97f4a7c15U + timeouts.max_timeout_ms;
     mixed = (mixed ^ (mixed >> 32U)) * 0xd6e8feb86659fd93U + timeouts.floor_ms;
@@ -20,34 +23,40 @@ std::uint64_t digest_of(const Timeouts& timeouts) noexcept {
     return mixed >> (64U - digest_bits);
 }
 
-std::uint64_t pack_bound(std::uint64_t deadline, std::uint64_t digest) noexcept {
+std::uint64_t pack_bound(std::uint64_t deadline, std::uint64_t digest) noexcept
+{
     return (std::min(deadline, beat_word::max_beat_ms) << digest_bits) | digest;
 }
 
 template <typename Number>
-void advance(std::atomic<Number>& value, Number to) noexcept {
+void advance(std::atomic<Number> &value, Number to) noexcept
+{
     Number known = value.load(std::memory_order_relaxed);
     while (known < to && !value.compare_exchange_weak(known, to, std::memory_order_relaxed)) {
     }
 }
 
-} // namespace
+}  // namespace
 
-std::uint32_t HeartbeatShard::usable_capacity(std::uint32_t capacity) noexcept {
+std::uint32_t HeartbeatShard::usable_capacity(std::uint32_t capacity) noexcept
+{
     return std::clamp(capacity, min_capacity, max_capacity);
 }
 
-std::uint32_t HeartbeatShard::index_size_for(std::uint32_t capacity) noexcept {
-    return std::bit_ceil(capacity + capacity / 4 + 1); // at most four fifths full
+std::uint32_t HeartbeatShard::index_size_for(std::uint32_t capacity) noexcept
+{
+    return std::bit_ceil(capacity + capacity / 4 + 1);  // at most four fifths full
 }
 
-std::size_t HeartbeatShard::bytes_for(std::uint32_t capacity) noexcept {
+std::size_t HeartbeatShard::bytes_for(std::uint32_t capacity) noexcept
+{
     const std::uint32_t usable = usable_capacity(capacity);
     return sizeof(HeartbeatShard) + std::size_t{usable} * (sizeof(Word) + sizeof(Slot)) +
            std::size_t{index_size_for(usable)} * sizeof(std::uint32_t);
 }
 
-std::uint32_t HeartbeatShard::grown_capacity(std::uint32_t capacity) noexcept {
+std::uint32_t HeartbeatShard::grown_capacity(std::uint32_t capacity) noexcept
+{
     const std::uint32_t usable = usable_capacity(capacity);
     return usable_capacity(usable + std::max(usable / 4, min_capacity));
 }
@@ -57,22 +66,25 @@ bool HeartbeatShard::should_shrink() const noexcept { return shrunk_capacity() <
 std::uint32_t HeartbeatShard::shrunk_capacity() const noexcept { return grown_capacity(count_); }
 
 HeartbeatShard::HeartbeatShard(std::uint32_t capacity) noexcept
-    : capacity_(capacity), index_mask_(index_size_for(capacity) - 1), bound_(0) {
+    : capacity_(capacity), index_mask_(index_size_for(capacity) - 1), bound_(0)
+{
     std::memset(index(), 0, (std::size_t{index_mask_} + 1) * sizeof(std::uint32_t));
 }
 
-HeartbeatShard* HeartbeatShard::create(void* block, std::uint32_t capacity) noexcept {
+HeartbeatShard *HeartbeatShard::create(void *block, std::uint32_t capacity) noexcept
+{
     return new (block) HeartbeatShard(usable_capacity(capacity));
 }
 
-HeartbeatShard* HeartbeatShard::rebuild_into(void* block, std::uint32_t capacity) const noexcept {
+HeartbeatShard *HeartbeatShard::rebuild_into(void *block, std::uint32_t capacity) const noexcept
+{
     if (count_ > usable_capacity(capacity))
         return nullptr;
-    HeartbeatShard* copy = create(block, capacity);
+    HeartbeatShard *copy = create(block, capacity);
     for (std::uint32_t from = 0; from < used_; ++from) {
         if (state(from) == SlotState::free)
             continue;
-        const Slot& old = slots()[from];
+        const Slot &old = slots()[from];
         const std::uint32_t to = copy->used_++;
         new (&copy->words()[to]) Word(word(from));
         new (&copy->slots()[to]) Slot{.key = old.key,
@@ -88,7 +100,8 @@ HeartbeatShard* HeartbeatShard::rebuild_into(void* block, std::uint32_t capacity
     return copy;
 }
 
-std::uint32_t HeartbeatShard::find(const SessionKey& key) const noexcept {
+std::uint32_t HeartbeatShard::find(const SessionKey &key) const noexcept
+{
     const std::uint32_t tag = tag_of(key);
     for (std::uint32_t at = home_of(key); index()[at] != 0; at = (at + 1) & index_mask_) {
         const std::uint32_t entry = index()[at];
@@ -99,9 +112,10 @@ std::uint32_t HeartbeatShard::find(const SessionKey& key) const noexcept {
     return no_slot;
 }
 
-void HeartbeatShard::prefetch_find(const SessionKey& key) const noexcept { __builtin_prefetch(&index()[home_of(key)]); }
+void HeartbeatShard::prefetch_find(const SessionKey &key) const noexcept { __builtin_prefetch(&index()[home_of(key)]); }
 
-void HeartbeatShard::prefetch_slot(std::uint32_t slot) const noexcept {
+void HeartbeatShard::prefetch_slot(std::uint32_t slot) const noexcept
+{
     __builtin_prefetch(&words()[slot], 1);
     // A slot may lie on two cache lines.
     __builtin_prefetch(&slots()[slot], 1);
@@ -109,8 +123,9 @@ void HeartbeatShard::prefetch_slot(std::uint32_t slot) const noexcept {
 }
 
 bool HeartbeatShard::touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us,
-                           const Timeouts& timeouts) noexcept {
-    Word& word = words()[slot];
+                           const Timeouts &timeouts) noexcept
+{
+    Word &word = words()[slot];
     std::uint64_t known = word.load(std::memory_order_relaxed);
     do {
         if (beat_word::state(known) != SlotState::open || now_ms > beat_word::deadline(known, timeouts))
@@ -122,8 +137,9 @@ bool HeartbeatShard::touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_
     return true;
 }
 
-void HeartbeatShard::hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept {
-    Word& word = words()[slot];
+void HeartbeatShard::hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept
+{
+    Word &word = words()[slot];
     std::uint64_t known = word.load(std::memory_order_relaxed);
     while (now_ms > beat_word::beat_ms(known) &&
            !word.compare_exchange_weak(known, beat_word::with_beat(known, now_ms), std::memory_order_relaxed)) {
@@ -131,8 +147,9 @@ void HeartbeatShard::hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t
     advance(slots()[slot].wall_us, wall_us);
 }
 
-SessionEntry HeartbeatShard::entry(std::uint32_t slot) const noexcept {
-    const Slot& from = slots()[slot];
+SessionEntry HeartbeatShard::entry(std::uint32_t slot) const noexcept
+{
+    const Slot &from = slots()[slot];
     const std::uint64_t packed = word(slot);
     return {.key = from.key,
             .row_id = from.row_id(),
@@ -144,14 +161,16 @@ SessionEntry HeartbeatShard::entry(std::uint32_t slot) const noexcept {
             .status = from.status()};
 }
 
-std::uint64_t HeartbeatShard::earliest_deadline(const Timeouts& timeouts) const noexcept {
+std::uint64_t HeartbeatShard::earliest_deadline(const Timeouts &timeouts) const noexcept
+{
     if (count_ == 0)
         return no_deadline;
     const std::uint64_t bound = bound_.load(std::memory_order_relaxed);
     return (bound & digest_mask) == digest_of(timeouts) ? bound >> digest_bits : 0;
 }
 
-void HeartbeatShard::lower_bound_to(std::uint64_t deadline, const Timeouts& timeouts) noexcept {
+void HeartbeatShard::lower_bound_to(std::uint64_t deadline, const Timeouts &timeouts) noexcept
+{
     const std::uint64_t digest = digest_of(timeouts);
     const std::uint64_t bound = bound_.load(std::memory_order_relaxed);
     // A bound for other timeouts says nothing about these: 0 makes the next search start anew.
@@ -159,11 +178,12 @@ void HeartbeatShard::lower_bound_to(std::uint64_t deadline, const Timeouts& time
     bound_.store(pack_bound(std::min(known, deadline), digest), std::memory_order_relaxed);
 }
 
-HeartbeatShard::Scan HeartbeatShard::collect_expired(std::uint64_t now_ms, const Timeouts& timeouts,
-                                                     std::span<ExpiredSession> out, std::uint32_t from) noexcept {
+HeartbeatShard::Scan HeartbeatShard::collect_expired(std::uint64_t now_ms, const Timeouts &timeouts,
+                                                     std::span<ExpiredSession> out, std::uint32_t from) noexcept
+{
     constexpr std::uint32_t stride = 256;
-    const Timeouts limits = timeouts; // a copy of our own can stay in registers
-    const Word* const all = words();
+    const Timeouts limits = timeouts;  // a copy of our own can stay in registers
+    const Word *const all = words();
     std::uint64_t earliest = no_deadline;
     std::uint32_t found = 0;
 
@@ -195,13 +215,14 @@ HeartbeatShard::Scan HeartbeatShard::collect_expired(std::uint64_t now_ms, const
     return {.found = found, .resume_at = no_slot};
 }
 
-HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry& entry, const Timeouts& timeouts) noexcept {
+HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entry, const Timeouts &timeouts) noexcept
+{
     const std::uint64_t row_and_status = (entry.row_id << 4U) | (entry.status & 15U);
     std::uint32_t slot = find(entry.key);
     Insert result = Insert::updated;
 
     if (slot != no_slot) {
-        Slot& known = slots()[slot];
+        Slot &known = slots()[slot];
         known.row_and_status = row_and_status;
         known.fingerprints = entry.fingerprints;
         advance(known.wall_us, entry.wall_us);
@@ -231,14 +252,16 @@ HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry& entr
     return result;
 }
 
-void HeartbeatShard::index_slot(const SessionKey& key, std::uint32_t slot) noexcept {
+void HeartbeatShard::index_slot(const SessionKey &key, std::uint32_t slot) noexcept
+{
     std::uint32_t at = home_of(key);
     while (index()[at] != 0)
         at = (at + 1) & index_mask_;
     index()[at] = tag_of(key) | (slot + 1);
 }
 
-void HeartbeatShard::unindex_slot(std::uint32_t slot) noexcept {
+void HeartbeatShard::unindex_slot(std::uint32_t slot) noexcept
+{
     const std::uint32_t entry = tag_of(slots()[slot].key) | (slot + 1);
     std::uint32_t hole = home_of(slots()[slot].key);
     while (index()[hole] != entry)
@@ -257,11 +280,13 @@ void HeartbeatShard::unindex_slot(std::uint32_t slot) noexcept {
     index()[hole] = 0;
 }
 
-void HeartbeatShard::set_state(std::uint32_t slot, SlotState state) noexcept {
+void HeartbeatShard::set_state(std::uint32_t slot, SlotState state) noexcept
+{
     words()[slot].store(beat_word::with_state(word(slot), state), std::memory_order_relaxed);
 }
 
-void HeartbeatShard::erase(std::uint32_t slot) noexcept {
+void HeartbeatShard::erase(std::uint32_t slot) noexcept
+{
     unindex_slot(slot);
     words()[slot].store(0, std::memory_order_relaxed);
     slots()[slot].row_and_status = first_free_;
@@ -270,8 +295,9 @@ void HeartbeatShard::erase(std::uint32_t slot) noexcept {
         forget_slots();
 }
 
-HeartbeatShard::Erase HeartbeatShard::erase_if_still_stale(const SessionKey& key, std::uint64_t now_ms,
-                                                           const Timeouts& timeouts) noexcept {
+HeartbeatShard::Erase HeartbeatShard::erase_if_still_stale(const SessionKey &key, std::uint64_t now_ms,
+                                                           const Timeouts &timeouts) noexcept
+{
     const std::uint32_t slot = find(key);
     if (slot == no_slot)
         return Erase::absent;
@@ -281,15 +307,17 @@ HeartbeatShard::Erase HeartbeatShard::erase_if_still_stale(const SessionKey& key
     return Erase::erased;
 }
 
-void HeartbeatShard::clear() noexcept {
+void HeartbeatShard::clear() noexcept
+{
     std::memset(index(), 0, (std::size_t{index_mask_} + 1) * sizeof(std::uint32_t));
     count_ = 0;
     forget_slots();
 }
 
-void HeartbeatShard::forget_slots() noexcept {
+void HeartbeatShard::forget_slots() noexcept
+{
     used_ = 0;
     first_free_ = no_slot;
 }
 
-} // namespace presence
+}  // namespace presence

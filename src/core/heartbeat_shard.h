@@ -24,7 +24,8 @@
 #include <span>
 #include <type_traits>
 
-namespace presence {
+namespace presence
+{
 
 // When a session counts as silent for too long. Deadline = max(last beat, floor) + min(max(timeout, 2 * promised
 // interval), max_timeout); a session is stale when now is past its deadline. The floor is the moment at which the server
@@ -37,7 +38,9 @@ struct Timeouts {
 
 // `open`: heartbeats may be taken without looking at the table. `closed`: known and watched for expiry, the last beat
 // counts, but heartbeats must take the table's path.
-enum class SlotState : std::uint8_t { free = 0, open = 1, closed = 2 };
+enum class SlotState : std::uint8_t { free = 0,
+                                      open = 1,
+                                      closed = 2 };
 
 // Of what the session has told about itself; 0 stands for NULL.
 struct Fingerprints {
@@ -45,19 +48,19 @@ struct Fingerprints {
     std::uint64_t ip_address;
     std::uint64_t metadata;
 
-    friend bool operator==(const Fingerprints&, const Fingerprints&) = default;
+    friend bool operator==(const Fingerprints &, const Fingerprints &) = default;
 };
 
 // A session as it goes into a shard and comes out of it.
 struct SessionEntry {
     SessionKey key;
-    std::uint64_t row_id; // 60 bits
+    std::uint64_t row_id;  // 60 bits
     std::uint64_t beat_ms;
     std::int64_t wall_us;
-    std::uint64_t interval_ms; // 0: none promised; kept rounded up to 10 ms
+    std::uint64_t interval_ms;  // 0: none promised; kept rounded up to 10 ms
     Fingerprints fingerprints;
     SlotState state;
-    std::uint8_t status; // 4 bits, meaning is the caller's
+    std::uint8_t status;  // 4 bits, meaning is the caller's
 };
 
 struct ExpiredSession {
@@ -66,41 +69,48 @@ struct ExpiredSession {
 };
 
 // The arithmetic of the 64-bit words.
-namespace beat_word {
+namespace beat_word
+{
 inline constexpr unsigned beat_shift = 26;
 inline constexpr unsigned interval_shift = 2;
 inline constexpr std::uint64_t interval_unit_ms = 10;
 inline constexpr std::uint64_t max_beat_ms = (std::uint64_t{1} << 38U) - 1;
 inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 1;
 
-[[nodiscard]] constexpr std::uint64_t pack(std::uint64_t beat_ms, std::uint64_t interval_ms, SlotState state) noexcept {
+[[nodiscard]] constexpr std::uint64_t pack(std::uint64_t beat_ms, std::uint64_t interval_ms, SlotState state) noexcept
+{
     const std::uint64_t units = interval_ms / interval_unit_ms + (interval_ms % interval_unit_ms != 0 ? 1U : 0U);
     return ((beat_ms < max_beat_ms ? beat_ms : max_beat_ms) << beat_shift) |
            ((units < max_interval_units ? units : max_interval_units) << interval_shift) |
            static_cast<std::uint64_t>(state);
 }
 [[nodiscard]] constexpr std::uint64_t beat_ms(std::uint64_t word) noexcept { return word >> beat_shift; }
-[[nodiscard]] constexpr std::uint64_t interval_ms(std::uint64_t word) noexcept {
+[[nodiscard]] constexpr std::uint64_t interval_ms(std::uint64_t word) noexcept
+{
     return ((word >> interval_shift) & max_interval_units) * interval_unit_ms;
 }
 [[nodiscard]] constexpr SlotState state(std::uint64_t word) noexcept { return static_cast<SlotState>(word & 3U); }
-[[nodiscard]] constexpr std::uint64_t with_beat(std::uint64_t word, std::uint64_t beat_ms) noexcept {
+[[nodiscard]] constexpr std::uint64_t with_beat(std::uint64_t word, std::uint64_t beat_ms) noexcept
+{
     constexpr std::uint64_t rest = (std::uint64_t{1} << beat_shift) - 1;
     return ((beat_ms < max_beat_ms ? beat_ms : max_beat_ms) << beat_shift) | (word & rest);
 }
-[[nodiscard]] constexpr std::uint64_t with_state(std::uint64_t word, SlotState state) noexcept {
+[[nodiscard]] constexpr std::uint64_t with_state(std::uint64_t word, SlotState state) noexcept
+{
     return (word & ~std::uint64_t{3}) | static_cast<std::uint64_t>(state);
 }
-[[nodiscard]] constexpr std::uint64_t deadline(std::uint64_t word, const Timeouts& timeouts) noexcept {
+[[nodiscard]] constexpr std::uint64_t deadline(std::uint64_t word, const Timeouts &timeouts) noexcept
+{
     const std::uint64_t promised = 2 * interval_ms(word);
     const std::uint64_t wanted = promised > timeouts.timeout_ms ? promised : timeouts.timeout_ms;
     const std::uint64_t timeout = wanted < timeouts.max_timeout_ms ? wanted : timeouts.max_timeout_ms;
     const std::uint64_t beat = beat_ms(word);
     return (beat > timeouts.floor_ms ? beat : timeouts.floor_ms) + timeout;
 }
-} // namespace beat_word
+}  // namespace beat_word
 
-class HeartbeatShard {
+class HeartbeatShard
+{
 public:
     static constexpr std::uint32_t no_slot = 0xffffffffU;
     static constexpr std::uint64_t no_deadline = ~std::uint64_t{0};
@@ -110,12 +120,16 @@ public:
     // add this to its reading (99 days; 8.6 years remain).
     static constexpr std::uint64_t clock_base_ms = std::uint64_t{1} << 33U;
 
-    enum class Insert { inserted, updated, full };
-    enum class Erase { absent, alive, erased };
+    enum class Insert { inserted,
+                        updated,
+                        full };
+    enum class Erase { absent,
+                       alive,
+                       erased };
 
     struct Slot {
         SessionKey key;
-        std::uint64_t row_and_status; // of a free slot: the number of the next free one
+        std::uint64_t row_and_status;  // of a free slot: the number of the next free one
         std::atomic<std::int64_t> wall_us;
         Fingerprints fingerprints;
 
@@ -124,12 +138,12 @@ public:
     };
 
     struct Scan {
-        std::uint32_t found;     // how many of the output's elements are filled
-        std::uint32_t resume_at; // no_slot: the shard has been searched to its end
+        std::uint32_t found;      // how many of the output's elements are filled
+        std::uint32_t resume_at;  // no_slot: the shard has been searched to its end
     };
 
-    HeartbeatShard(const HeartbeatShard&) = delete;
-    HeartbeatShard& operator=(const HeartbeatShard&) = delete;
+    HeartbeatShard(const HeartbeatShard &) = delete;
+    HeartbeatShard &operator=(const HeartbeatShard &) = delete;
 
     // --- Memory -----------------------------------------------------------------------------------------------------
 
@@ -137,11 +151,11 @@ public:
     [[nodiscard]] static std::size_t bytes_for(std::uint32_t capacity) noexcept;
 
     // Makes an empty shard of the block. Afterwards any process reaches the shard by casting its address of the block.
-    static HeartbeatShard* create(void* block, std::uint32_t capacity) noexcept;
+    static HeartbeatShard *create(void *block, std::uint32_t capacity) noexcept;
 
     // EXCLUSIVE. Makes the block a shard that holds the same sessions and counters. nullptr, and nothing done, if they
     // do not fit. The old shard stays as it was, to be thrown away.
-    HeartbeatShard* rebuild_into(void* block, std::uint32_t capacity) const noexcept;
+    HeartbeatShard *rebuild_into(void *block, std::uint32_t capacity) const noexcept;
 
     // The capacity to rebuild to when full: a quarter more, which bounds the slack; the same where no more is possible.
     [[nodiscard]] static std::uint32_t grown_capacity(std::uint32_t capacity) noexcept;
@@ -153,33 +167,37 @@ public:
     // --- With the lock held in SHARED mode (or EXCLUSIVE) -------------------------------------------------------------
 
     // The slot of a session, or no_slot.
-    [[nodiscard]] std::uint32_t find(const SessionKey& key) const noexcept;
+    [[nodiscard]] std::uint32_t find(const SessionKey &key) const noexcept;
 
     // For batches: ask for the memory that find() of that key, or work on that slot, will want.
-    void prefetch_find(const SessionKey& key) const noexcept;
+    void prefetch_find(const SessionKey &key) const noexcept;
     void prefetch_slot(std::uint32_t slot) const noexcept;
 
     // A heartbeat. The times only ever move forward. False, and nothing done, where the session is not open or already
     // past its deadline: the table's path must decide then.
     [[nodiscard]] bool touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us,
-                             const Timeouts& timeouts) noexcept;
+                             const Timeouts &timeouts) noexcept;
 
     // A heartbeat that the table's path has taken: that it was heard is a fact, whatever the state.
     void hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept;
 
-    [[nodiscard]] const Slot& slot(std::uint32_t slot) const noexcept { return slots()[slot]; }
+    [[nodiscard]] const Slot &slot(std::uint32_t slot) const noexcept { return slots()[slot]; }
     [[nodiscard]] SlotState state(std::uint32_t slot) const noexcept { return beat_word::state(word(slot)); }
     [[nodiscard]] std::uint64_t beat_ms(std::uint32_t slot) const noexcept { return beat_word::beat_ms(word(slot)); }
-    [[nodiscard]] std::uint64_t interval_ms(std::uint32_t slot) const noexcept {
+    [[nodiscard]] std::uint64_t interval_ms(std::uint32_t slot) const noexcept
+    {
         return beat_word::interval_ms(word(slot));
     }
-    [[nodiscard]] std::int64_t wall_us(std::uint32_t slot) const noexcept {
+    [[nodiscard]] std::int64_t wall_us(std::uint32_t slot) const noexcept
+    {
         return slots()[slot].wall_us.load(std::memory_order_relaxed);
     }
-    [[nodiscard]] std::uint64_t deadline(std::uint32_t slot, const Timeouts& timeouts) const noexcept {
+    [[nodiscard]] std::uint64_t deadline(std::uint32_t slot, const Timeouts &timeouts) const noexcept
+    {
         return beat_word::deadline(word(slot), timeouts);
     }
-    [[nodiscard]] bool is_stale(std::uint32_t slot, std::uint64_t now_ms, const Timeouts& timeouts) const noexcept {
+    [[nodiscard]] bool is_stale(std::uint32_t slot, std::uint64_t now_ms, const Timeouts &timeouts) const noexcept
+    {
         return now_ms > deadline(slot, timeouts);
     }
 
@@ -192,16 +210,17 @@ public:
 
     // A bound below which no deadline lies; no_deadline where there is no session. It is lazy: heartbeats push deadlines
     // later without it, a complete search raises it. Under timeouts other than the last search's it is 0.
-    [[nodiscard]] std::uint64_t earliest_deadline(const Timeouts& timeouts) const noexcept;
+    [[nodiscard]] std::uint64_t earliest_deadline(const Timeouts &timeouts) const noexcept;
     // Whether a search can find anything.
-    [[nodiscard]] bool scan_due(std::uint64_t now_ms, const Timeouts& timeouts) const noexcept {
+    [[nodiscard]] bool scan_due(std::uint64_t now_ms, const Timeouts &timeouts) const noexcept
+    {
         return now_ms > earliest_deadline(timeouts);
     }
 
     // Searches from that slot on for sessions past their deadline, until the output is full or the end is reached. Only
     // a search of the whole shard in one call (from 0 to the end) raises the bound: between two calls the lock may have
     // been given up, and what was seen then may be past. Sessions found stay, to be found again until they are erased.
-    Scan collect_expired(std::uint64_t now_ms, const Timeouts& timeouts, std::span<ExpiredSession> out,
+    Scan collect_expired(std::uint64_t now_ms, const Timeouts &timeouts, std::span<ExpiredSession> out,
                          std::uint32_t from = 0) noexcept;
 
     // Counters, for the health view.
@@ -214,7 +233,7 @@ public:
 
     // Makes the session known, or brings what is known up to date; a time older than the known one is not taken over.
     // `full`: nothing done, rebuild into a larger block first.
-    [[nodiscard]] Insert insert_or_update(const SessionEntry& entry, const Timeouts& timeouts) noexcept;
+    [[nodiscard]] Insert insert_or_update(const SessionEntry &entry, const Timeouts &timeouts) noexcept;
 
     // Whether heartbeats may be taken from now on without looking at the table.
     void open(std::uint32_t slot) noexcept { set_state(slot, SlotState::open); }
@@ -222,8 +241,8 @@ public:
 
     // Forgets a session, which is always safe: its next heartbeat takes the table's path.
     void erase(std::uint32_t slot) noexcept;
-    [[nodiscard]] Erase erase_if_still_stale(const SessionKey& key, std::uint64_t now_ms,
-                                             const Timeouts& timeouts) noexcept;
+    [[nodiscard]] Erase erase_if_still_stale(const SessionKey &key, std::uint64_t now_ms,
+                                             const Timeouts &timeouts) noexcept;
     void clear() noexcept;
 
 private:
@@ -233,43 +252,49 @@ private:
 
     [[nodiscard]] static std::uint32_t index_size_for(std::uint32_t capacity) noexcept;
     [[nodiscard]] static std::uint32_t usable_capacity(std::uint32_t capacity) noexcept;
-    [[nodiscard]] static std::uint32_t tag_of(const SessionKey& key) noexcept {
+    [[nodiscard]] static std::uint32_t tag_of(const SessionKey &key) noexcept
+    {
         return static_cast<std::uint32_t>(key.hi & 0xffU) << 24U;
     }
-    [[nodiscard]] std::uint32_t home_of(const SessionKey& key) const noexcept {
+    [[nodiscard]] std::uint32_t home_of(const SessionKey &key) const noexcept
+    {
         return static_cast<std::uint32_t>(key.lo) & index_mask_;
     }
-    void index_slot(const SessionKey& key, std::uint32_t slot) noexcept;
+    void index_slot(const SessionKey &key, std::uint32_t slot) noexcept;
     void unindex_slot(std::uint32_t slot) noexcept;
     void forget_slots() noexcept;
     void set_state(std::uint32_t slot, SlotState state) noexcept;
-    void lower_bound_to(std::uint64_t deadline, const Timeouts& timeouts) noexcept;
-    [[nodiscard]] std::uint64_t word(std::uint32_t slot) const noexcept {
+    void lower_bound_to(std::uint64_t deadline, const Timeouts &timeouts) noexcept;
+    [[nodiscard]] std::uint64_t word(std::uint32_t slot) const noexcept
+    {
         return words()[slot].load(std::memory_order_relaxed);
     }
 
     // The arrays behind the header. The words come first because they need the larger alignment.
-    [[nodiscard]] std::byte* behind() noexcept { return reinterpret_cast<std::byte*>(this) + sizeof(*this); }
-    [[nodiscard]] const std::byte* behind() const noexcept {
-        return reinterpret_cast<const std::byte*>(this) + sizeof(*this);
+    [[nodiscard]] std::byte *behind() noexcept { return reinterpret_cast<std::byte *>(this) + sizeof(*this); }
+    [[nodiscard]] const std::byte *behind() const noexcept
+    {
+        return reinterpret_cast<const std::byte *>(this) + sizeof(*this);
     }
     [[nodiscard]] std::size_t slots_offset() const noexcept { return std::size_t{capacity_} * sizeof(Word); }
-    [[nodiscard]] std::size_t index_offset() const noexcept {
+    [[nodiscard]] std::size_t index_offset() const noexcept
+    {
         return std::size_t{capacity_} * (sizeof(Word) + sizeof(Slot));
     }
-    [[nodiscard]] Word* words() noexcept { return reinterpret_cast<Word*>(behind()); }
-    [[nodiscard]] const Word* words() const noexcept { return reinterpret_cast<const Word*>(behind()); }
-    [[nodiscard]] Slot* slots() noexcept { return reinterpret_cast<Slot*>(behind() + slots_offset()); }
-    [[nodiscard]] const Slot* slots() const noexcept { return reinterpret_cast<const Slot*>(behind() + slots_offset()); }
-    [[nodiscard]] std::uint32_t* index() noexcept { return reinterpret_cast<std::uint32_t*>(behind() + index_offset()); }
-    [[nodiscard]] const std::uint32_t* index() const noexcept {
-        return reinterpret_cast<const std::uint32_t*>(behind() + index_offset());
+    [[nodiscard]] Word *words() noexcept { return reinterpret_cast<Word *>(behind()); }
+    [[nodiscard]] const Word *words() const noexcept { return reinterpret_cast<const Word *>(behind()); }
+    [[nodiscard]] Slot *slots() noexcept { return reinterpret_cast<Slot *>(behind() + slots_offset()); }
+    [[nodiscard]] const Slot *slots() const noexcept { return reinterpret_cast<const Slot *>(behind() + slots_offset()); }
+    [[nodiscard]] std::uint32_t *index() noexcept { return reinterpret_cast<std::uint32_t *>(behind() + index_offset()); }
+    [[nodiscard]] const std::uint32_t *index() const noexcept
+    {
+        return reinterpret_cast<const std::uint32_t *>(behind() + index_offset());
     }
 
     std::uint32_t capacity_;
     std::uint32_t index_mask_;
     std::uint32_t count_ = 0;
-    std::uint32_t used_ = 0; // slots from here on have never been used
+    std::uint32_t used_ = 0;  // slots from here on have never been used
     std::uint32_t first_free_ = no_slot;
     std::uint32_t unused_ = 0;
     // The bound (38 bits) and a digest of the timeouts for which it holds (26 bits), together so that they change together.
@@ -285,6 +310,6 @@ static_assert(sizeof(HeartbeatShard::Slot) == 56 && alignof(HeartbeatShard::Slot
 static_assert(sizeof(HeartbeatShard) % 8 == 0 && alignof(HeartbeatShard) == 8);
 static_assert(std::is_trivially_destructible_v<HeartbeatShard> && std::is_standard_layout_v<HeartbeatShard>);
 
-} // namespace presence
+}  // namespace presence
 
 #endif

@@ -11,7 +11,8 @@
 #include <cstring>
 #include <string_view>
 
-namespace presence {
+namespace presence
+{
 
 // The server's secret, 16 random bytes, read as two little-endian numbers.
 struct HashKey {
@@ -24,24 +25,27 @@ struct SessionKey {
     std::uint64_t hi;
     std::uint64_t lo;
 
-    friend bool operator==(const SessionKey&, const SessionKey&) = default;
+    friend bool operator==(const SessionKey &, const SessionKey &) = default;
 };
 
 // SipHash-c-d, fed in pieces. The result depends only on the bytes, not on how they were cut into pieces. The round
 // numbers are parameters so that the published vectors of SipHash-2-4 test the very code that runs as SipHash-1-3.
 template <int compression_rounds, int finalization_rounds>
-class SipHash {
+class SipHash
+{
 public:
-    enum class Output { bits64, bits128 };
+    enum class Output { bits64,
+                        bits128 };
 
-    SipHash(const HashKey& key, Output output) noexcept
+    SipHash(const HashKey &key, Output output) noexcept
         : v0_(key.k0 ^ 0x736f6d6570736575U),
           v1_(key.k1 ^ 0x646f72616e646f6dU ^ (output == Output::bits128 ? 0xeeU : 0U)),
           v2_(key.k0 ^ 0x6c7967656e657261U),
           v3_(key.k1 ^ 0x7465646279746573U) {}
 
-    void add(std::string_view bytes) noexcept {
-        const char* at = bytes.data();
+    void add(std::string_view bytes) noexcept
+    {
+        const char *at = bytes.data();
         std::size_t left = bytes.size();
         const unsigned pending_bits = 8U * static_cast<unsigned>(length_ % 8U);
         length_ += left;
@@ -71,7 +75,8 @@ public:
     }
 
     // The eight bytes of a number, lowest first.
-    void add_u64(std::uint64_t number) noexcept {
+    void add_u64(std::uint64_t number) noexcept
+    {
         const unsigned pending_bits = 8U * static_cast<unsigned>(length_ % 8U);
         length_ += 8;
         if (pending_bits == 0) {
@@ -82,13 +87,15 @@ public:
         }
     }
 
-    [[nodiscard]] std::uint64_t finish64() noexcept {
+    [[nodiscard]] std::uint64_t finish64() noexcept
+    {
         absorb_length();
         v2_ ^= 0xffU;
         return finalize();
     }
 
-    [[nodiscard]] SessionKey finish128() noexcept {
+    [[nodiscard]] SessionKey finish128() noexcept
+    {
         absorb_length();
         v2_ ^= 0xeeU;
         const std::uint64_t lo = finalize();
@@ -98,7 +105,8 @@ public:
     }
 
 private:
-    static std::uint64_t load(const char* at) noexcept {
+    static std::uint64_t load(const char *at) noexcept
+    {
         static_assert(std::endian::native == std::endian::little || std::endian::native == std::endian::big);
         std::uint64_t word = 0;
         std::memcpy(&word, at, sizeof word);
@@ -107,7 +115,8 @@ private:
         return word;
     }
 
-    void round() noexcept {
+    void round() noexcept
+    {
         v0_ += v1_;
         v1_ = std::rotl(v1_, 13) ^ v0_;
         v0_ = std::rotl(v0_, 32);
@@ -120,7 +129,8 @@ private:
         v2_ = std::rotl(v2_, 32);
     }
 
-    void compress(std::uint64_t word) noexcept {
+    void compress(std::uint64_t word) noexcept
+    {
         v3_ ^= word;
         for (int i = 0; i < compression_rounds; ++i)
             round();
@@ -129,7 +139,8 @@ private:
 
     void absorb_length() noexcept { compress(pending_ | (length_ << 56U)); }
 
-    std::uint64_t finalize() noexcept {
+    std::uint64_t finalize() noexcept
+    {
         for (int i = 0; i < finalization_rounds; ++i)
             round();
         return v0_ ^ v1_ ^ v2_ ^ v3_;
@@ -139,16 +150,17 @@ private:
     std::uint64_t v1_;
     std::uint64_t v2_;
     std::uint64_t v3_;
-    std::uint64_t pending_ = 0; // the bytes of an unfinished word, lowest first
-    std::uint64_t length_ = 0;  // bytes seen; SipHash uses it modulo 256
+    std::uint64_t pending_ = 0;  // the bytes of an unfinished word, lowest first
+    std::uint64_t length_ = 0;   // bytes seen; SipHash uses it modulo 256
 };
 
 using SipHash13 = SipHash<1, 3>;
 
 // The key of a session. The unnamed session has an empty `session_id`, which no named one can have. The length of the
 // user's id goes first, so that no two different pairs of ids give one message.
-[[nodiscard]] inline SessionKey session_key(const HashKey& key, std::uint32_t table_oid, std::string_view user_id,
-                                            std::string_view session_id) noexcept {
+[[nodiscard]] inline SessionKey session_key(const HashKey &key, std::uint32_t table_oid, std::string_view user_id,
+                                            std::string_view session_id) noexcept
+{
     SipHash13 hash(key, SipHash13::Output::bits128);
     hash.add_u64((static_cast<std::uint64_t>(user_id.size()) << 32U) | table_oid);
     hash.add(user_id);
@@ -158,13 +170,14 @@ using SipHash13 = SipHash<1, 3>;
 
 // Stands for a session's detail (agent, address, metadata) where only "is it still the same?" is asked. Never 0, which
 // stands for NULL.
-[[nodiscard]] inline std::uint64_t fingerprint(const HashKey& key, std::string_view bytes) noexcept {
+[[nodiscard]] inline std::uint64_t fingerprint(const HashKey &key, std::string_view bytes) noexcept
+{
     SipHash13 hash(key, SipHash13::Output::bits64);
     hash.add(bytes);
     const std::uint64_t result = hash.finish64();
     return result == 0 ? 1 : result;
 }
 
-} // namespace presence
+}  // namespace presence
 
 #endif

@@ -16,22 +16,26 @@
 #include <utility>
 #include <vector>
 
-namespace presence {
-namespace {
+namespace presence
+{
+namespace
+{
 
 constexpr Timeouts two_minutes{.timeout_ms = 120'000, .max_timeout_ms = 3'600'000, .floor_ms = 0};
 
 // A shard in memory of its own, which grows and shrinks as the server's does.
-class OwnedShard {
+class OwnedShard
+{
 public:
     explicit OwnedShard(std::uint32_t capacity = HeartbeatShard::min_capacity)
         : block_(block_for(capacity)), shard_(HeartbeatShard::create(block_.get(), capacity)) {}
 
-    HeartbeatShard* operator->() const { return shard_; }
+    HeartbeatShard *operator->() const { return shard_; }
 
-    bool rebuild(std::uint32_t capacity) {
+    bool rebuild(std::uint32_t capacity)
+    {
         Block larger = block_for(capacity);
-        HeartbeatShard* copy = shard_->rebuild_into(larger.get(), capacity);
+        HeartbeatShard *copy = shard_->rebuild_into(larger.get(), capacity);
         if (copy == nullptr)
             return false;
         block_ = std::move(larger);
@@ -39,7 +43,8 @@ public:
         return true;
     }
 
-    HeartbeatShard::Insert put(const SessionEntry& entry, const Timeouts& timeouts = two_minutes) {
+    HeartbeatShard::Insert put(const SessionEntry &entry, const Timeouts &timeouts = two_minutes)
+    {
         HeartbeatShard::Insert result = shard_->insert_or_update(entry, timeouts);
         if (result == HeartbeatShard::Insert::full) {
             EXPECT_TRUE(rebuild(HeartbeatShard::grown_capacity(shard_->capacity())));
@@ -51,15 +56,17 @@ public:
 private:
     // Exactly as many bytes as promised, so that the address sanitizer sees one too many.
     using Block = std::unique_ptr<std::uint64_t[]>;
-    static Block block_for(std::uint32_t capacity) {
+    static Block block_for(std::uint32_t capacity)
+    {
         return std::make_unique<std::uint64_t[]>(HeartbeatShard::bytes_for(capacity) / sizeof(std::uint64_t));
     }
 
     Block block_;
-    HeartbeatShard* shard_;
+    HeartbeatShard *shard_;
 };
 
-SessionEntry session(std::uint64_t number, std::uint64_t beat_ms = 1000) {
+SessionEntry session(std::uint64_t number, std::uint64_t beat_ms = 1000)
+{
     return {.key = {.hi = number * 0x9e3779b97f4a7c15U, .lo = number * 0xd6e8feb86659fd93U},
             .row_id = number,
             .beat_ms = beat_ms,
@@ -70,8 +77,9 @@ SessionEntry session(std::uint64_t number, std::uint64_t beat_ms = 1000) {
             .status = 1};
 }
 
-std::vector<std::uint64_t> expired_rows(OwnedShard& shard, std::uint64_t now_ms, const Timeouts& timeouts) {
-    std::array<ExpiredSession, 3> chunk{}; // small, so that searches are resumed
+std::vector<std::uint64_t> expired_rows(OwnedShard &shard, std::uint64_t now_ms, const Timeouts &timeouts)
+{
+    std::array<ExpiredSession, 3> chunk{};  // small, so that searches are resumed
     std::vector<std::uint64_t> rows;
     HeartbeatShard::Scan scan{.found = 0, .resume_at = 0};
     do {
@@ -83,7 +91,8 @@ std::vector<std::uint64_t> expired_rows(OwnedShard& shard, std::uint64_t now_ms,
     return rows;
 }
 
-TEST(BeatWord, KeepsItsPartsApart) {
+TEST(BeatWord, KeepsItsPartsApart)
+{
     for (const std::uint64_t beat : {std::uint64_t{0}, std::uint64_t{1}, beat_word::max_beat_ms}) {
         for (const std::uint64_t interval : {0U, 10U, 30'000U, 120'000U, 167'772'150U}) {
             for (const SlotState state : {SlotState::free, SlotState::open, SlotState::closed}) {
@@ -99,7 +108,8 @@ TEST(BeatWord, KeepsItsPartsApart) {
     }
 }
 
-TEST(BeatWord, RoundsAPromiseUpAndSaturates) {
+TEST(BeatWord, RoundsAPromiseUpAndSaturates)
+{
     EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 1, SlotState::open)), 10U);
     EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 11, SlotState::open)), 20U);
     const std::uint64_t word = beat_word::pack(~std::uint64_t{0}, ~std::uint64_t{0}, SlotState::open);
@@ -108,14 +118,15 @@ TEST(BeatWord, RoundsAPromiseUpAndSaturates) {
     EXPECT_EQ(beat_word::state(word), SlotState::open);
 }
 
-TEST(BeatWord, DeadlineIsTheGreaterOfTimeoutAndTwicethePromiseWithinTheBound) {
-    const auto deadline = [](std::uint64_t beat, std::uint64_t interval, const Timeouts& timeouts) {
+TEST(BeatWord, DeadlineIsTheGreaterOfTimeoutAndTwicethePromiseWithinTheBound)
+{
+    const auto deadline = [](std::uint64_t beat, std::uint64_t interval, const Timeouts &timeouts) {
         return beat_word::deadline(beat_word::pack(beat, interval, SlotState::open), timeouts);
     };
     EXPECT_EQ(deadline(1000, 0, two_minutes), 121'000U);
     EXPECT_EQ(deadline(1000, 30'000, two_minutes), 121'000U);
     EXPECT_EQ(deadline(1000, 60'000, two_minutes), 121'000U);
-    EXPECT_EQ(deadline(1000, 120'000, two_minutes), 241'000U); // a hidden tab: four minutes
+    EXPECT_EQ(deadline(1000, 120'000, two_minutes), 241'000U);  // a hidden tab: four minutes
     EXPECT_EQ(deadline(1000, 10'000'000, two_minutes), 3'601'000U);
     const Timeouts narrow{.timeout_ms = 120'000, .max_timeout_ms = 5'000, .floor_ms = 0};
     EXPECT_EQ(deadline(1000, 0, narrow), 6'000U);
@@ -125,7 +136,8 @@ TEST(BeatWord, DeadlineIsTheGreaterOfTimeoutAndTwicethePromiseWithinTheBound) {
     EXPECT_EQ(deadline(60'000, 0, after_crash), 180'000U);
 }
 
-TEST(Shard, StartsEmpty) {
+TEST(Shard, StartsEmpty)
+{
     OwnedShard shard;
     EXPECT_EQ(shard->count(), 0U);
     EXPECT_EQ(shard->capacity(), HeartbeatShard::min_capacity);
@@ -135,7 +147,8 @@ TEST(Shard, StartsEmpty) {
     EXPECT_TRUE(expired_rows(shard, beat_word::max_beat_ms, two_minutes).empty());
 }
 
-TEST(Shard, GivesBackWhatWasPutIn) {
+TEST(Shard, GivesBackWhatWasPutIn)
+{
     OwnedShard shard;
     SessionEntry in = session(7, 5000);
     in.row_id = (std::uint64_t{1} << 60U) - 1;
@@ -160,7 +173,8 @@ TEST(Shard, GivesBackWhatWasPutIn) {
     EXPECT_EQ(shard->interval_ms(slot), in.interval_ms);
 }
 
-TEST(Shard, AnUpdateNeverMovesTheTimesBack) {
+TEST(Shard, AnUpdateNeverMovesTheTimesBack)
+{
     OwnedShard shard;
     EXPECT_EQ(shard.put(session(1, 9000)), HeartbeatShard::Insert::inserted);
     SessionEntry later = session(1, 4000);
@@ -173,7 +187,8 @@ TEST(Shard, AnUpdateNeverMovesTheTimesBack) {
     EXPECT_EQ(shard->count(), 1U);
 }
 
-TEST(Shard, AQueuedOlderHeartbeatDoesNotMoveTheTimeBack) {
+TEST(Shard, AQueuedOlderHeartbeatDoesNotMoveTheTimeBack)
+{
     OwnedShard shard;
     shard.put(session(1, 1000));
     const std::uint32_t slot = shard->find(session(1).key);
@@ -187,11 +202,12 @@ TEST(Shard, AQueuedOlderHeartbeatDoesNotMoveTheTimeBack) {
     EXPECT_EQ(shard->wall_us(slot), 5'000'000);
 }
 
-TEST(Shard, AHeartbeatPastTheDeadlineIsRefused) {
+TEST(Shard, AHeartbeatPastTheDeadlineIsRefused)
+{
     OwnedShard shard;
     shard.put(session(1, 1000));
     const std::uint32_t slot = shard->find(session(1).key);
-    EXPECT_FALSE(shard->is_stale(slot, 121'000, two_minutes)); // silent for exactly the timeout
+    EXPECT_FALSE(shard->is_stale(slot, 121'000, two_minutes));  // silent for exactly the timeout
     EXPECT_TRUE(shard->is_stale(slot, 121'001, two_minutes));
     EXPECT_FALSE(shard->touch(slot, 121'001, 7'000'000, two_minutes));
     EXPECT_EQ(shard->beat_ms(slot), 1000U);
@@ -199,7 +215,8 @@ TEST(Shard, AHeartbeatPastTheDeadlineIsRefused) {
     EXPECT_TRUE(shard->touch(slot, 121'000, 7'000'000, two_minutes));
 }
 
-TEST(Shard, AClosedSessionTakesNoHeartbeatButIsWatched) {
+TEST(Shard, AClosedSessionTakesNoHeartbeatButIsWatched)
+{
     OwnedShard shard;
     shard.put(session(1, 1000));
     const std::uint32_t slot = shard->find(session(1).key);
@@ -216,7 +233,8 @@ TEST(Shard, AClosedSessionTakesNoHeartbeatButIsWatched) {
     EXPECT_TRUE(shard->touch(slot, 4000, 4'000'000, two_minutes));
 }
 
-TEST(Shard, ReportsFullAndGoesOnAfterGrowing) {
+TEST(Shard, ReportsFullAndGoesOnAfterGrowing)
+{
     OwnedShard shard;
     for (std::uint64_t i = 0; i < HeartbeatShard::min_capacity; ++i)
         EXPECT_EQ(shard->insert_or_update(session(i), two_minutes), HeartbeatShard::Insert::inserted);
@@ -235,7 +253,8 @@ TEST(Shard, ReportsFullAndGoesOnAfterGrowing) {
     EXPECT_EQ(shard->misses(), 1U);
 }
 
-TEST(Shard, IsNotRebuiltIntoLessThanItHolds) {
+TEST(Shard, IsNotRebuiltIntoLessThanItHolds)
+{
     OwnedShard shard(1000);
     for (std::uint64_t i = 0; i < 500; ++i)
         shard.put(session(i));
@@ -245,7 +264,8 @@ TEST(Shard, IsNotRebuiltIntoLessThanItHolds) {
     EXPECT_EQ(shard->insert_or_update(session(500), two_minutes), HeartbeatShard::Insert::full);
 }
 
-TEST(Shard, ShrinksAfterAMassDepartureAndNotBefore) {
+TEST(Shard, ShrinksAfterAMassDepartureAndNotBefore)
+{
     OwnedShard shard(10'000);
     for (std::uint64_t i = 0; i < 10'000; ++i)
         shard.put(session(i));
@@ -259,10 +279,11 @@ TEST(Shard, ShrinksAfterAMassDepartureAndNotBefore) {
     EXPECT_FALSE(shard->should_shrink());
     for (std::uint64_t i = gone; i < 10'000; ++i)
         EXPECT_NE(shard->find(session(i).key), HeartbeatShard::no_slot);
-    EXPECT_FALSE(OwnedShard()->should_shrink()); // the smallest stays as it is
+    EXPECT_FALSE(OwnedShard()->should_shrink());  // the smallest stays as it is
 }
 
-TEST(Shard, CapacitiesStayWithinTheirLimits) {
+TEST(Shard, CapacitiesStayWithinTheirLimits)
+{
     EXPECT_EQ(HeartbeatShard::grown_capacity(0), 128U);
     EXPECT_EQ(HeartbeatShard::grown_capacity(1000), 1250U);
     EXPECT_EQ(HeartbeatShard::grown_capacity(HeartbeatShard::max_capacity), HeartbeatShard::max_capacity);
@@ -270,7 +291,8 @@ TEST(Shard, CapacitiesStayWithinTheirLimits) {
     EXPECT_EQ(HeartbeatShard::bytes_for(0xffffffffU), HeartbeatShard::bytes_for(HeartbeatShard::max_capacity));
 }
 
-TEST(Shard, NeedsAtMost95BytesPerSessionRightAfterGrowing) {
+TEST(Shard, NeedsAtMost95BytesPerSessionRightAfterGrowing)
+{
     for (std::uint32_t capacity = 10'000; capacity < HeartbeatShard::max_capacity / 2;
          capacity = HeartbeatShard::grown_capacity(capacity)) {
         const auto bytes = static_cast<double>(HeartbeatShard::bytes_for(HeartbeatShard::grown_capacity(capacity)));
@@ -279,7 +301,8 @@ TEST(Shard, NeedsAtMost95BytesPerSessionRightAfterGrowing) {
     }
 }
 
-TEST(Shard, ClearForgetsEverything) {
+TEST(Shard, ClearForgetsEverything)
+{
     OwnedShard shard;
     for (std::uint64_t i = 0; i < 50; ++i)
         shard.put(session(i));
@@ -293,7 +316,8 @@ TEST(Shard, ClearForgetsEverything) {
     EXPECT_EQ(shard->count(), 1U);
 }
 
-TEST(Shard, ErasesOnlyWhatIsStillStale) {
+TEST(Shard, ErasesOnlyWhatIsStillStale)
+{
     OwnedShard shard;
     shard.put(session(1, 1000));
     EXPECT_EQ(shard->erase_if_still_stale(session(2).key, 500'000, two_minutes), HeartbeatShard::Erase::absent);
@@ -305,7 +329,8 @@ TEST(Shard, ErasesOnlyWhatIsStillStale) {
 }
 
 // Keys that all want the same place of the index, from its last one on, so that the run wraps around its end.
-TEST(Shard, FindsEachOfARunOfCollidingKeysWhicheverIsErased) {
+TEST(Shard, FindsEachOfARunOfCollidingKeysWhicheverIsErased)
+{
     constexpr std::uint64_t n = 20;
     const auto colliding = [](std::uint64_t number) {
         SessionEntry entry = session(number);
@@ -322,7 +347,8 @@ TEST(Shard, FindsEachOfARunOfCollidingKeysWhicheverIsErased) {
     }
 }
 
-TEST(Shard, TheBoundLetsTheSearchRest) {
+TEST(Shard, TheBoundLetsTheSearchRest)
+{
     OwnedShard shard;
     for (std::uint64_t i = 0; i < 50; ++i)
         shard.put(session(i, 1000 + i));
@@ -331,18 +357,19 @@ TEST(Shard, TheBoundLetsTheSearchRest) {
     EXPECT_TRUE(shard->scan_due(121'001, two_minutes));
     for (std::uint64_t i = 0; i < 50; ++i)
         ASSERT_TRUE(shard->touch(shard->find(session(i).key), 60'000 + i, 1, two_minutes));
-    EXPECT_EQ(shard->earliest_deadline(two_minutes), 121'000U); // lazy: heartbeats do not touch it
+    EXPECT_EQ(shard->earliest_deadline(two_minutes), 121'000U);  // lazy: heartbeats do not touch it
     std::array<ExpiredSession, 4> out{};
     const HeartbeatShard::Scan scan = shard->collect_expired(121'001, two_minutes, out);
     EXPECT_EQ(scan.found, 0U);
     EXPECT_EQ(scan.resume_at, HeartbeatShard::no_slot);
-    EXPECT_EQ(shard->earliest_deadline(two_minutes), 180'000U); // raised by the search
+    EXPECT_EQ(shard->earliest_deadline(two_minutes), 180'000U);  // raised by the search
     // A shorter promise, a new session: lowered at once.
     shard.put(session(99, 30'000));
     EXPECT_EQ(shard->earliest_deadline(two_minutes), 150'000U);
 }
 
-TEST(Shard, TheBoundDoesNotOutliveAChangeOfTheTimeouts) {
+TEST(Shard, TheBoundDoesNotOutliveAChangeOfTheTimeouts)
+{
     OwnedShard shard;
     shard.put(session(1, 1000));
     Timeouts shorter = two_minutes;
@@ -359,7 +386,8 @@ TEST(Shard, TheBoundDoesNotOutliveAChangeOfTheTimeouts) {
     EXPECT_TRUE(shard->scan_due(6'001, two_minutes));
 }
 
-TEST(Shard, ASearchThatIsCutShortDoesNotRaiseTheBound) {
+TEST(Shard, ASearchThatIsCutShortDoesNotRaiseTheBound)
+{
     OwnedShard shard;
     for (std::uint64_t i = 0; i < 20; ++i)
         shard.put(session(i, i < 10 ? 1000 : 90'000));
@@ -384,20 +412,23 @@ TEST(Shard, ASearchThatIsCutShortDoesNotRaiseTheBound) {
 struct Model {
     std::map<std::uint64_t, SessionEntry> sessions;
 
-    [[nodiscard]] static std::uint64_t deadline(const SessionEntry& entry, const Timeouts& timeouts) {
+    [[nodiscard]] static std::uint64_t deadline(const SessionEntry &entry, const Timeouts &timeouts)
+    {
         const std::uint64_t timeout =
             std::min(std::max(timeouts.timeout_ms, 2 * entry.interval_ms), timeouts.max_timeout_ms);
         return std::max(entry.beat_ms, timeouts.floor_ms) + timeout;
     }
-    [[nodiscard]] std::uint64_t earliest(const Timeouts& timeouts) const {
+    [[nodiscard]] std::uint64_t earliest(const Timeouts &timeouts) const
+    {
         std::uint64_t result = HeartbeatShard::no_deadline;
-        for (const auto& [number, entry] : sessions)
+        for (const auto &[number, entry] : sessions)
             result = std::min(result, deadline(entry, timeouts));
         return result;
     }
-    [[nodiscard]] std::vector<std::uint64_t> expired(std::uint64_t now_ms, const Timeouts& timeouts) const {
+    [[nodiscard]] std::vector<std::uint64_t> expired(std::uint64_t now_ms, const Timeouts &timeouts) const
+    {
         std::vector<std::uint64_t> rows;
-        for (const auto& [number, entry] : sessions) {
+        for (const auto &[number, entry] : sessions) {
             if (now_ms > deadline(entry, timeouts))
                 rows.push_back(entry.row_id);
         }
@@ -406,14 +437,17 @@ struct Model {
     }
 };
 
-class ShardHistory {
+class ShardHistory
+{
 public:
-    explicit ShardHistory(std::uint64_t seed) : random_(seed) {
+    explicit ShardHistory(std::uint64_t seed) : random_(seed)
+    {
         timeouts_ = random_timeouts();
         population_ = 1 + pick(600);
     }
 
-    void run(int steps) {
+    void run(int steps)
+    {
         for (int step = 0; step < steps && !testing::Test::HasFatalFailure(); ++step) {
             now_ms_ += pick(40) == 0 ? pick(20'000) : pick(60);
             one_step();
@@ -430,16 +464,19 @@ public:
 private:
     std::uint64_t pick(std::uint64_t n) { return random_() % n; }
 
-    Timeouts random_timeouts() {
+    Timeouts random_timeouts()
+    {
         return {.timeout_ms = 1 + pick(30'000), .max_timeout_ms = 1 + pick(60'000), .floor_ms = pick(2) * pick(100'000)};
     }
 
     // Few different keys' places, so that runs in the index grow long.
-    [[nodiscard]] static SessionKey key_of(std::uint64_t number) {
+    [[nodiscard]] static SessionKey key_of(std::uint64_t number)
+    {
         return {.hi = number / 16 % 3, .lo = (number << 20U) | (number % 37)};
     }
 
-    SessionEntry random_entry(std::uint64_t number) {
+    SessionEntry random_entry(std::uint64_t number)
+    {
         return {.key = key_of(number),
                 .row_id = pick(std::uint64_t{1} << 60U),
                 .beat_ms = now_ms_ - pick(std::min<std::uint64_t>(now_ms_, 5'000)),
@@ -450,7 +487,8 @@ private:
                 .status = static_cast<std::uint8_t>(pick(16))};
     }
 
-    void one_step() {
+    void one_step()
+    {
         const std::uint64_t number = pick(population_);
         const auto known = model_.sessions.find(number);
         const std::uint32_t slot = shard_->find(key_of(number));
@@ -504,7 +542,8 @@ private:
         }
     }
 
-    void put(std::uint64_t number) {
+    void put(std::uint64_t number)
+    {
         SessionEntry entry = random_entry(number);
         const auto known = model_.sessions.find(number);
         const HeartbeatShard::Insert result = shard_.put(entry, timeouts_);
@@ -518,12 +557,14 @@ private:
         model_.sessions[number] = entry;
     }
 
-    static void heard(SessionEntry& entry, std::uint64_t now_ms, std::int64_t wall_us) {
+    static void heard(SessionEntry &entry, std::uint64_t now_ms, std::int64_t wall_us)
+    {
         entry.beat_ms = std::max(entry.beat_ms, now_ms);
         entry.wall_us = std::max(entry.wall_us, wall_us);
     }
 
-    void touch(std::uint32_t slot, SessionEntry& entry) {
+    void touch(std::uint32_t slot, SessionEntry &entry)
+    {
         const std::uint64_t at = now_ms_ - pick(std::min<std::uint64_t>(now_ms_, 500));
         const auto wall = static_cast<std::int64_t>(pick(1'000'000));
         const bool expected = entry.state == SlotState::open && at <= Model::deadline(entry, timeouts_);
@@ -532,7 +573,8 @@ private:
             heard(entry, at, wall);
     }
 
-    void search() {
+    void search()
+    {
         const std::vector<std::uint64_t> expected = model_.expired(now_ms_, timeouts_);
         if (!shard_->scan_due(now_ms_, timeouts_)) {
             ASSERT_TRUE(expected.empty());
@@ -545,7 +587,8 @@ private:
         ASSERT_EQ(shard_->earliest_deadline(timeouts_), model_.earliest(timeouts_));
     }
 
-    void erase_if_stale(std::uint64_t number) {
+    void erase_if_stale(std::uint64_t number)
+    {
         const auto known = model_.sessions.find(number);
         const bool stale = now_ms_ > Model::deadline(known->second, timeouts_);
         ASSERT_EQ(shard_->erase_if_still_stale(key_of(number), now_ms_, timeouts_),
@@ -554,14 +597,15 @@ private:
             model_.sessions.erase(known);
     }
 
-    void check_one(std::uint64_t number) {
+    void check_one(std::uint64_t number)
+    {
         const auto known = model_.sessions.find(number);
         const std::uint32_t slot = shard_->find(key_of(number));
         ASSERT_EQ(slot == HeartbeatShard::no_slot, known == model_.sessions.end());
         if (slot == HeartbeatShard::no_slot)
             return;
         const SessionEntry is = shard_->entry(slot);
-        const SessionEntry& should_be = known->second;
+        const SessionEntry &should_be = known->second;
         ASSERT_EQ(is.key, should_be.key);
         ASSERT_EQ(is.row_id, should_be.row_id);
         ASSERT_EQ(is.beat_ms, should_be.beat_ms);
@@ -573,7 +617,8 @@ private:
         ASSERT_EQ(shard_->deadline(slot, timeouts_), Model::deadline(should_be, timeouts_));
     }
 
-    void check_all() {
+    void check_all()
+    {
         for (std::uint64_t number = 0; number < population_; ++number)
             check_one(number);
         std::uint32_t visited = 0;
@@ -590,7 +635,8 @@ private:
     Model model_;
 };
 
-TEST(ShardProperty, BehavesLikeTheNaiveModelInRandomHistories) {
+TEST(ShardProperty, BehavesLikeTheNaiveModelInRandomHistories)
+{
     for (std::uint64_t seed = 1; seed <= 60; ++seed) {
         SCOPED_TRACE(seed);
         ShardHistory(seed).run(3'000);
@@ -599,7 +645,8 @@ TEST(ShardProperty, BehavesLikeTheNaiveModelInRandomHistories) {
     }
 }
 
-TEST(ShardConcurrency, SimultaneousHeartbeatsLeaveTheLatest) {
+TEST(ShardConcurrency, SimultaneousHeartbeatsLeaveTheLatest)
+{
     constexpr std::uint64_t sessions = 8;
     constexpr std::uint64_t beats = 30'000;
     constexpr std::uint64_t threads = 4;
@@ -643,7 +690,7 @@ TEST(ShardConcurrency, SimultaneousHeartbeatsLeaveTheLatest) {
         }
     });
     go = true;
-    for (std::thread& client : clients)
+    for (std::thread &client : clients)
         client.join();
     worker.join();
 
@@ -657,5 +704,5 @@ TEST(ShardConcurrency, SimultaneousHeartbeatsLeaveTheLatest) {
     }
 }
 
-} // namespace
-} // namespace presence
+}  // namespace
+}  // namespace presence

@@ -9,13 +9,16 @@
 #include <string_view>
 #include <unordered_set>
 
-namespace presence {
-namespace {
+namespace presence
+{
+namespace
+{
 
 // The inputs of the published vectors: the key 00 01 .. 0f, and messages 00 01 02 .. of growing length.
 constexpr HashKey vector_key{.k0 = 0x0706050403020100U, .k1 = 0x0f0e0d0c0b0a0908U};
 
-std::string vector_message(std::size_t length) {
+std::string vector_message(std::size_t length)
+{
     std::string message;
     for (std::size_t i = 0; i < length; ++i)
         message.push_back(static_cast<char>(i));
@@ -103,7 +106,8 @@ constexpr Vector sip13_128[] = {
     {63, "4c5800e34efe426f079f6b0aa75260ad"},
 };
 
-std::string hex(std::uint64_t number) { // its bytes, lowest first
+std::string hex(std::uint64_t number)
+{  // its bytes, lowest first
     constexpr std::string_view digits = "0123456789abcdef";
     std::string text;
     for (int i = 0; i < 8; ++i, number >>= 8U) {
@@ -114,35 +118,40 @@ std::string hex(std::uint64_t number) { // its bytes, lowest first
 }
 
 template <typename Hash>
-std::string hash64(std::string_view message) {
+std::string hash64(std::string_view message)
+{
     Hash hash(vector_key, Hash::Output::bits64);
     hash.add(message);
     return hex(hash.finish64());
 }
 
 template <typename Hash>
-std::string hash128(std::string_view message) {
+std::string hash128(std::string_view message)
+{
     Hash hash(vector_key, Hash::Output::bits128);
     hash.add(message);
     const SessionKey key = hash.finish128();
     return hex(key.lo) + hex(key.hi);
 }
 
-TEST(SipHash, MatchesThePublishedVectorsOfSipHash24) {
-    for (const Vector& vector : sip24_64)
+TEST(SipHash, MatchesThePublishedVectorsOfSipHash24)
+{
+    for (const Vector &vector : sip24_64)
         EXPECT_EQ((hash64<SipHash<2, 4>>(vector_message(vector.length))), vector.hex) << vector.length;
-    for (const Vector& vector : sip24_128)
+    for (const Vector &vector : sip24_128)
         EXPECT_EQ((hash128<SipHash<2, 4>>(vector_message(vector.length))), vector.hex) << vector.length;
 }
 
-TEST(SipHash, MatchesAnotherImplementationOfSipHash13) {
-    for (const Vector& vector : sip13_64)
+TEST(SipHash, MatchesAnotherImplementationOfSipHash13)
+{
+    for (const Vector &vector : sip13_64)
         EXPECT_EQ(hash64<SipHash13>(vector_message(vector.length)), vector.hex) << vector.length;
-    for (const Vector& vector : sip13_128)
+    for (const Vector &vector : sip13_128)
         EXPECT_EQ(hash128<SipHash13>(vector_message(vector.length)), vector.hex) << vector.length;
 }
 
-TEST(SipHash, DoesNotDependOnHowTheMessageIsCut) {
+TEST(SipHash, DoesNotDependOnHowTheMessageIsCut)
+{
     for (std::size_t length = 0; length <= 40; ++length) {
         const std::string message = vector_message(length);
         const std::string whole = hash128<SipHash13>(message);
@@ -159,13 +168,14 @@ TEST(SipHash, DoesNotDependOnHowTheMessageIsCut) {
     }
 }
 
-TEST(SipHash, TakesANumberAsItsEightBytes) {
+TEST(SipHash, TakesANumberAsItsEightBytes)
+{
     constexpr std::uint64_t number = 0x8877665544332211U;
     constexpr std::string_view bytes = "\x11\x22\x33\x44\x55\x66\x77\x88";
     for (std::size_t offset = 0; offset < 9; ++offset) {
         SipHash13 with_number(vector_key, SipHash13::Output::bits64);
         SipHash13 with_bytes(vector_key, SipHash13::Output::bits64);
-        for (SipHash13* hash : {&with_number, &with_bytes}) {
+        for (SipHash13 *hash : {&with_number, &with_bytes}) {
             hash->add(vector_message(offset));
             if (hash == &with_number)
                 hash->add_u64(number);
@@ -178,36 +188,39 @@ TEST(SipHash, TakesANumberAsItsEightBytes) {
 }
 
 struct SessionKeyHash {
-    std::size_t operator()(const SessionKey& key) const { return key.lo; }
+    std::size_t operator()(const SessionKey &key) const { return key.lo; }
 };
 
-TEST(SessionKey, TellsApartWhatConcatenationWouldConfuse) {
+TEST(SessionKey, TellsApartWhatConcatenationWouldConfuse)
+{
     const std::array<std::array<std::string_view, 2>, 6> pairs = {
         {{"ab", "c"}, {"a", "bc"}, {"abc", ""}, {"c", "ab"}, {"bc", "a"}, {"a", ""}}};
     std::unordered_set<SessionKey, SessionKeyHash> keys;
     for (const std::uint32_t table : {0U, 1U, 16384U, 0xffffffffU}) {
-        for (const auto& [user, session] : pairs)
+        for (const auto &[user, session] : pairs)
             EXPECT_TRUE(keys.insert(session_key(vector_key, table, user, session)).second) << user << '/' << session;
     }
 }
 
-TEST(SessionKey, NeedsTheSecret) {
+TEST(SessionKey, NeedsTheSecret)
+{
     const SessionKey one = session_key(vector_key, 1, "user", "session");
     EXPECT_EQ(one, session_key(vector_key, 1, "user", "session"));
     EXPECT_NE(one, session_key({.k0 = vector_key.k0 ^ 1U, .k1 = vector_key.k1}, 1, "user", "session"));
     EXPECT_NE(one, session_key({.k0 = vector_key.k0, .k1 = vector_key.k1 ^ 1U}, 1, "user", "session"));
 }
 
-TEST(Fingerprint, DiffersWithTheTextAndIsNeverNull) {
+TEST(Fingerprint, DiffersWithTheTextAndIsNeverNull)
+{
     std::unordered_set<std::uint64_t> seen;
     for (int i = 0; i < 10000; ++i) {
         const std::uint64_t print = fingerprint(vector_key, "Mozilla/5.0 " + std::to_string(i));
         EXPECT_NE(print, 0U);
         EXPECT_TRUE(seen.insert(print).second);
     }
-    EXPECT_NE(fingerprint(vector_key, ""), 0U); // empty is not NULL
+    EXPECT_NE(fingerprint(vector_key, ""), 0U);  // empty is not NULL
     EXPECT_EQ(fingerprint(vector_key, "same"), fingerprint(vector_key, "same"));
 }
 
-} // namespace
-} // namespace presence
+}  // namespace
+}  // namespace presence

@@ -1,0 +1,269 @@
+// Encoding and checking of the heartbeat file; see the header for the layout.
+#include "heartbeat_file.h"
+
+#include <algorithm>
+#include <concepts>
+#include <type_traits>
+
+namespace presence
+{
+
+namespace
+{
+
+constexpr std::uint64_t header_magic = 0xa31424853455250U;   // "PRESHB1\n"
+constexpr std::uint64_t section_magic = 0xa43455353455250U;  // "PRESSEC\n"
+constexpr std::uint64_t footer_magic = 0xa444e4553455250U;   // "PRESEND\n"
+constexpr std::uint32_t version = 1;
+
+// Where each field lies. All that is not named is zero, and checked to be.
+namespace header_at
+{
+constexpr std::size_t magic = 0, version = 8, clean = 12, system_identifier = 16, wall_us = 24, end = 32;
+}
+namespace section_at
+{
+constexpr std::size_t magic = 0, database = 8, table = 12, records = 16, end = 24;
+}
+namespace record_at
+{
+constexpr std::size_t key_hi = 0, key_lo = 8, row_and_status = 16, wall_us = 24, age_word = 32, user_agent = 40, ip_address = 48, metadata = 56, end = 64;
+}
+namespace footer_at
+{
+constexpr std::size_t magic = 0, sections = 8, records = 16, crc = 24, end = 28;
+}
+static_assert(record_at::end == file_block_bytes);
+
+template <std::integral Number>
+void put(FileBlock &block, std::size_t at, Number value) noexcept
+{
+    auto rest = static_cast<std::make_unsigned_t<Number>>(value);
+    for (std::size_t i = 0; i < sizeof(Number); ++i) {
+        block[at + i] = static_cast<std::byte>(rest & 0xffU);
+        rest = static_cast<std::make_unsigned_t<Number>>(rest >> 8U);
+    }
+}
+
+template <std::integral Number>
+Number get(const FileBlock &block, std::size_t at) noexcept
+{
+    std::uint64_t value = 0;
+    for (std::size_t i = sizeof(Number); i-- > 0;)
+        value = (value << 8U) | std::to_integer<std::uint64_t>(block[at + i]);
+    return static_cast<Number>(value);
+}
+
+bool zero_from(const FileBlock &block, std::size_t at) noexcept
+{
+    return std::all_of(block.begin() + static_cast<std::ptrdiff_t>(at), block.end(), [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+// Eight tables, for eight bytes a step: table k tells what a byte does that k more bytes follow.
+using CrcTables = std::array<std::array<std::uint32_t, 256>, 8>;
+
+consteval CrcTables make_crc_tables()
+{
+    CrcTables tables{};
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+        std::uint32_t crc = byte;
+        for (int bit = 0; bit < 8; ++bit)
+            crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0U);
+        tables[0][byte] = crc;
+    }
+    for (std::size_t k = 1; k < tables.size(); ++k)
+        for (std::size_t byte = 0; byte < 256; ++byte)
+            tables[k][byte] = (tables[k - 1][byte] >> 8U) ^ tables[0][tables[k - 1][byte] & 0xffU];
+    return tables;
+}
+
+constexpr CrcTables crc_tables = make_crc_tables();
+
+}  // namespace
+
+std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes) noexcept
+{
+    crc = ~crc;
+    while (bytes.size() >= 8) {
+        std::uint32_t next = 0;
+        for (std::size_t i = 0; i < 8; ++i) {
+            const std::uint32_t carried = i < 4 ? (crc >> (8 * i)) & 0xffU : 0U;
+            next ^= crc_tables[7 - i][std::to_integer<std::uint32_t>(bytes[i]) ^ carried];
+        }
+        crc = next;
+        bytes = bytes.subspan(8);
+    }
+    for (const std::byte byte : bytes)
+        crc = (crc >> 8U) ^ crc_tables[0][(crc ^ std::to_integer<std::uint32_t>(byte)) & 0xffU];
+    return ~crc;
+}
+
+std::string_view to_text(FileError error) noexcept
+{
+    switch (error) {
+    case FileError::none:
+        return "it is valid";
+    case FileError::truncated:
+        return "it is incomplete";
+    case FileError::not_ours:
+        return "it is not a heartbeat file";
+    case FileError::wrong_version:
+        return "it was written by another version";
+    case FileError::foreign_system:
+        return "it belongs to another database cluster";
+    case FileError::absurd_count:
+        return "it claims to hold more than fits into it";
+    case FileError::damaged:
+        return "it is damaged";
+    }
+    return "it is unreadable";
+}
+
+FileBlock HeartbeatFileWriter::header(const FileHeader &header) noexcept
+{
+    FileBlock block{};
+    put(block, header_at::magic, header_magic);
+    put(block, header_at::version, version);
+    put(block, header_at::clean, std::uint32_t{header.clean ? 1U : 0U});
+    put(block, header_at::system_identifier, header.system_identifier);
+    put(block, header_at::wall_us, header.wall_us);
+    *this = HeartbeatFileWriter();
+    crc_ = crc32c(crc_, block);
+    return block;
+}
+
+FileBlock HeartbeatFileWriter::section(const FileSection &section) noexcept
+{
+    FileBlock block{};
+    put(block, section_at::magic, section_magic);
+    put(block, section_at::database, section.database_oid);
+    put(block, section_at::table, section.table_oid);
+    put(block, section_at::records, section.records);
+    ++sections_;
+    crc_ = crc32c(crc_, block);
+    return block;
+}
+
+FileBlock HeartbeatFileWriter::record(const FileRecord &record) noexcept
+{
+    FileBlock block{};
+    put(block, record_at::key_hi, record.key.hi);
+    put(block, record_at::key_lo, record.key.lo);
+    put(block, record_at::row_and_status, (record.row_id << 4U) | (record.status & 15U));
+    put(block, record_at::wall_us, record.wall_us);
+    put(block, record_at::age_word, beat_word::pack(record.beat_ms, record.interval_ms, record.state));
+    put(block, record_at::user_agent, record.fingerprints.user_agent);
+    put(block, record_at::ip_address, record.fingerprints.ip_address);
+    put(block, record_at::metadata, record.fingerprints.metadata);
+    ++records_;
+    crc_ = crc32c(crc_, block);
+    return block;
+}
+
+FileBlock HeartbeatFileWriter::footer() const noexcept
+{
+    FileBlock block{};
+    put(block, footer_at::magic, footer_magic);
+    put(block, footer_at::sections, sections_);
+    put(block, footer_at::records, records_);
+    put(block, footer_at::crc, crc_);
+    return block;
+}
+
+HeartbeatFileReader::Block HeartbeatFileReader::fail(FileError error) noexcept
+{
+    error_ = error;
+    return Block::other;
+}
+
+HeartbeatFileReader::Block HeartbeatFileReader::take_block() noexcept
+{
+    if (state_ == State::ended)
+        return fail(FileError::damaged);
+    if (blocks_left_ == 0)
+        return fail(FileError::damaged);  // more bytes than the length that was told
+    --blocks_left_;
+
+    Block taken = Block::other;
+    if (state_ == State::at_header)
+        taken = take_header();
+    else if (state_ == State::at_record)
+        taken = take_record();
+    else
+        taken = take_section_or_footer();
+    // The footer does not count itself.
+    if (state_ != State::ended)
+        crc_ = crc32c(crc_, partial_);
+    return taken;
+}
+
+HeartbeatFileReader::Block HeartbeatFileReader::take_header() noexcept
+{
+    if (get<std::uint64_t>(partial_, header_at::magic) != header_magic)
+        return fail(FileError::not_ours);
+    if (get<std::uint32_t>(partial_, header_at::version) != version)
+        return fail(FileError::wrong_version);
+    header_.system_identifier = get<std::uint64_t>(partial_, header_at::system_identifier);
+    if (header_.system_identifier != system_identifier_)
+        return fail(FileError::foreign_system);
+    const auto clean = get<std::uint32_t>(partial_, header_at::clean);
+    if (clean > 1 || !zero_from(partial_, header_at::end))
+        return fail(FileError::damaged);
+    if (!whole_)
+        return fail(FileError::truncated);
+    header_.clean = clean == 1;
+    header_.wall_us = get<std::int64_t>(partial_, header_at::wall_us);
+    state_ = State::at_section;
+    return Block::other;
+}
+
+HeartbeatFileReader::Block HeartbeatFileReader::take_section_or_footer() noexcept
+{
+    const auto magic = get<std::uint64_t>(partial_, 0);
+    if (magic == footer_magic) {
+        if (get<std::uint64_t>(partial_, footer_at::sections) != sections_ || get<std::uint64_t>(partial_, footer_at::records) != records_ ||
+            get<std::uint32_t>(partial_, footer_at::crc) != crc_ || !zero_from(partial_, footer_at::end) || blocks_left_ != 0)
+            return fail(FileError::damaged);
+        state_ = State::ended;
+        return Block::other;
+    }
+    if (magic != section_magic || !zero_from(partial_, section_at::end))
+        return fail(FileError::damaged);
+    section_ = {.database_oid = get<std::uint32_t>(partial_, section_at::database),
+                .table_oid = get<std::uint32_t>(partial_, section_at::table),
+                .records = get<std::uint64_t>(partial_, section_at::records)};
+    // The footer needs a block, too.
+    if (blocks_left_ == 0)
+        return fail(FileError::truncated);
+    if (section_.records > blocks_left_ - 1)
+        return fail(FileError::absurd_count);
+    ++sections_;
+    records_to_come_ = section_.records;
+    state_ = records_to_come_ == 0 ? State::at_section : State::at_record;
+    return Block::section;
+}
+
+HeartbeatFileReader::Block HeartbeatFileReader::take_record() noexcept
+{
+    const auto row_and_status = get<std::uint64_t>(partial_, record_at::row_and_status);
+    const auto word = get<std::uint64_t>(partial_, record_at::age_word);
+    const SlotState state = beat_word::state(word);
+    if (state != SlotState::open && state != SlotState::closed)
+        return fail(FileError::damaged);
+    record_ = {.key = {.hi = get<std::uint64_t>(partial_, record_at::key_hi), .lo = get<std::uint64_t>(partial_, record_at::key_lo)},
+               .row_id = row_and_status >> 4U,
+               .beat_ms = beat_word::beat_ms(word),
+               .wall_us = get<std::int64_t>(partial_, record_at::wall_us),
+               .interval_ms = beat_word::interval_ms(word),
+               .fingerprints = {.user_agent = get<std::uint64_t>(partial_, record_at::user_agent),
+                                .ip_address = get<std::uint64_t>(partial_, record_at::ip_address),
+                                .metadata = get<std::uint64_t>(partial_, record_at::metadata)},
+               .state = state,
+               .status = static_cast<std::uint8_t>(row_and_status & 15U)};
+    ++records_;
+    if (--records_to_come_ == 0)
+        state_ = State::at_section;
+    return Block::record;
+}
+
+}  // namespace presence
