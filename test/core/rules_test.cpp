@@ -1,0 +1,606 @@
+// The rules of presence, one by one, and what must hold of any history.
+#include "rules.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <iterator>
+#include <map>
+#include <ostream>
+#include <random>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace presence
+{
+
+// So that a failed comparison can be read.
+void PrintTo(EventType type, std::ostream *out) { *out << to_text(type); }
+void PrintTo(Reason reason, std::ostream *out) { *out << to_text(reason); }
+void PrintTo(Status status, std::ostream *out) { *out << to_text(status); }
+
+namespace
+{
+
+constexpr Time second = 1'000'000;
+constexpr Time timeout = 120 * second;
+constexpr Time guard = 10 * second;
+
+// What a test looks at of an event.
+struct Seen {
+    EventType type;
+    Reason reason;
+    std::int32_t sessions;
+
+    friend bool operator==(const Seen &, const Seen &) = default;
+    friend void PrintTo(const Seen &seen, std::ostream *out)
+    {
+        *out << to_text(seen.type) << '/' << to_text(seen.reason) << '/' << seen.sessions;
+    }
+};
+using Story = std::vector<Seen>;
+
+Story operator+(Story first, const Story &second_part)
+{
+    first.insert(first.end(), second_part.begin(), second_part.end());
+    return first;
+}
+
+// One user with a few sessions, and a clock.
+class World
+{
+public:
+    static constexpr std::size_t size = 6;
+
+    World()
+    {
+        for (std::size_t i = 0; i < size; ++i)
+            pointers_.at(i) = &sessions_.at(i);
+    }
+    World(const World &) = delete;
+    World &operator=(const World &) = delete;
+
+    User user;
+    Time now = 1'000 * second;
+
+    Session &operator[](std::size_t i) { return sessions_.at(i); }
+    [[nodiscard]] const std::array<Session, size> &sessions() const { return sessions_; }
+    [[nodiscard]] const std::vector<Event> &events() const { return events_; }
+
+    Heard beat(std::size_t i, Heartbeat beat = {})
+    {
+        beat.now = now;
+        beat.rejoin_guard = guard;
+        return run([&](EventList &list) {
+            const Heard heard = presence::hear(user, pointers_, sessions_.at(i), beat, list);
+            if (heard != Heard::ignored)
+                sessions_.at(i).stale_after = std::max(sessions_.at(i).stale_after, now + timeout);
+            return heard;
+        });
+    }
+    Heard beat_with(std::size_t i, Status status) { return beat(i, {.status_given = true, .status = status}); }
+
+    bool leave(std::size_t i) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::leave}); }
+    bool leave_all() { return depart_with(nullptr, {.now = now, .reason = Reason::leave}); }
+    bool disconnect(std::size_t i, Time grace = 0) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::disconnect, .grace = grace}); }
+    bool disconnect_all(Time grace) { return depart_with(nullptr, {.now = now, .reason = Reason::disconnect, .grace = grace}); }
+    bool expire()
+    {
+        return run([&](EventList &list) { return presence::expire(user, pointers_, now, list); });
+    }
+
+    // What has happened since the last call.
+    Story news()
+    {
+        Story story;
+        for (; told_ < events_.size(); ++told_)
+            story.push_back({events_[told_].type, events_[told_].reason, events_[told_].sessions});
+        return story;
+    }
+    void saved()
+    {
+        user.changed = false;
+        for (Session &session : sessions_)
+            session.changed = session.clear_typing = false;
+    }
+
+private:
+    template <typename Call>
+    std::invoke_result_t<Call, EventList &> run(Call call)
+    {
+        std::array<Event, 64> room{};
+        EventList list(room);
+        const auto result = call(list);
+        events_.insert(events_.end(), list.items().begin(), list.items().end());
+        return result;
+    }
+    bool depart_with(Session *target, const Departure &departure)
+    {
+        return run([&](EventList &list) { return presence::depart(user, pointers_, target, departure, list); });
+    }
+
+    std::array<Session, size> sessions_{};
+    std::array<Session *, size> pointers_{};
+    std::vector<Event> events_;
+    std::size_t told_ = 0;
+};
+
+const Story comes = {{EventType::session_start, Reason::heartbeat, 1}, {EventType::user_online, Reason::heartbeat, 1}};
+Story goes(Reason reason) { return {{EventType::session_end, reason, 0}, {EventType::user_offline, reason, 0}}; }
+
+TEST(Rules, TheFirstHeartbeatBringsTheUserOnline)
+{
+    World world;
+    EXPECT_EQ(world.beat(0), Heard::began);
+    EXPECT_EQ(world.news(), comes);
+    EXPECT_TRUE(world.user.online);
+    EXPECT_TRUE(world.user.changed);
+    EXPECT_EQ(world.user.sessions, 1);
+    EXPECT_EQ(world.user.online_since, world.now);
+    EXPECT_TRUE(world[0].changed);
+    EXPECT_EQ(world[0].joined_at, world.now);
+    EXPECT_EQ(world[0].heartbeat_at, world.now);
+    EXPECT_EQ(world[0].online_since, world.now);
+}
+
+TEST(Rules, AHeartbeatThatChangesNothingWritesNothing)
+{
+    World world;
+    world.beat_with(0, Status::busy);
+    world.news();
+    world.saved();
+    world.now += 30 * second;
+    EXPECT_EQ(world.beat(0), Heard::refreshed);
+    EXPECT_EQ(world.beat_with(0, Status::busy), Heard::refreshed);
+    EXPECT_TRUE(world.news().empty());
+    EXPECT_FALSE(world.user.changed);
+    EXPECT_FALSE(world[0].changed);
+    EXPECT_EQ(world[0].heartbeat_at, world.now);
+}
+
+TEST(Rules, AQueuedOlderHeartbeatDoesNotMoveTheTimeBack)
+{
+    World world;
+    world.beat(0);
+    const Time latest = world.now += 30 * second;
+    world.beat(0);
+    world.now -= 20 * second;
+    EXPECT_EQ(world.beat(0), Heard::refreshed);
+    EXPECT_EQ(world[0].heartbeat_at, latest);
+}
+
+TEST(Rules, ClosingOneTabOfThreeLeavesTheUserOnline)
+{
+    World world;
+    for (std::size_t i = 0; i < 3; ++i)
+        world.beat(i);
+    world.news();
+    EXPECT_FALSE(world.leave(1));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}}));
+    EXPECT_TRUE(world.user.online);
+    EXPECT_FALSE(world.disconnect(0));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::disconnect, 1}}));
+    EXPECT_TRUE(world.leave(2));
+    EXPECT_EQ(world.news(), goes(Reason::leave));
+    EXPECT_FALSE(world.user.online);
+    EXPECT_EQ(world.user.offline_at, world.now);
+}
+
+TEST(Rules, LeavingTwiceOrUnknownIsHarmless)
+{
+    World world;
+    EXPECT_FALSE(world.leave(0));
+    EXPECT_FALSE(world.leave_all());
+    world.beat(0);
+    EXPECT_TRUE(world.leave(0));
+    world.news();
+    EXPECT_FALSE(world.leave(0));
+    EXPECT_FALSE(world.disconnect(0));
+    EXPECT_FALSE(world.leave_all());
+    EXPECT_TRUE(world.news().empty());
+}
+
+TEST(Rules, ALateDisconnectOfAnOldConnectionDoesNotEndTheNewOne)
+{
+    World world;
+    world.beat(0);
+    world.beat(1);
+    world.leave(0);
+    world.news();
+    EXPECT_FALSE(world.disconnect(0));
+    EXPECT_TRUE(world.user.online);
+    EXPECT_TRUE(world[1].attending());
+    EXPECT_TRUE(world.news().empty());
+}
+
+TEST(Rules, LeavingWithAllSessionsIsOneDeparture)
+{
+    World world;
+    for (std::size_t i = 0; i < 3; ++i)
+        world.beat(i);
+    world.news();
+    EXPECT_TRUE(world.leave_all());
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}, {EventType::session_end, Reason::leave, 1}}) + goes(Reason::leave));
+}
+
+TEST(Rules, OnlyADisconnectClearsTheTypingState)
+{
+    World world;
+    world.beat(0);
+    world.beat(1);
+    world.disconnect(0);
+    EXPECT_TRUE(world[0].clear_typing);
+    world.leave(1);
+    EXPECT_FALSE(world[1].clear_typing);
+}
+
+TEST(Rules, ALateHeartbeatDoesNotReviveWhatEndedOnPurpose)
+{
+    for (const bool beacon : {false, true}) {
+        World world;
+        world.beat(0);
+        beacon ? world.disconnect(0) : world.leave(0);
+        world.news();
+        world.now += guard - 1;
+        EXPECT_EQ(world.beat(0), Heard::ignored);
+        EXPECT_TRUE(world.news().empty());
+        EXPECT_FALSE(world.user.online);
+        EXPECT_EQ(world.beat(1), Heard::began);  // another session is no business of the tombstone's
+        world.leave(1);
+        world.now += 1;
+        EXPECT_EQ(world.beat(0), Heard::began);
+        EXPECT_TRUE(world.user.online);
+    }
+}
+
+TEST(Rules, TheUnnamedSessionHasNoTombstone)
+{
+    World world;
+    world.beat(0, {.named = false});
+    world.leave(0);
+    world.news();
+    EXPECT_EQ(world.beat(0, {.named = false}), Heard::began);
+    EXPECT_EQ(world.news(), comes);
+}
+
+TEST(Rules, SilenceForExactlyTheTimeoutIsNotTooLong)
+{
+    World world;
+    world.beat(0);
+    world.news();
+    world.now += timeout;
+    EXPECT_FALSE(world.expire());
+    EXPECT_TRUE(world.news().empty());
+    world.now += 1;
+    EXPECT_TRUE(world.expire());
+    EXPECT_EQ(world.news(), goes(Reason::timeout));
+    EXPECT_EQ(world[0].end_reason, Reason::timeout);
+    EXPECT_FALSE(world.expire());
+}
+
+TEST(Rules, ATimeoutDoesNotDisturbTheSiblings)
+{
+    World world;
+    world.beat(0);
+    world.beat(1);
+    world.now += timeout;
+    world.beat(1);
+    world.news();
+    world.now += 1;
+    EXPECT_FALSE(world.expire());
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::timeout, 1}}));
+    EXPECT_TRUE(world[1].attending());
+}
+
+TEST(Rules, AfterSleepTheNextHeartbeatComesBackAtOnce)
+{
+    World world;
+    world.beat_with(0, Status::busy);
+    world.now += timeout + 1;
+    world.expire();
+    world.news();
+    EXPECT_EQ(world.beat(0), Heard::began);
+    EXPECT_EQ(world.news(), comes);
+    EXPECT_EQ(world.user.status, Status::busy);  // what was not told anew is kept
+    EXPECT_EQ(world.user.online_since, world.now);
+}
+
+TEST(Rules, ComingBackBeforeTheCleanupStillTellsOfTheGap)
+{
+    World world;
+    world.beat(0);
+    world.news();
+    world.now += timeout + 1;
+    EXPECT_EQ(world.beat(0), Heard::began);
+    EXPECT_EQ(world.news(), goes(Reason::timeout) + comes);
+}
+
+TEST(Rules, AStaleSessionHasLeftBeforeItSaysSo)
+{
+    World world;
+    world.beat(0);
+    world.news();
+    world.now += timeout + 1;
+    EXPECT_FALSE(world.leave(0));  // the user was not online any more
+    EXPECT_EQ(world.news(), goes(Reason::timeout));
+}
+
+TEST(Rules, SessionsEndInTheOrderInWhichTheyFellSilent)
+{
+    World world;
+    for (const std::size_t i : {2U, 0U, 1U}) {
+        world.beat(i);
+        world.now += second;
+    }
+    world.news();
+    const std::size_t before = world.events().size();
+    world.now += 2 * timeout;
+    EXPECT_TRUE(world.expire());
+    ASSERT_EQ(world.events().size(), before + 4);
+    EXPECT_EQ(world.events()[before].session, &world[2]);
+    EXPECT_EQ(world.events()[before + 1].session, &world[0]);
+    EXPECT_EQ(world.events()[before + 2].session, &world[1]);
+    EXPECT_EQ(world.events()[before + 3].type, EventType::user_offline);
+}
+
+TEST(Rules, AHiddenTabMayBeSilentForTwiceItsPromise)
+{
+    EXPECT_EQ(patience(timeout, 3'600 * second, 0), timeout);
+    EXPECT_EQ(patience(timeout, 3'600 * second, 30 * second), timeout);
+    EXPECT_EQ(patience(timeout, 3'600 * second, 120 * second), 240 * second);
+    EXPECT_EQ(patience(timeout, 3'600 * second, 86'400 * second), 3'600 * second);
+    EXPECT_EQ(patience(timeout, 60 * second, 0), 60 * second);
+}
+
+TEST(Rules, TheUserShowsTheMostPresentStatusWhoeverBeatLast)
+{
+    const std::array<Status, 4> by_presence = {Status::active, Status::busy, Status::idle, Status::away};
+    for (std::size_t a = 0; a < 4; ++a) {
+        for (std::size_t b = 0; b < 4; ++b) {
+            World world;
+            world.beat_with(0, by_presence.at(a));
+            world.beat_with(1, by_presence.at(b));
+            EXPECT_EQ(world.user.status, by_presence.at(std::min(a, b)));
+            world.news();
+            for (int i = 0; i < 3; ++i) {  // two devices with different states: no flapping
+                world.now += second;
+                world.beat_with(0, by_presence.at(a));
+                world.beat_with(1, by_presence.at(b));
+            }
+            EXPECT_TRUE(world.news().empty());
+        }
+    }
+}
+
+TEST(Rules, AnUpdateIsWrittenOnlyWhenTheAggregateChanges)
+{
+    World world;
+    world.beat_with(0, Status::idle);
+    world.beat_with(1, Status::busy);
+    EXPECT_EQ(world.news(), comes + Story({{EventType::session_start, Reason::heartbeat, 2}, {EventType::update, Reason::heartbeat, 2}}));
+    EXPECT_EQ(world.beat_with(0, Status::away), Heard::changed);  // behind the busy one, nobody sees that
+    EXPECT_TRUE(world.news().empty());
+    EXPECT_EQ(world.beat_with(0, Status::active), Heard::changed);
+    EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 2}}));
+    world.leave(0);  // the most present one goes
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 1}, {EventType::update, Reason::leave, 1}}));
+    EXPECT_EQ(world.user.status, Status::busy);
+}
+
+TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
+{
+    World world;
+    world.beat(0);
+    world.news();
+    EXPECT_EQ(world.beat(0, {.metadata_changed = true}), Heard::changed);
+    EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 1}}));
+    world.saved();
+    EXPECT_EQ(world.beat(0, {.details_changed = true}), Heard::changed);  // to be written, but nothing that others see
+    EXPECT_TRUE(world.news().empty());
+    EXPECT_TRUE(world[0].changed);
+}
+
+TEST(Rules, AReloadWithinTheGraceDoesNotFlicker)
+{
+    World world;
+    world.beat(0);
+    const Time since = world.now;
+    world.news();
+    EXPECT_FALSE(world.disconnect(0, 5 * second));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::disconnect, 0}}));
+    EXPECT_TRUE(world.user.online);
+    EXPECT_EQ(world.user.sessions, 0);
+    EXPECT_FALSE(world[0].attending());
+    world.now += 5 * second;
+    EXPECT_FALSE(world.expire());
+    EXPECT_EQ(world.beat(1), Heard::began);
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 1}}));
+    EXPECT_EQ(world.user.online_since, since);
+    world.now += 60 * second;
+    EXPECT_FALSE(world.expire());
+    EXPECT_TRUE(world.news().empty());
+}
+
+TEST(Rules, WhenTheGraceHasPassedTheUserIsOffline)
+{
+    World world;
+    world.beat(0);
+    world.disconnect(0, 5 * second);
+    world.news();
+    world.now += 5 * second + 1;
+    EXPECT_TRUE(world.expire());
+    EXPECT_EQ(world.news(), (Story{{EventType::user_offline, Reason::disconnect, 0}}));
+    EXPECT_FALSE(world[0].online);
+    EXPECT_FALSE(world.user.online);
+}
+
+TEST(Rules, WithinTheGraceTheEndedSessionItselfStaysEnded)
+{
+    World world;
+    world.beat(0);
+    world.disconnect(0, 5 * second);
+    world.news();
+    world.now += second;
+    EXPECT_EQ(world.beat(0), Heard::ignored);
+    EXPECT_FALSE(world.disconnect(0, 5 * second));  // nor does a second beacon prolong it
+    EXPECT_TRUE(world.news().empty());
+    world.now += 4 * second + 1;
+    EXPECT_TRUE(world.expire());
+}
+
+TEST(Rules, LeavingOnPurposeIsImmediateEvenWithinTheGrace)
+{
+    World world;
+    world.beat(0);
+    world.disconnect(0, 5 * second);
+    world.news();
+    EXPECT_TRUE(world.leave_all());
+    EXPECT_EQ(world.news(), (Story{{EventType::user_offline, Reason::leave, 0}}));
+}
+
+TEST(Rules, OnlyTheLastOfAllSessionsGetsAGrace)
+{
+    World world;
+    world.beat(0);
+    world.beat(1);
+    world.news();
+    EXPECT_FALSE(world.disconnect_all(5 * second));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::disconnect, 1}, {EventType::session_end, Reason::disconnect, 0}}));
+    EXPECT_TRUE(world.user.online);
+    EXPECT_EQ(world[0].online + world[1].online, 1);
+}
+
+TEST(Rules, TextsAreThoseOfTheContractAndNoOthersAreTaken)
+{
+    Status status = Status::idle;
+    for (const std::string_view text : {"active", "busy", "idle", "away"}) {
+        EXPECT_TRUE(parse(text, status));
+        EXPECT_EQ(to_text(status), text);
+    }
+    for (const std::string_view text : {"", "Active", "offline", "active "})
+        EXPECT_FALSE(parse(text, status));
+    EXPECT_EQ(to_text(EventType::user_online), "user_online");
+    EXPECT_EQ(to_text(EventType::user_offline), "user_offline");
+    EXPECT_EQ(to_text(EventType::session_start), "session_start");
+    EXPECT_EQ(to_text(EventType::session_end), "session_end");
+    EXPECT_EQ(to_text(EventType::update), "update");
+    Reason reason = Reason::none;
+    for (const std::string_view text : {"heartbeat", "leave", "disconnect", "timeout", "admin"}) {
+        EXPECT_TRUE(parse(text, reason));
+        EXPECT_EQ(to_text(reason), text);
+    }
+}
+
+// What must hold after any step of any history.
+void check(const World &world, std::size_t first_event, bool said_went_offline, bool asked)
+{
+    std::int32_t attending = 0;
+    bool online = false;
+    Status status = Status::away;
+    for (const Session &session : world.sessions()) {
+        attending += session.attending() ? 1 : 0;
+        online |= session.online;
+        ASSERT_FALSE(session.leaving && !session.online);
+    }
+    for (const Session &session : world.sessions()) {
+        if (session.attending() || (attending == 0 && session.leaving))
+            status = std::min(status, session.status);
+        ASSERT_FALSE(session.leaving && attending > 0);
+    }
+    ASSERT_EQ(world.user.online, online);
+    ASSERT_EQ(world.user.sessions, attending);
+    if (online) {
+        ASSERT_EQ(world.user.status, status);
+    }
+
+    // The events alone, replayed from the beginning, must tell the same.
+    bool told_online = false;
+    std::int32_t told_sessions = 0;
+    std::map<const Session *, bool> told_attending;
+    for (const Event &event : world.events()) {
+        switch (event.type) {
+        case EventType::user_online:
+        case EventType::user_offline:
+            ASSERT_NE(told_online, event.type == EventType::user_online);  // strictly alternate
+            told_online = !told_online;
+            break;
+        case EventType::session_start:
+        case EventType::session_end:
+            ASSERT_NE(told_attending[event.session], event.type == EventType::session_start);
+            told_attending[event.session] = event.type == EventType::session_start;
+            told_sessions += event.type == EventType::session_start ? 1 : -1;
+            break;
+        case EventType::update:
+            ASSERT_TRUE(told_online);
+            break;
+        }
+        ASSERT_EQ(event.sessions, told_sessions);
+        ASSERT_NE(event.reason, Reason::none);
+    }
+    ASSERT_EQ(told_online, world.user.online);
+    ASSERT_EQ(told_sessions, world.user.sessions);
+
+    const auto fresh = world.events().begin() + static_cast<std::ptrdiff_t>(first_event);
+    const bool told_offline = std::any_of(fresh, world.events().end(), [](const Event &event) { return event.type == EventType::user_offline; });
+    if (asked && said_went_offline) {
+        ASSERT_TRUE(told_offline);
+    }
+    if (fresh != world.events().end()) {
+        ASSERT_TRUE(world.user.changed || std::any_of(world.sessions().begin(), world.sessions().end(), [](const Session &s) { return s.changed; }));
+    }
+}
+
+TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
+{
+    for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+        SCOPED_TRACE(seed);
+        std::mt19937_64 random(seed);
+        const auto pick = [&](std::uint64_t n) { return random() % n; };
+        World world;
+        for (int step = 0; step < 250; ++step) {
+            const std::size_t before = world.events().size();
+            const std::size_t who = pick(World::size);
+            world.now += static_cast<Time>(pick(pick(10) == 0 ? 130 : 12)) * second;
+            world.saved();
+            bool went = false;
+            bool asked = true;
+            switch (pick(10)) {
+            case 0:
+                went = world.leave(who);
+                break;
+            case 1:
+                went = world.disconnect(who, static_cast<Time>(pick(3)) * 5 * second);
+                break;
+            case 2:
+                went = pick(4) == 0 ? world.leave_all() : world.disconnect_all(static_cast<Time>(pick(2)) * 5 * second);
+                break;
+            case 3:
+                went = world.expire();
+                for (const Session &session : world.sessions())
+                    ASSERT_FALSE(session.online && world.now > (session.leaving ? session.leave_until : session.stale_after));
+                break;
+            default: {
+                asked = false;
+                const Heard heard = world.beat(who, {.named = who != 0,
+                                                     .status_given = pick(2) == 0,
+                                                     .status = static_cast<Status>(pick(4)),
+                                                     .metadata_changed = pick(5) == 0,
+                                                     .details_changed = pick(5) == 0});
+                ASSERT_EQ(heard == Heard::ignored, !world[who].attending());
+                if (heard == Heard::refreshed && before == world.events().size()) {
+                    ASSERT_FALSE(world[who].changed);
+                }
+            }
+            }
+            check(world, before, went, asked);
+            if (HasFatalFailure())
+                return;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace presence
