@@ -296,11 +296,11 @@ private:
     std::uint32_t count_ = 0;
     std::uint32_t used_ = 0;  // slots from here on have never been used
     std::uint32_t first_free_ = no_slot;
-    std::uint32_t unused_ = 0;
+    [[maybe_unused]] std::uint32_t unused_ = 0;
     // The bound (38 bits) and a digest of the timeouts for which it holds (26 bits), together so that they change together.
     std::atomic<std::uint64_t> bound_;
     // Written by every heartbeat, so kept off the cache line of what every heartbeat reads.
-    std::byte padding_[64] = {};
+    [[maybe_unused]] std::byte padding_[64] = {};
     std::atomic<std::uint64_t> hits_ = 0;
     std::atomic<std::uint64_t> misses_ = 0;
 };
