@@ -1,0 +1,104 @@
+import { backoff } from "./backoff.js";
+import type { Roster } from "./roster.js";
+import type { FeedSink, PresenceTransport } from "./transport.js";
+import type { PresenceEvent, PresenceSnapshot } from "./types.js";
+import { WallTimer } from "./wallTimer.js";
+
+export interface ChangeFeedOptions {
+  transport: PresenceTransport;
+  roster: Roster;
+  /** The list was replaced as a whole. */
+  loaded: (snapshot: PresenceSnapshot) => void;
+  /** One change was applied to the list. */
+  changed: (event: PresenceEvent) => void;
+  /** `open` has another value now. */
+  switched: () => void;
+  /** Silence for this long (ms) means a dead connection: nobody else would tell us for minutes. */
+  silence: number;
+  retryBase: number;
+  retryMax: number;
+  hop: number;
+}
+
+/** Keeps the roster in step with the server: connects, continues after the last `seq`, and starts over when it has to. */
+export class ChangeFeed {
+  open = false;
+  reconnects = 0;
+  #connection: AbortController | undefined;
+  #watch: WallTimer;
+  #retry: WallTimer;
+  #failures = 0;
+
+  constructor(private readonly options: ChangeFeedOptions) {
+    this.#watch = new WallTimer(() => this.#connection?.abort(), options.hop);
+    this.#retry = new WallTimer(() => this.#connect(), options.hop);
+  }
+
+  get running(): boolean {
+    return this.#connection !== undefined;
+  }
+
+  start(): void {
+    if (this.#connection === undefined) this.#connect();
+  }
+
+  stop(): void {
+    this.#retry.clear();
+    this.#watch.clear();
+    const connection = this.#connection;
+    this.#connection = undefined;
+    connection?.abort();
+    this.#failures = 0;
+    this.#setOpen(false);
+  }
+
+  /** Drops the connection, whatever it looks like, and makes a new one. */
+  reopen(): void {
+    this.stop();
+    this.start();
+  }
+
+  #connect(): void {
+    const connection = (this.#connection = new AbortController());
+    const { transport, roster, silence } = this.options;
+    const current = () => this.#connection === connection && !connection.signal.aborted;
+
+    const sink: FeedSink = {
+      alive: () => {
+        if (current()) this.#watch.set(silence);
+      },
+      opened: () => {
+        if (!current()) return;
+        this.#failures = 0;
+        this.#setOpen(true);
+      },
+      snapshot: (snapshot) => {
+        if (!current()) return;
+        roster.load(snapshot);
+        this.options.loaded(snapshot);
+      },
+      change: (event) => {
+        if (current() && roster.apply(event)) this.options.changed(event);
+      },
+    };
+
+    this.#watch.set(silence);
+    transport
+      .follow(roster.seq, sink, connection.signal)
+      .catch(() => {}) // why it ended makes no difference to what comes next
+      .then(() => {
+        if (this.#connection !== connection) return;
+        this.#watch.clear();
+        this.reconnects++;
+        this.#failures++;
+        this.#retry.set(backoff(this.#failures, this.options.retryBase, this.options.retryMax));
+        this.#setOpen(false);
+      });
+  }
+
+  #setOpen(open: boolean): void {
+    if (this.open === open) return;
+    this.open = open;
+    this.options.switched();
+  }
+}

@@ -1,0 +1,65 @@
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
+
+/** What the service needs from the other side. Two are included: HttpTransport (our endpoints) and RpcTransport (a JSON-RPC gateway). */
+export interface PresenceTransport {
+  /** True: the session is online now. False: ignored, because it was ended on purpose a moment ago. */
+  heartbeat(beat: Heartbeat, signal: AbortSignal): Promise<boolean>;
+  /** Says goodbye. Must work while the page is being torn down: it hands the message over and returns. */
+  leave(user: string, session: string): void;
+  /** Follows the feed after `seq` (null: from a snapshot) until the signal or the connection ends. */
+  follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
+  lookUp(users: readonly string[]): Promise<UserPresence[]>;
+  /** Ends stale sessions now; how many users went offline. */
+  cleanup(): Promise<number>;
+}
+
+export interface FeedSink {
+  /** The connection stands and is complete up to now. */
+  opened(): void;
+  /** Any sign of life, keep-alive comments included. */
+  alive(): void;
+  /** The list as a whole: at the beginning, or where the feed cannot continue from our position. */
+  snapshot(snapshot: PresenceSnapshot): void;
+  change(event: PresenceEvent): void;
+}
+
+/** An answer that says no. `status` is 0 where there was no answer at all. */
+export class PresenceError extends Error {
+  override name = "PresenceError";
+  constructor(
+    message: string,
+    readonly status: number,
+    /** Milliseconds the server asks to wait. */
+    readonly retryAfter: number | null = null,
+  ) {
+    super(message);
+  }
+}
+
+export type HeaderSource = Record<string, string> | (() => Record<string, string>);
+
+/** Turns an answer that says no into a PresenceError. */
+export async function refuseUnlessOk(response: Response): Promise<Response> {
+  if (response.ok) return response;
+  const text = (await response.text()).slice(0, 300);
+  const seconds = Number(response.headers.get("retry-after"));
+  throw new PresenceError(`${response.status} ${text}`.trim(), response.status, seconds > 0 ? seconds * 1000 : null);
+}
+
+/** fetch() of a JSON answer within a time limit. Whatever goes wrong is a PresenceError. */
+export async function fetchJson(url: string, init: RequestInit, timeout: number): Promise<unknown> {
+  const limit = new AbortController();
+  const stop = () => limit.abort();
+  const timer = setTimeout(stop, timeout);
+  init.signal?.addEventListener("abort", stop);
+  try {
+    const response = await fetch(url, { cache: "no-store", credentials: "include", ...init, signal: limit.signal });
+    return await (await refuseUnlessOk(response)).json();
+  } catch (error) {
+    if (error instanceof PresenceError) throw error;
+    throw new PresenceError(limit.signal.aborted ? `no answer within ${timeout} ms` : String(error), 0);
+  } finally {
+    clearTimeout(timer);
+    init.signal?.removeEventListener("abort", stop);
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * What travels between page, endpoints and database. The names are those of the SQL contract, so that a row of
+ * `get_active_users()` is the same thing in psql, in a JSON-RPC gateway and in a component.
+ */
+
+export type PresenceStatus = "active" | "busy" | "idle" | "away";
+
+export type Metadata = Record<string, unknown>;
+
+/** One user who is online. */
+export interface PresenceUser {
+  user_id: string;
+  status: PresenceStatus;
+  /** Open tabs and devices. */
+  sessions: number;
+  online_since: string;
+  metadata: Metadata | null;
+}
+
+/** Everybody who is online, and the position of the feed at which that was so. */
+export interface PresenceSnapshot {
+  seq: number;
+  users: PresenceUser[];
+}
+
+/** One asked-for user, online or not. */
+export interface UserPresence {
+  user_id: string;
+  online: boolean;
+  status: PresenceStatus | null;
+  last_seen: string | null;
+  sessions: number | null;
+  metadata: Metadata | null;
+}
+
+export type PresenceEventName = "user_online" | "user_offline" | "session_start" | "session_end" | "update";
+
+/** One entry of the change feed. */
+export interface PresenceEvent {
+  seq: number;
+  at: string;
+  event: PresenceEventName;
+  user_id: string;
+  reason: string | null;
+  /** How many sessions the user has after this event. */
+  sessions: number | null;
+  details: { status?: PresenceStatus; metadata?: Metadata | null } & Record<string, unknown>;
+}
+
+export interface Heartbeat {
+  user_id: string;
+  session_id: string;
+  /** Seconds until the next heartbeat is due: what the server measures silence against. */
+  heartbeat_interval: number;
+  status: PresenceStatus;
+  metadata?: Metadata;
+}
+
+export type ConnectionStatus =
+  | "stopped" // not started
+  | "connecting" // started, nothing heard yet
+  | "online" // heartbeats are answered and changes arrive
+  | "reconnecting" // something failed, trying again
+  | "offline"; // the browser itself says that there is no network

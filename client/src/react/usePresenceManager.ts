@@ -1,0 +1,51 @@
+import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { acquirePresence } from "../core/sharedService.js";
+import { EMPTY_STATE, type PresenceOptions, type PresenceService, type PresenceState } from "../presenceService.js";
+
+export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> {
+  /** The signed-in user's id, or null before anyone is. A change signs the old one off and the new one on. */
+  currentUser: string | null | undefined;
+}
+
+export interface PresenceManager extends PresenceState {
+  triggerCleanup: () => Promise<number>;
+  /** For everything else; null on the server and while nobody is signed in. */
+  service: PresenceService | null;
+}
+
+/**
+ * Who is online, in a React component:
+ *
+ *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
+ */
+export function usePresenceManager(options: PresenceManagerOptions): PresenceManager {
+  const { currentUser, autoJoin = true } = options;
+  const [service, setService] = useState<PresenceService | null>(null);
+  // Only currentUser and autoJoin start a new service; an options object made anew in each render must not.
+  const latest = useRef(options);
+  latest.current = options;
+
+  // In an effect, so never on the server, and undone by unmounting.
+  useEffect(() => {
+    if (currentUser == null) return;
+    const { currentUser: _, ...rest } = latest.current;
+    const lease = acquirePresence({ ...rest, userId: currentUser, autoJoin });
+    setService(lease.service);
+    return () => {
+      lease.release();
+      setService(null);
+    };
+  }, [currentUser, autoJoin]);
+
+  const subscribe = useCallback((changed: () => void) => service?.on("state", changed) ?? (() => {}), [service]);
+  const state = useSyncExternalStore(
+    subscribe,
+    () => service?.state ?? EMPTY_STATE,
+    () => EMPTY_STATE,
+  );
+  const triggerCleanup = useCallback(
+    () => service?.triggerCleanup() ?? Promise.reject(new Error("presence: nobody is signed in")),
+    [service],
+  );
+  return { ...state, triggerCleanup, service };
+}

@@ -1,0 +1,142 @@
+import pg from "pg";
+import { backoff } from "../core/backoff.js";
+import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
+import type { Database } from "./database.js";
+
+const PAGE = 1000;
+
+export interface HubListener {
+  changes(events: PresenceEvent[]): void;
+  /** The feed does not continue from where we were: here is the list as a whole. */
+  snapshot(snapshot: PresenceSnapshot): void;
+}
+
+/**
+ * One connection that listens, for all clients. A notification is only taken as "there is something to read": what is passed on is
+ * read from the feed by number. So it makes no difference whether notifications carry a number (with the worker) or none (without), are shortened, are
+ * switched off, or were lost with the connection: the feed is complete and in order.
+ */
+export class EventHub {
+  /** Everything up to here has been passed on; null before the first look. */
+  position: number | null = null;
+  #listeners = new Set<HubListener>();
+  #client: pg.Client | undefined;
+  #connecting: Promise<void> | undefined;
+  #reading: Promise<void> | undefined;
+  #again = false;
+  #failures = 0;
+  #poll: ReturnType<typeof setInterval> | undefined;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #closed = false;
+
+  constructor(
+    private readonly config: pg.ClientConfig,
+    private readonly database: Database,
+    private readonly pollInterval: number,
+    private readonly report: (error: unknown) => void,
+  ) {}
+
+  add(listener: HubListener): void {
+    this.#listeners.add(listener);
+  }
+
+  remove(listener: HubListener): void {
+    this.#listeners.delete(listener);
+  }
+
+  /** Resolves when the feed has been read up to its end as of now, or rejects without a database. */
+  async catchUp(): Promise<void> {
+    if (this.#client === undefined) await this.#connect();
+    // One that is under way may have looked before the caller asked.
+    if (this.#reading !== undefined) await this.#reading;
+    await this.#read();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#poll);
+    clearTimeout(this.#retry);
+    await this.#client?.end().catch(() => {});
+  }
+
+  #connect(): Promise<void> {
+    if (this.#closed) return Promise.reject(new Error("presence: closed"));
+    return (this.#connecting ??= this.#open().finally(() => (this.#connecting = undefined)));
+  }
+
+  async #open(): Promise<void> {
+    clearTimeout(this.#retry);
+    // With a time limit, a connection that died silently is found out by the next look.
+    const client = new pg.Client({ query_timeout: 10_000, connectionTimeoutMillis: 10_000, keepAlive: true, ...this.config });
+    client.on("error", (error) => this.#lost(client, error));
+    client.on("end", () => this.#lost(client, null));
+    client.on("notification", () => this.#wake());
+    try {
+      await client.connect();
+      const channel = await this.database.channel(client);
+      if (channel !== "") await client.query(`LISTEN ${client.escapeIdentifier(channel)}`);
+      const snapshot = await this.database.snapshot(client);
+      this.#client = client;
+      // The first time; or the server came back as an older one than it was, restored from a backup.
+      if (this.position === null || snapshot.seq < this.position) this.#restart(snapshot);
+      this.#failures = 0;
+      await this.#read(); // what happened while nobody listened
+      clearInterval(this.#poll);
+      this.#poll = setInterval(() => this.#wake(), this.pollInterval);
+      this.#poll.unref?.();
+    } catch (error) {
+      this.#client = client;
+      this.#lost(client, error);
+      throw error;
+    }
+  }
+
+  #lost(client: pg.Client, error: unknown): void {
+    if (this.#client !== client) return;
+    this.#client = undefined;
+    clearInterval(this.#poll);
+    client.end().catch(() => {});
+    if (this.#closed) return;
+    if (error !== null) this.report(error);
+    this.#retry = setTimeout(() => this.#connect().catch(() => {}), backoff(++this.#failures, 250, 5_000));
+    this.#retry.unref?.();
+  }
+
+  /** A look is due. Any number of wake-ups during one look make one more. */
+  #wake(): void {
+    if (this.#reading !== undefined) this.#again = true;
+    else this.#read().catch((error) => this.#client && this.#lost(this.#client, error));
+  }
+
+  #read(): Promise<void> {
+    return (this.#reading ??= this.#readAll().finally(() => {
+      this.#reading = undefined;
+      if (this.#again) {
+        this.#again = false;
+        this.#wake();
+      }
+    }));
+  }
+
+  async #readAll(): Promise<void> {
+    for (;;) {
+      const client = this.#client;
+      if (client === undefined || this.position === null) throw new Error("presence: no connection to the database");
+      const events = await this.database.changesSince(client, this.position, PAGE);
+      if (events === null) {
+        this.#restart(await this.database.snapshot(client));
+        continue;
+      }
+      const last = events.at(-1);
+      if (last === undefined) return;
+      this.position = last.seq;
+      for (const listener of [...this.#listeners]) listener.changes(events);
+      if (events.length < PAGE) return;
+    }
+  }
+
+  #restart(snapshot: PresenceSnapshot): void {
+    this.position = snapshot.seq;
+    for (const listener of [...this.#listeners]) listener.snapshot(snapshot);
+  }
+}

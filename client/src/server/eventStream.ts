@@ -1,0 +1,112 @@
+import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
+import type { EventHub, HubListener } from "./eventHub.js";
+
+export interface EventStreamOptions {
+  hub: EventHub;
+  /** Where the client stopped; null: it knows nothing yet. */
+  since: number | null;
+  readSnapshot: () => Promise<PresenceSnapshot>;
+  readChanges: (seq: number) => Promise<PresenceEvent[] | null>;
+  canSee: (user: string) => boolean;
+  keepAlive: number;
+  /** Unread bytes at which a client is dropped. */
+  mostUnread: number;
+  closed: () => void;
+}
+
+/**
+ * The body of one text/event-stream: first what the client missed, then what happens. A client that does not keep up is cut off, not buffered for: it
+ * comes back with its last number and reads the rest from the feed, at its own speed.
+ */
+export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Array> {
+  const { hub, canSee, mostUnread } = options;
+  const encoder = new TextEncoder();
+  let seq = options.since;
+  let ended = false;
+  let drained = () => {};
+  let timer: ReturnType<typeof setInterval>;
+  let output: ReadableStreamDefaultController<Uint8Array>;
+
+  const end = () => {
+    if (ended) return;
+    ended = true;
+    hub.remove(listener);
+    clearInterval(timer);
+    drained();
+    options.closed();
+    try {
+      output.close();
+    } catch {
+      // The reader went first.
+    }
+  };
+  const send = (text: string) => {
+    if (!ended && text !== "") output.enqueue(encoder.encode(text));
+  };
+  const sendSnapshot = (snapshot: PresenceSnapshot) => {
+    seq = snapshot.seq;
+    const users = snapshot.users.filter((user) => canSee(user.user_id));
+    send(`id: ${seq}\nevent: snapshot\ndata: ${JSON.stringify({ seq, users })}\n\n`);
+  };
+  const sendChanges = (events: readonly PresenceEvent[]) => {
+    let text = "";
+    for (const event of events) {
+      if (seq !== null && event.seq <= seq) continue;
+      seq = event.seq;
+      if (canSee(event.user_id)) text += `id: ${seq}\ndata: ${JSON.stringify(event)}\n\n`;
+    }
+    send(text);
+  };
+  const full = () => (output.desiredSize ?? 0) <= 0;
+
+  const listener: HubListener = {
+    changes(events) {
+      if (full()) end();
+      else sendChanges(events);
+    },
+    snapshot(snapshot) {
+      if (full()) end();
+      else sendSnapshot(snapshot);
+    },
+  };
+
+  /** From the client's position to the hub's, page by page, each only when the one before has been taken. */
+  const catchUp = async () => {
+    await hub.catchUp();
+    // A client ahead of the feed has talked to a server that is no more.
+    if (seq === null || seq > (hub.position ?? 0)) sendSnapshot(await options.readSnapshot());
+    while (!ended && (seq ?? 0) < (hub.position ?? 0)) {
+      if (full()) await new Promise<void>((resolve) => (drained = resolve));
+      const events = await options.readChanges(seq ?? 0);
+      if (events === null) sendSnapshot(await options.readSnapshot());
+      else if (events.length === 0) break;
+      else sendChanges(events);
+    }
+    if (ended) return;
+    // No await since the last comparison: nothing can fall between.
+    hub.add(listener);
+    send("event: ready\ndata: {}\n\n");
+  };
+
+  return new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        output = controller;
+        send(": presence\n\n"); // makes proxies and browsers hand over the headers at once
+        let stuck = 0;
+        timer = setInterval(() => {
+          stuck = full() ? stuck + 1 : 0;
+          if (stuck > 2) end();
+          else if (stuck === 0) send(": keep-alive\n\n");
+        }, options.keepAlive);
+        timer.unref?.();
+        catchUp().catch(end);
+      },
+      pull() {
+        drained();
+      },
+      cancel: end,
+    },
+    { highWaterMark: mostUnread, size: (chunk) => chunk?.byteLength ?? 0 },
+  );
+}

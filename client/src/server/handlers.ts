@@ -1,0 +1,234 @@
+import pg from "pg";
+import { addressFinder } from "./clientAddress.js";
+import { Refusal, readJson } from "./body.js";
+import { Database, isCallersFault } from "./database.js";
+import { EventHub } from "./eventHub.js";
+import { eventStream } from "./eventStream.js";
+import { HeartbeatBatcher } from "./heartbeatBatcher.js";
+import { comesFromOurPages, corsHeaders } from "./origin.js";
+import { RateLimit } from "./rateLimit.js";
+
+export interface Viewer {
+  userId: string;
+  /** May call the cleanup. */
+  isAdmin?: boolean;
+  /** Shown to others with this user (a name, a picture). Goes over what the page itself sends. */
+  metadata?: Record<string, unknown>;
+}
+
+export interface PresenceServerOptions {
+  /** Who sends this request, by your cookie or token; null: nobody known. */
+  authenticate: (request: Request) => Viewer | null | Promise<Viewer | null>;
+  /** For node-postgres; by default the PG… environment variables. */
+  database?: pg.PoolConfig;
+  /** For the one connection that listens, where `database` leads to a pooler that cannot. */
+  listen?: pg.ClientConfig;
+  /** Schema of the extension, if it is not on the search_path. */
+  schema?: string;
+  /** Where the endpoints are mounted. */
+  basePath?: string;
+  /** Addresses and networks whose X-Forwarded-For is believed, as in ["127.0.0.1", "10.0.0.0/8"]. */
+  trustedProxies?: string[];
+  /** Origins other than our own that may use the endpoints. */
+  allowedOrigins?: string[];
+  /** Whom a viewer may see; everybody by default. */
+  canSee?: (viewer: Viewer, userId: string) => boolean;
+  /** Heartbeats are collected for this long (ms) into one call. */
+  tick?: number;
+  /** How often to look into the feed without having been notified (ms). */
+  pollInterval?: number;
+  /** Between keep-alive comments (ms). */
+  keepAlive?: number;
+  limits?: Partial<typeof LIMITS>;
+  onError?: (error: unknown) => void;
+}
+
+const LIMITS = {
+  bodyBytes: 8 * 1024,
+  /** Of one user, all tabs and devices together. */
+  requestsPerSecond: 10,
+  requestBurst: 60,
+  streamsPerUser: 30,
+  streams: 10_000,
+  /** Bytes a stream's reader may leave unread. */
+  unreadBytes: 256 * 1024,
+  lookUps: 500,
+};
+
+/** What the server knows of a request beyond its text: the address at the other end of the connection. */
+export interface Connection {
+  remoteAddress?: string | undefined;
+}
+
+export type Handler = (request: Request, connection?: Connection) => Promise<Response>;
+
+export interface PresenceServer {
+  /** Answers what is under `basePath` and is ours; undefined: somebody else's. */
+  handle: (request: Request, connection?: Connection) => Promise<Response> | undefined;
+  heartbeat: Handler;
+  disconnect: Handler;
+  list: Handler;
+  events: Handler;
+  cleanup: Handler;
+  close: () => Promise<void>;
+}
+
+export function createPresenceServer(options: PresenceServerOptions): PresenceServer {
+  const limits = { ...LIMITS, ...options.limits };
+  const allowedOrigins = options.allowedOrigins ?? [];
+  const base = (options.basePath ?? "/api").replace(/\/$/, "");
+  const addressOf = addressFinder(options.trustedProxies ?? []);
+  const report = options.onError ?? ((error) => console.error("presence:", error instanceof Error ? error.message : error));
+
+  const db = new Database(options.schema);
+  const pool = new pg.Pool({ max: 4, connectionTimeoutMillis: 5_000, query_timeout: 15_000, ...options.database });
+  pool.on("error", () => {}); // an idle connection was lost; the next query makes a new one
+  const hub = new EventHub(options.listen ?? options.database ?? {}, db, options.pollInterval ?? 2_000, report);
+  const batcher = new HeartbeatBatcher(
+    {
+      one: (user, session, details) => db.heartbeat(pool, user, session, details),
+      many: (users, sessions) => db.heartbeats(pool, users, sessions),
+    },
+    options.tick ?? 50,
+  );
+  const requests = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
+  // Goodbyes count apart: too many heartbeats must not keep a user online who leaves.
+  const goodbyes = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
+  const streams = new Map<string, number>();
+  let streamCount = 0;
+
+  /** What all endpoints share: method, origin, authentication, rate, and errors as answers. */
+  function endpoint(
+    method: "GET" | "POST",
+    rate: RateLimit,
+    answer: (request: Request, viewer: Viewer, connection: Connection) => Promise<Response | object>,
+  ): Handler {
+    return async (request, connection = {}) => {
+      const cors = corsHeaders(request, allowedOrigins);
+      const refuse = (status: number, error: string, headers: Record<string, string> = {}) =>
+        Response.json({ error }, { status, headers: { ...cors, ...headers, "cache-control": "no-store" } });
+      try {
+        if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: cors });
+        if (request.method !== method) return refuse(405, `use ${method}`, { allow: method });
+        if (method === "POST" && !comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
+        const viewer = await options.authenticate(request);
+        if (viewer === null) return refuse(401, "not signed in");
+        const wait = rate.take(viewer.userId);
+        if (wait > 0) return refuse(429, "too many requests", { "retry-after": String(Math.ceil(wait / 1000)) });
+
+        const result = await answer(request, viewer, connection);
+        if (!(result instanceof Response)) return Response.json(result, { headers: { ...cors, "cache-control": "no-store" } });
+        for (const [name, value] of Object.entries(cors)) result.headers.set(name, value);
+        return result;
+      } catch (error) {
+        if (error instanceof Refusal) return refuse(error.status, error.message, error.headers);
+        if (isCallersFault(error)) return refuse(400, error.message);
+        report(error);
+        return refuse(503, "presence is not available at the moment", { "retry-after": "1" });
+      }
+    };
+  }
+
+  /** The session a request speaks for, which is always one of the viewer's own. */
+  function sessionOf(body: Record<string, unknown>, viewer: Viewer): string {
+    if (body.user_id !== undefined && String(body.user_id) !== viewer.userId) {
+      throw new Refusal(403, "user_id is not the signed-in user");
+    }
+    if (typeof body.session_id !== "string" || body.session_id === "") throw new Refusal(400, "session_id is missing");
+    return body.session_id;
+  }
+
+  const heartbeat = endpoint("POST", requests, async (request, viewer, connection) => {
+    const body = await readJson(request, limits.bodyBytes);
+    const session = sessionOf(body, viewer);
+    const interval = body.heartbeat_interval ?? null;
+    if (interval !== null && !(typeof interval === "number" && interval > 0 && interval <= 86_400)) {
+      throw new Refusal(400, "heartbeat_interval is not a number of seconds");
+    }
+    const metadata = { ...(typeof body.metadata === "object" ? body.metadata : null), ...viewer.metadata };
+    const online = await batcher.beat(viewer.userId, session, {
+      userAgent: request.headers.get("user-agent"),
+      address: addressOf(request, connection.remoteAddress),
+      interval: interval as number | null,
+      status: typeof body.status === "string" ? body.status : null,
+      metadata: Object.keys(metadata).length > 0 ? metadata : null,
+    });
+    return { online };
+  });
+
+  const disconnect = endpoint("POST", goodbyes, async (request, viewer) => {
+    const session = sessionOf(await readJson(request, limits.bodyBytes), viewer);
+    batcher.forget(viewer.userId, session);
+    return { offline: await db.disconnect(pool, viewer.userId, session) };
+  });
+
+  const list = endpoint("GET", requests, async (request, viewer) => {
+    const asked = new URL(request.url).searchParams.getAll("user");
+    if (asked.length > limits.lookUps) throw new Refusal(400, `more than ${limits.lookUps} users`);
+    const seen = <User extends { user_id: string }>(users: User[]) =>
+      options.canSee === undefined ? users : users.filter((user) => options.canSee?.(viewer, user.user_id));
+    if (asked.length > 0) return { users: seen(await db.lookUp(pool, asked)) };
+    const { seq, users } = await db.snapshot(pool);
+    return { seq, users: seen(users) };
+  });
+
+  const events = endpoint("GET", requests, async (request, viewer) => {
+    const mine = streams.get(viewer.userId) ?? 0;
+    if (mine >= limits.streamsPerUser || streamCount >= limits.streams) {
+      throw new Refusal(429, "too many event streams", { "retry-after": "10" });
+    }
+    const text = request.headers.get("last-event-id") ?? new URL(request.url).searchParams.get("since");
+    const since = text === null || text === "" ? null : Number(text);
+    if (since !== null && !(Number.isSafeInteger(since) && since >= 0)) throw new Refusal(400, "Last-Event-ID is not a position");
+
+    streams.set(viewer.userId, mine + 1);
+    streamCount++;
+    const body = eventStream({
+      hub,
+      since,
+      readSnapshot: () => db.snapshot(pool),
+      readChanges: (seq) => db.changesSince(pool, seq, 1000),
+      canSee: (user) => options.canSee?.(viewer, user) ?? true,
+      keepAlive: options.keepAlive ?? 15_000,
+      mostUnread: limits.unreadBytes,
+      closed: () => {
+        streamCount--;
+        const left = (streams.get(viewer.userId) ?? 1) - 1;
+        if (left > 0) streams.set(viewer.userId, left);
+        else streams.delete(viewer.userId);
+      },
+    });
+    return new Response(body, {
+      headers: { "content-type": "text/event-stream", "cache-control": "no-store, no-transform", "x-accel-buffering": "no" },
+    });
+  });
+
+  const cleanup = endpoint("POST", requests, async (_request, viewer) => {
+    if (viewer.isAdmin !== true) throw new Refusal(403, "for admins only");
+    return { offline: await db.cleanup(pool) };
+  });
+
+  const routes = new Map<string, Handler>([
+    ["/heartbeat", heartbeat],
+    ["/user-disconnect", disconnect],
+    ["/presence", list],
+    ["/presence/events", events],
+    ["/presence/cleanup", cleanup],
+  ]);
+
+  return {
+    handle(request, connection) {
+      const { pathname } = new URL(request.url);
+      return pathname.startsWith(base) ? routes.get(pathname.slice(base.length))?.(request, connection) : undefined;
+    },
+    heartbeat,
+    disconnect,
+    list,
+    events,
+    cleanup,
+    async close() {
+      await hub.close();
+      await pool.end();
+    },
+  };
+}

@@ -1,0 +1,71 @@
+import { createEffect, createMemo, createSignal, on, onCleanup, type Accessor } from "solid-js";
+import { acquirePresence } from "../core/sharedService.js";
+import {
+  EMPTY_STATE,
+  type PresenceOptions,
+  type PresenceService,
+  type PresenceState,
+  type PresenceStats,
+} from "../presenceService.js";
+import type { ConnectionStatus, PresenceStatus, PresenceUser } from "../core/types.js";
+
+type CurrentUser = string | null | undefined;
+
+export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> {
+  /** The signed-in user's id, or null before anyone is; an accessor where it can change. */
+  currentUser: CurrentUser | Accessor<CurrentUser>;
+}
+
+export interface PresenceManager {
+  activeUsers: Accessor<readonly PresenceUser[]>;
+  isConnected: Accessor<boolean>;
+  connection: Accessor<ConnectionStatus>;
+  status: Accessor<PresenceStatus>;
+  joined: Accessor<boolean>;
+  stats: Accessor<PresenceStats>;
+  lastSeen: Accessor<ReadonlyMap<string, string>>;
+  triggerCleanup: () => Promise<number>;
+  /** For everything else; null on the server and while nobody is signed in. */
+  service: Accessor<PresenceService | null>;
+}
+
+/**
+ * Who is online, in a Solid component:
+ *
+ *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
+ *     <For each={activeUsers()}>{(user) => <li>{user.user_id}</li>}</For>
+ */
+export function usePresenceManager(options: PresenceManagerOptions): PresenceManager {
+  const { currentUser, ...rest } = options;
+  const [service, setService] = createSignal<PresenceService | null>(null);
+  const [state, setState] = createSignal<PresenceState>(EMPTY_STATE);
+
+  // Effects do not run on the server, and each run cleans up after the one before.
+  createEffect(
+    on(typeof currentUser === "function" ? currentUser : () => currentUser, (userId) => {
+      if (userId == null) return;
+      const lease = acquirePresence({ ...rest, userId });
+      setService(lease.service);
+      setState(lease.service.state);
+      const forget = lease.service.on("state", (next) => setState(next));
+      onCleanup(() => {
+        forget();
+        lease.release();
+        setService(null);
+        setState(EMPTY_STATE);
+      });
+    }),
+  );
+
+  return {
+    activeUsers: createMemo(() => state().activeUsers),
+    isConnected: createMemo(() => state().isConnected),
+    connection: createMemo(() => state().connection),
+    status: createMemo(() => state().status),
+    joined: createMemo(() => state().joined),
+    stats: () => state().stats,
+    lastSeen: () => state().lastSeen,
+    triggerCleanup: () => service()?.triggerCleanup() ?? Promise.reject(new Error("presence: nobody is signed in")),
+    service,
+  };
+}
