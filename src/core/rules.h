@@ -73,8 +73,9 @@ private:
     std::size_t size_ = 0;
 };
 
-// Each session may end, and one begin; the user may go offline, come online and change.
-constexpr std::size_t enough_events(std::size_t sessions) noexcept { return sessions + 5; }
+// Each session may end, showing a less present status up to three times, and the user go offline; one may begin, and the user
+// come online: six more than sessions.
+constexpr std::size_t enough_events(std::size_t sessions) noexcept { return sessions + 6; }
 
 struct Heartbeat {
     Time now = 0;

@@ -494,6 +494,26 @@ TEST(Rules, TextsAreThoseOfTheContractAndNoOthersAreTaken)
     }
 }
 
+// Sessions of every status fall silent one after the other, each time showing a less present user, and then one comes back.
+TEST(Rules, EnoughEventsIsEnoughForTheRichestCall)
+{
+    std::array<Session, 6> sessions{};
+    std::array<Session *, 6> pointers{};
+    User user;
+    std::array<Event, 64> room{};
+    for (std::size_t i = 0; i < sessions.size(); ++i)
+        pointers.at(i) = &sessions.at(i);
+    for (std::size_t i = 0; i < sessions.size(); ++i) {
+        EventList events(room);
+        hear(user, pointers, sessions.at(i), {.now = 0, .status_given = true, .status = static_cast<Status>(std::min<std::size_t>(i, 3))}, events);
+        sessions.at(i).stale_after = static_cast<Time>(i + 1) * second;
+    }
+    EventList events(room);
+    hear(user, pointers, sessions[0], {.now = 100 * second}, events);
+    EXPECT_EQ(events.items().back().type, EventType::user_online);
+    EXPECT_LE(events.items().size(), enough_events(sessions.size()));
+}
+
 // What must hold after any step of any history.
 void check(const World &world, std::size_t first_event, bool said_went_offline, bool asked)
 {
