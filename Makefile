@@ -1,0 +1,58 @@
+# make, make install, make installcheck: PGXS, for the server that PG_CONFIG names.
+# make demo, make check and the like install what is missing first, so this file must also work where no server is.
+
+MODULE_big = presence
+EXTENSION = presence
+DATA = $(wildcard presence--*.sql)
+
+core_objects = $(patsubst %.cpp,%.o,$(wildcard src/core/*.cpp))
+server_objects = $(patsubst %.cpp,%.o,$(wildcard src/server/*.cpp))
+OBJS = $(core_objects) $(server_objects)
+
+REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+
+PG_CONFIG ?= pg_config
+PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)
+
+.DEFAULT_GOAL := all
+
+.PHONY: demo check bench demo-web check-web
+demo check demo-web check-web:
+	@scripts/$@
+bench:
+	@bench/run
+
+ifneq ($(PG_CONFIG_FOUND),)
+server_includes := $(shell $(PG_CONFIG) --includedir-server)
+
+# Server calls leave by longjmp, so C++ exceptions have no place here; see docs/design.md.
+PG_CXXFLAGS = -std=c++20 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden \
+    -Wall -Wextra -Wshadow -Werror -isystem $(server_includes)
+SHLIB_LINK += -lstdc++
+with_llvm = no
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# The server's own header path comes after ours, as a system path: some versions' headers do not pass these warnings.
+override CPPFLAGS := $(filter-out -I$(server_includes),$(CPPFLAGS))
+
+all: presence_tail
+presence_tail: src/tools/presence_tail.cpp
+	$(CXX) -std=c++20 -O2 -g -Wall -Wextra -Wshadow -Werror -I$(shell $(PG_CONFIG) --includedir) -o $@ $< \
+	    -L$(shell $(PG_CONFIG) --libdir) -Wl,-rpath,$(shell $(PG_CONFIG) --libdir) -lpq
+
+install: install-presence-tail
+install-presence-tail: presence_tail
+	$(MKDIR_P) '$(DESTDIR)$(bindir)'
+	$(INSTALL_PROGRAM) presence_tail '$(DESTDIR)$(bindir)/presence_tail'
+uninstall: uninstall-presence-tail
+uninstall-presence-tail:
+	rm -f '$(DESTDIR)$(bindir)/presence_tail'
+clean: clean-presence-tail
+clean-presence-tail:
+	rm -f presence_tail
+.PHONY: install-presence-tail uninstall-presence-tail clean-presence-tail
+
+$(OBJS): $(wildcard src/core/*.h src/server/*.h)
+endif

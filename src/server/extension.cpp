@@ -1,0 +1,164 @@
+#include "extension.h"
+
+namespace presence {
+
+namespace {
+
+Extension extension;
+bool known = false;
+// Plans carry the schema's name, so they die with what is known.
+std::uint64_t generation = 1;
+
+void forget()
+{
+    known = false;
+    ++generation;
+}
+
+void on_relation_change(Datum, Oid relation)
+{
+    if (known && (relation == InvalidOid || relation == extension.session_table))
+        forget();
+}
+
+void on_schema_change(Datum, int, uint32)
+{
+    if (known)
+        forget();
+}
+
+bool look_up(Oid schema)
+{
+    const Oid session_table = get_relname_relid("presence_session", schema);
+    if (!OidIsValid(session_table))
+        return false;
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(session_table));
+    if (!HeapTupleIsValid(row))
+        return false;
+    extension.schema = schema;
+    extension.session_table = session_table;
+    extension.owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+    ReleaseSysCache(row);
+    known = true;
+    return true;
+}
+
+} // namespace
+
+void watch_catalog()
+{
+    CacheRegisterRelcacheCallback(on_relation_change, 0);
+    CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, 0);
+}
+
+const Extension &extension_of(FunctionCallInfo fcinfo)
+{
+    if (likely(known))
+        return extension;
+    if (!look_up(get_func_namespace(fcinfo->flinfo->fn_oid)))
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                        errmsg("the tables of extension \"presence\" are missing"),
+                        errhint("Create the extension again with CREATE EXTENSION presence.")));
+    return extension;
+}
+
+const Extension &current_extension()
+{
+    return extension;
+}
+
+bool find_extension()
+{
+    if (known)
+        return true;
+    const Oid oid = get_extension_oid("presence", true);
+    if (!OidIsValid(oid))
+        return false;
+    Datum arguments[] = {ObjectIdGetDatum(oid)};
+    Oid types[] = {OIDOID};
+    SPI_connect();
+    SPI_execute_with_args("SELECT extnamespace FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1", 1, types, arguments, nullptr, true, 1);
+    const Oid schema = DatumGetObjectId(first_value(1));
+    SPI_finish();
+    return look_up(schema);
+}
+
+OwnerWork begin_owner_work()
+{
+    OwnerWork work;
+    GetUserIdAndSecContext(&work.role, &work.security_context);
+    SetUserIdAndSecContext(extension.owner, work.security_context | SECURITY_LOCAL_USERID_CHANGE);
+    work.guc_level = NewGUCNestLevel();
+    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "could not connect to SPI");
+    return work;
+}
+
+void end_owner_work(const OwnerWork &work)
+{
+    SPI_finish();
+    AtEOXact_GUC(false, work.guc_level);
+    SetUserIdAndSecContext(work.role, work.security_context);
+}
+
+SPIPlanPtr prepared(Statement &statement)
+{
+    if (likely(statement.plan != nullptr && statement.generation == generation))
+        return statement.plan;
+    if (statement.plan != nullptr) {
+        SPIPlanPtr old = statement.plan;
+        statement.plan = nullptr;
+        SPI_freeplan(old);
+    }
+
+    StringInfoData sql;
+    initStringInfo(&sql);
+    const char *const schema = quote_identifier(get_namespace_name(extension.schema));
+    for (const char *c = statement.text; *c != '\0'; ++c) {
+        if (c[0] == '@' && c[1] == '.') {
+            appendStringInfo(&sql, "%s.", schema);
+            ++c;
+        } else {
+            appendStringInfoCharMacro(&sql, *c);
+        }
+    }
+    SPIPlanPtr plan = SPI_prepare(sql.data, statement.argument_count, statement.argument_types);
+    if (plan == nullptr || SPI_keepplan(plan) != 0)
+        elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+    statement.plan = plan;
+    statement.generation = generation;
+    return plan;
+}
+
+std::uint64_t run(Statement &statement, Datum *values, const char *nulls, bool read_only)
+{
+    const int result = SPI_execute_plan(prepared(statement), values, nulls, read_only, 0);
+    if (result < 0)
+        elog(ERROR, "a statement failed: %s", SPI_result_code_string(result));
+    return SPI_processed;
+}
+
+Datum first_value(int column, Datum otherwise)
+{
+    if (SPI_processed == 0)
+        return otherwise;
+    bool is_null = false;
+    const Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &is_null);
+    return is_null ? otherwise : value;
+}
+
+void require_writable(const char *function)
+{
+    if (RecoveryInProgress())
+        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+                        errmsg("cannot execute %s() during recovery", function),
+                        errdetail("This server is a standby: it shows what the primary has recorded, and accepts no change."),
+                        errhint("Connect to the primary.")));
+    if (XactReadOnly)
+        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+                        errmsg("cannot execute %s() in a read-only transaction", function),
+                        errhint("Use a read-write transaction; some gateways run GET requests read-only, so call it by POST.")));
+}
+
+} // namespace presence

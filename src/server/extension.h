@@ -1,0 +1,52 @@
+// Where this database's extension lives, and the way to its tables: as their owner, with search_path pinned, by plans
+// that are prepared once per session. No rule and no SQL text of any one feature lives here.
+#pragma once
+
+#include "server.h"
+
+namespace presence {
+
+struct Extension {
+    Oid schema;
+    Oid session_table;
+    Oid owner;
+};
+
+// Of the function that is being called; looked up once and then again only after a change of the catalogs.
+const Extension &extension_of(FunctionCallInfo fcinfo);
+const Extension &current_extension();
+// For a process that was not called by SQL; false where the database has no such extension.
+bool find_extension();
+void watch_catalog();
+
+// Between begin and end: SPI is connected and the role is the owner of the tables. An error in between needs no end.
+struct OwnerWork {
+    Oid role;
+    int security_context;
+    int guc_level;
+};
+OwnerWork begin_owner_work();
+void end_owner_work(const OwnerWork &work);
+
+inline constexpr int max_statement_arguments = 14;
+
+// "@." in the text stands for the schema.
+struct Statement {
+    const char *text;
+    int argument_count;
+    Oid argument_types[max_statement_arguments];
+    SPIPlanPtr plan = nullptr;
+    std::uint64_t generation = 0;
+};
+
+// Runs it with SPI; the rows are in SPI_tuptable. values may be null where there are no arguments.
+std::uint64_t run(Statement &statement, Datum *values = nullptr, const char *nulls = nullptr, bool read_only = false);
+SPIPlanPtr prepared(Statement &statement);
+
+// Of the first row; or the given value where there is none or it is NULL.
+Datum first_value(int column, Datum otherwise = 0);
+
+// An error unless the transaction may write.
+void require_writable(const char *function);
+
+} // namespace presence

@@ -1,0 +1,29 @@
+// The extension's settings, as the configuration says them. Defined and checked in settings.cpp; read everywhere.
+#pragma once
+
+#include "../core/rules.h"
+#include "server.h"
+
+namespace presence {
+
+enum NotifyLevel : int { notify_none, notify_user, notify_session };
+
+extern int timeout_ms;
+extern int max_timeout_ms;
+extern int rejoin_guard_ms;
+extern int leave_grace_ms;
+extern char *notify_channel;
+extern int notify_level;
+extern int event_retention_s;
+extern int session_retention_s;
+extern int user_retention_s;
+extern int save_interval_s;
+extern bool worker_enabled;
+
+void define_settings();
+
+inline Time ms_to_time(int ms) { return static_cast<Time>(ms) * 1000; }
+
+inline bool notifications_wanted() { return notify_level != notify_none && notify_channel != nullptr && notify_channel[0] != '\0'; }
+
+} // namespace presence
