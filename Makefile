@@ -16,20 +16,19 @@ PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)
 
 .DEFAULT_GOAL := all
 
-.PHONY: demo check bench demo-web check-web
-demo check demo-web check-web:
+# These bring their own server; PGXS, whose check only says that it is not supported, stays out of their way.
+ifneq ($(filter demo check,$(MAKECMDGOALS)),)
+.PHONY: demo check
+demo check:
 	@scripts/$@
-bench:
-	@bench/run
-
-ifneq ($(PG_CONFIG_FOUND),)
+else ifneq ($(PG_CONFIG_FOUND),)
 server_includes := $(shell $(PG_CONFIG) --includedir-server)
 
 # Server calls leave by longjmp, so C++ exceptions have no place here; see docs/design.md.
 PG_CXXFLAGS = -std=c++20 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden \
     -Wall -Wextra -Wshadow -Werror -isystem $(server_includes)
 SHLIB_LINK += -lstdc++
-with_llvm = no
+override with_llvm := no
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
