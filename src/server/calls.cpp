@@ -1,0 +1,243 @@
+// The SQL functions that change presence: arguments are checked here, rules decide, storage writes.
+#include <algorithm>
+
+#include "extension.h"
+#include "settings.h"
+#include "storage.h"
+
+namespace presence {
+
+namespace {
+
+Statement log_action = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
+                        6, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
+Statement stale_users = {"SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id", 0, {}};
+Statement note_cleanup = {"INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup) ON CONFLICT DO NOTHING", 0, {}};
+Statement renew_cleanup = {"UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)", 0, {}};
+Statement refresh = {"UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+
+struct Details {
+    text *status = nullptr, *user_agent = nullptr;
+    Datum ip_address = 0, interval = 0, metadata = 0;
+    bool has_ip = false, has_interval = false, has_metadata = false;
+    Status parsed = Status::active;
+};
+
+text *required_user(FunctionCallInfo fcinfo)
+{
+    if (PG_ARGISNULL(0))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
+    return PG_GETARG_TEXT_PP(0);
+}
+
+bool same_bytes(Datum a, Datum b)
+{
+    const struct varlena *x = PG_DETOAST_DATUM_PACKED(a), *y = PG_DETOAST_DATUM_PACKED(b);
+    return text_view(reinterpret_cast<const text *>(x)) == text_view(reinterpret_cast<const text *>(y));
+}
+
+EventList room_for(const StoredUser &user)
+{
+    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + 1);
+    return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
+}
+
+Details checked_details(FunctionCallInfo fcinfo)
+{
+    Details d;
+    if (!PG_ARGISNULL(2)) {
+        text *agent = PG_GETARG_TEXT_PP(2);
+        const std::string_view view = text_view(agent);
+        d.user_agent = view.size() <= 1024 ? agent : make_text(view.substr(0, static_cast<std::size_t>(pg_mbcliplen(view.data(), static_cast<int>(view.size()), 1024))));
+    }
+    if ((d.has_ip = !PG_ARGISNULL(3)))
+        d.ip_address = PG_GETARG_DATUM(3);
+    if ((d.has_interval = !PG_ARGISNULL(4))) {
+        d.interval = PG_GETARG_DATUM(4);
+        const Time length = interval_time(d.interval);
+        if (length <= 0 || length > USECS_PER_DAY)
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                            errmsg("heartbeat_interval is out of range: %s", DatumGetCString(DirectFunctionCall1(interval_out, d.interval))),
+                            errhint("Pass how often the client beats: more than zero, at most one day.")));
+    }
+    if (!PG_ARGISNULL(5)) {
+        d.status = PG_GETARG_TEXT_PP(5);
+        if (!parse(text_view(d.status), d.parsed))
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("status \"%.40s\" is not known", text_to_cstring(d.status)),
+                            errhint("Use active, busy, idle or away.")));
+    }
+    if ((d.has_metadata = !PG_ARGISNULL(6))) {
+        d.metadata = PG_GETARG_DATUM(6);
+        Jsonb *json = DatumGetJsonbP(d.metadata);
+        const char *shown = JsonbToCString(nullptr, &json->root, VARSIZE(json));
+        if (strlen(shown) > 4096)
+            ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%.40s...\"", shown),
+                            errdetail("It has %zu bytes; metadata has at most 4096.", strlen(shown))));
+    }
+    return d;
+}
+
+bool beat(text *user_name, text *session_name, const Details &d)
+{
+    StoredSession *target = nullptr;
+    StoredUser *user = load_user(user_name, session_name, Lock::create_missing, &target);
+    if (user == nullptr)
+        ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
+    if (target == nullptr)
+        target = add_session(*user, session_name != nullptr ? session_name : make_text(""));
+
+    Heartbeat heartbeat;
+    heartbeat.now = GetCurrentTimestamp();
+    heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
+    heartbeat.named = session_name != nullptr;
+    heartbeat.status_given = d.status != nullptr;
+    heartbeat.status = d.parsed;
+    heartbeat.metadata_changed = d.has_metadata && (target->no_metadata || !same_bytes(d.metadata, target->metadata));
+    heartbeat.details_changed = (d.user_agent != nullptr && (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
+                                (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
+                                (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
+    EventList events = room_for(*user);
+    const Heard heard = hear(*user, user->span(), *target, heartbeat, events);
+    if (heard == Heard::began || heard == Heard::changed) {
+        if (d.user_agent != nullptr)
+            target->user_agent = PointerGetDatum(d.user_agent), target->no_user_agent = false;
+        if (d.has_ip)
+            target->ip_address = d.ip_address, target->no_ip_address = false;
+        if (d.has_interval)
+            target->interval = d.interval, target->no_interval = false;
+        if (d.has_metadata)
+            target->metadata = d.metadata, target->no_metadata = false;
+    }
+    store_user(*user, events, heartbeat.now);
+    if (heard == Heard::refreshed) {
+        Datum values[] = {PointerGetDatum(user_name), PointerGetDatum(target->name), TimestampTzGetDatum(heartbeat.now)};
+        run(refresh, values);
+    }
+    return heard != Heard::ignored;
+}
+
+void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users, int sessions)
+{
+    Datum values[] = {PointerGetDatum(cstring_to_text(action)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))), PointerGetDatum(user),
+                      PointerGetDatum(session), Int32GetDatum(users), Int32GetDatum(sessions)};
+    const char nulls[] = {' ', ' ', user != nullptr ? ' ' : 'n', session != nullptr ? ' ' : 'n', ' ', ' '};
+    run(log_action, values, nulls);
+}
+
+Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
+{
+    text *name = required_user(fcinfo);
+    text *session_name = PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1);
+    require_writable(function);
+    extension_of(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    bool went = false;
+    int ended = 0;
+    StoredSession *target = nullptr;
+    StoredUser *user = load_user(name, session_name, Lock::wait, &target);
+    if (user != nullptr) {
+        EventList events = room_for(*user);
+        const Departure departure{GetCurrentTimestamp(), reason, 0};
+        if (session_name == nullptr || target != nullptr)
+            went = depart(*user, user->span(), session_name == nullptr ? nullptr : target, departure, events);
+        store_user(*user, events, departure.now);
+        for (const Event &event : events.items())
+            ended += event.type == EventType::session_end && event.reason == reason;
+    }
+    log_call(work, function, name, session_name, went, ended);
+    end_owner_work(work);
+    PG_RETURN_BOOL(went);
+}
+
+int clean_up(const OwnerWork &work, const char *action, bool always_log)
+{
+    const auto count = static_cast<int>(run(stale_users));
+    auto **names = static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(count + 1)));
+    bool is_null = false;
+    for (int i = 0; i < count; ++i)
+        names[i] = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    int users = 0;
+    int sessions = 0;
+    for (int i = 0; i < count; ++i) {
+        CHECK_FOR_INTERRUPTS();
+        StoredUser *user = load_user(names[i], nullptr, Lock::skip_locked, nullptr);
+        if (user == nullptr)
+            continue;
+        EventList events = room_for(*user);
+        const Time now = GetCurrentTimestamp();
+        users += expire(*user, user->span(), now, events);
+        store_user(*user, events, now);
+        for (const Event &event : events.items())
+            sessions += event.type == EventType::session_end;
+    }
+    if (run(renew_cleanup) == 0)
+        run(note_cleanup);
+    if (sessions > 0 || always_log)
+        log_call(work, action, nullptr, nullptr, users, sessions);
+    return users;
+}
+
+} // namespace
+
+} // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(update_user_heartbeat)
+{
+    text *user = required_user(fcinfo);
+    text *session = PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1);
+    const Details details = checked_details(fcinfo);
+    require_writable("update_user_heartbeat");
+    extension_of(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    const bool online = beat(user, session, details);
+    end_owner_work(work);
+    PG_RETURN_BOOL(online);
+}
+
+PRESENCE_FUNCTION(update_user_heartbeats)
+{
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"), errhint("A single session may be NULL inside session_ids.")));
+    Datum *users, *sessions;
+    bool *no_user, *no_session;
+    int user_count, session_count;
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &users, &no_user, &user_count);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &no_session, &session_count);
+    if (user_count != session_count)
+        ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
+                        errhint("Pass arrays of one length; where a user has no session id, NULL.")));
+    auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count + 1)));
+    for (int i = 0; i < user_count; ++i) {
+        if (no_user[i])
+            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids must not contain NULL: element %d", i + 1)));
+        order[i] = i;
+    }
+    // Everybody locks users in one order, so that overlapping calls cannot deadlock.
+    std::sort(order, order + user_count, [users](int a, int b) { return text_view(DatumGetTextPP(users[a])) < text_view(DatumGetTextPP(users[b])); });
+    require_writable("update_user_heartbeats");
+    extension_of(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    int online = 0;
+    for (int i = 0; i < user_count; ++i) {
+        CHECK_FOR_INTERRUPTS();
+        const int at = order[i];
+        online += beat(DatumGetTextPP(users[at]), no_session[at] ? nullptr : DatumGetTextPP(sessions[at]), Details{});
+    }
+    end_owner_work(work);
+    PG_RETURN_INT32(online);
+}
+
+PRESENCE_FUNCTION(mark_user_offline) { return leave(fcinfo, "mark_user_offline", Reason::leave); }
+PRESENCE_FUNCTION(handle_user_disconnect) { return leave(fcinfo, "handle_user_disconnect", Reason::disconnect); }
+
+PRESENCE_FUNCTION(cleanup_stale_presence)
+{
+    require_writable("cleanup_stale_presence");
+    extension_of(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    const int users = clean_up(work, "cleanup_stale_presence", false);
+    end_owner_work(work);
+    PG_RETURN_INT32(users);
+}

@@ -1,0 +1,172 @@
+#include "storage.h"
+
+#include "extension.h"
+#include "settings.h"
+
+namespace presence {
+
+namespace {
+
+Statement lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE", 1, {TEXTOID}};
+Statement try_lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE SKIP LOCKED", 1, {TEXTOID}};
+Statement create_user = {"INSERT INTO @.presence_user (user_id) VALUES ($1) ON CONFLICT DO NOTHING", 1, {TEXTOID}};
+Statement load_sessions = {
+    "SELECT id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason, leave_until,"
+    " user_agent, ip_address, metadata FROM @.presence_session WHERE user_id = $1 AND online"
+    " UNION ALL SELECT id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason, leave_until,"
+    " user_agent, ip_address, metadata FROM @.presence_session WHERE user_id = $1 AND session_id = $2 AND NOT online",
+    2, {TEXTOID, TEXTOID}};
+Statement insert_session = {
+    "INSERT INTO @.presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason,"
+    " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
+Statement update_session = {
+    "UPDATE @.presence_session SET online = $3, status = $4, online_since = $5, joined_at = $6, heartbeat_at = $7, heartbeat_interval = $8, ended_at = $9,"
+    " end_reason = $10, leave_until = $11, user_agent = $12, ip_address = $13, metadata = $14 WHERE user_id = $1 AND session_id = $2",
+    14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
+Statement clear_typing = {
+    "UPDATE @.presence_session SET metadata = metadata - 'typing' WHERE user_id = $1 AND session_id = $2 AND jsonb_typeof(metadata) = 'object'",
+    2, {TEXTOID, TEXTOID}};
+Statement update_user = {"UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
+                         6, {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
+// A nearly full notification queue must not fail the caller's commit: the event then stays in the feed only.
+Statement insert_event = {
+    "WITH e AS (INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, announced)"
+    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END, $9) RETURNING *)"
+    " SELECT pg_notify($10, @.presence_event_payload(seq, at, event, user_id, session_id, reason, sessions, details)) FROM e"
+    " WHERE $9 AND pg_notification_queue_usage() < 0.9",
+    10, {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, BOOLOID, TEXTOID}};
+
+struct Row {
+    HeapTuple tuple;
+    TupleDesc shape;
+
+    Datum get(int column, bool &is_null) const { return SPI_getbinval(tuple, shape, column, &is_null); }
+    Time time(int column) const
+    {
+        bool is_null = false;
+        const Datum value = get(column, is_null);
+        return is_null ? 0 : DatumGetTimestampTz(value);
+    }
+    bool flag(int column) const
+    {
+        bool is_null = false;
+        return DatumGetBool(get(column, is_null)) && !is_null;
+    }
+    std::string_view words(int column) const
+    {
+        bool is_null = false;
+        const Datum value = get(column, is_null);
+        return is_null ? std::string_view{} : text_view(DatumGetTextPP(value));
+    }
+};
+
+char null_if(bool is_null) { return is_null ? 'n' : ' '; }
+
+} // namespace
+
+Time interval_time(Datum interval)
+{
+    const Interval &value = *DatumGetIntervalP(interval);
+    return value.time + (static_cast<Time>(value.day) + static_cast<Time>(value.month) * 30) * USECS_PER_DAY;
+}
+
+StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **target)
+{
+    Datum key[] = {PointerGetDatum(name), PointerGetDatum(session != nullptr ? session : make_text(""))};
+    Statement &lock_statement = lock == Lock::skip_locked ? try_lock_user : lock_user;
+    if (run(lock_statement, key) == 0) {
+        if (lock != Lock::create_missing)
+            return nullptr;
+        run(create_user, key);
+        if (run(lock_user, key) == 0)
+            return nullptr;
+    }
+    auto *user = static_cast<StoredUser *>(palloc0(sizeof(StoredUser)));
+    const Row user_row{SPI_tuptable->vals[0], SPI_tuptable->tupdesc};
+    bool is_null = false;
+    user->name = name;
+    user->online = user_row.flag(1);
+    user->sessions = DatumGetInt32(user_row.get(2, is_null));
+    parse(user_row.words(3), user->status);
+    user->online_since = user_row.time(4);
+    user->offline_at = user_row.time(5);
+
+    const auto count = static_cast<int>(run(load_sessions, key));
+    user->list = static_cast<Session **>(palloc(sizeof(Session *) * static_cast<std::size_t>(count + 1)));  // and one that may begin
+    if (target != nullptr)
+        *target = nullptr;
+    for (int i = 0; i < count; ++i) {
+        const Row row{SPI_tuptable->vals[i], SPI_tuptable->tupdesc};
+        auto *loaded = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
+        loaded->id = DatumGetInt64(row.get(1, is_null));
+        loaded->name = DatumGetTextPP(row.get(2, is_null));
+        loaded->online = row.flag(3);
+        parse(row.words(4), loaded->status);
+        loaded->online_since = row.time(5);
+        loaded->joined_at = row.time(6);
+        loaded->heartbeat_at = row.time(7);
+        loaded->interval = row.get(8, loaded->no_interval);
+        loaded->ended_at = row.time(9);
+        parse(row.words(10), loaded->end_reason);
+        loaded->leave_until = row.time(11);
+        loaded->leaving = loaded->online && loaded->leave_until != 0;
+        loaded->user_agent = row.get(12, loaded->no_user_agent);
+        loaded->ip_address = row.get(13, loaded->no_ip_address);
+        loaded->metadata = row.get(14, loaded->no_metadata);
+        const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
+        // Nobody could beat while the server was down.
+        loaded->stale_after = Max(loaded->heartbeat_at, PgStartTime) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), promised);
+        user->list[user->session_count++] = loaded;
+        if (target != nullptr && text_view(loaded->name) == text_view(DatumGetTextPP(key[1])))
+            *target = loaded;
+    }
+    return user;
+}
+
+StoredSession *add_session(StoredUser &user, text *name)
+{
+    auto *session = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
+    session->name = name;
+    session->no_interval = session->no_user_agent = session->no_ip_address = session->no_metadata = true;
+    user.list[user.session_count++] = session;
+    return session;
+}
+
+void store_user(const StoredUser &user, const EventList &events, Time now)
+{
+    const Datum name = PointerGetDatum(user.name);
+    for (int i = 0; i < user.session_count; ++i) {
+        const auto &s = *static_cast<StoredSession *>(user.list[i]);
+        if (!s.changed)
+            continue;
+        Datum values[] = {name, PointerGetDatum(s.name), BoolGetDatum(s.online), PointerGetDatum(make_text(to_text(s.status))),
+                          TimestampTzGetDatum(s.online_since), TimestampTzGetDatum(s.joined_at), TimestampTzGetDatum(s.heartbeat_at), s.interval,
+                          TimestampTzGetDatum(s.ended_at), PointerGetDatum(make_text(to_text(s.end_reason))), TimestampTzGetDatum(s.leave_until),
+                          s.user_agent, s.ip_address, s.metadata};
+        const bool ended = s.end_reason != Reason::none;
+        const char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', null_if(s.no_interval), null_if(!ended), null_if(!ended), null_if(s.leave_until == 0),
+                              null_if(s.no_user_agent), null_if(s.no_ip_address), null_if(s.no_metadata)};
+        run(s.id == 0 ? insert_session : update_session, values, nulls);
+        if (s.clear_typing)
+            run(clear_typing, values);
+    }
+    if (user.changed) {
+        Datum values[] = {name, BoolGetDatum(user.online), Int32GetDatum(user.sessions), PointerGetDatum(make_text(to_text(user.status))),
+                          TimestampTzGetDatum(user.online_since), TimestampTzGetDatum(user.offline_at)};
+        const char nulls[] = {' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
+        run(update_user, values, nulls);
+    }
+    for (const Event &e : events.items()) {
+        const auto &s = *static_cast<const StoredSession *>(e.session);
+        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online || e.type == EventType::user_offline || e.type == EventType::update;
+        const bool announce = notifications_wanted() && tells_all;
+        Datum values[] = {TimestampTzGetDatum(now), PointerGetDatum(make_text(to_text(e.type))), name, PointerGetDatum(s.name),
+                          PointerGetDatum(make_text(to_text(e.reason))), Int32GetDatum(e.sessions), PointerGetDatum(make_text(to_text(e.status))), s.metadata,
+                          BoolGetDatum(announce), PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
+        const char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(s.no_metadata), ' ', ' '};
+        run(insert_event, values, nulls);
+    }
+}
+
+} // namespace presence
