@@ -239,7 +239,7 @@ $$;
 
 CREATE VIEW @extschema@.presence_sessions AS
 SELECT s.user_id::pg_catalog.text AS user_id,
-       CASE WHEN s.session_id OPERATOR(pg_catalog.<>) '' THEN s.session_id END::pg_catalog.text AS session_id,
+       CASE WHEN s.session_id <> '' THEN s.session_id END::pg_catalog.text AS session_id,
        s.online AND s.ended_at IS NULL
            AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS online,
        s.joined_at,
@@ -262,7 +262,7 @@ SELECT u.user_id::pg_catalog.text AS user_id,
        u.online_since,
        CASE WHEN u.online THEN u.heartbeat_at ELSE u.ended_at END AS last_seen,
        u.heartbeat_at,
-       CASE WHEN (u.latest).session_id OPERATOR(pg_catalog.<>) '' THEN (u.latest).session_id END::pg_catalog.text AS session_id,
+       CASE WHEN (u.latest).session_id <> '' THEN (u.latest).session_id END::pg_catalog.text AS session_id,
        (u.latest).user_agent,
        (u.latest).ip_address,
        (u.latest).metadata
@@ -315,10 +315,10 @@ WITH server AS MATERIALIZED (
     SELECT (SELECT pg_catalog.count(*) FROM @extschema@.presence_user) AS total_users,
            (SELECT pg_catalog.min(at) FROM @extschema@.presence_events) AS oldest_event,
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
-           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
-           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_events'::pg_catalog.regclass)
-           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_event_queue'::pg_catalog.regclass)
-           OPERATOR(pg_catalog.+) pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_events'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_event_queue'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
 )
 SELECT facts.total_users,
        live.online_users,
@@ -338,23 +338,23 @@ SELECT facts.total_users,
            CASE WHEN server.cache_full THEN
                'Shared memory for heartbeats is used up, so some heartbeats write to the table: give the server more shared memory (/dev/shm).' END,
            server.worker_problem,
-           CASE WHEN NOT server.in_recovery AND live.stale_users OPERATOR(pg_catalog.>) 0 AND server.worker_pid IS NULL THEN
+           CASE WHEN NOT server.in_recovery AND live.stale_users > 0 AND server.worker_pid IS NULL THEN
                pg_catalog.format('%s users are silent for longer than their timeout and not yet ended: run SELECT cleanup_stale_presence(), or schedule it with SELECT presence_schedule_cleanup().', live.stale_users) END,
-           CASE WHEN NOT server.in_recovery AND waiting.oldest OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 minute'::pg_catalog.interval
+           CASE WHEN NOT server.in_recovery AND waiting.oldest < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval
                      AND server.worker_pid IS NOT NULL THEN
                pg_catalog.format('%s events have waited to be published since %s: see the server log for what stops the worker.', waiting.events, waiting.oldest) END,
-           CASE WHEN NOT server.in_recovery AND waiting.events OPERATOR(pg_catalog.>) 100000 AND server.worker_pid IS NULL THEN
+           CASE WHEN NOT server.in_recovery AND waiting.events > 100000 AND server.worker_pid IS NULL THEN
                pg_catalog.format('%s events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().', waiting.events) END,
            CASE WHEN server.notify_queue_full THEN
                'The notification queue of the server is more than half full: find the listener that stays in a transaction (pg_stat_activity, state idle in transaction) and end it.' END,
-           CASE WHEN NOT server.in_recovery AND server.worker_pid IS NULL AND live.sessions OPERATOR(pg_catalog.>) 0
-                     AND coalesce(cleanup.last_at, '-infinity') OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval
-                     AND EXISTS (SELECT FROM @extschema@.presence_session WHERE joined_at OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval) THEN
+           CASE WHEN NOT server.in_recovery AND server.worker_pid IS NULL AND live.sessions > 0
+                     AND coalesce(cleanup.last_at, '-infinity') < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval
+                     AND EXISTS (SELECT FROM @extschema@.presence_session WHERE joined_at < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval) THEN
                'No cleanup has run for ten minutes and there is no worker: run SELECT presence_schedule_cleanup().' END,
            CASE WHEN NOT server.in_recovery
-                     AND facts.oldest_event OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()
-                         OPERATOR(pg_catalog.-) pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
-                         OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval THEN
+                     AND facts.oldest_event < pg_catalog.clock_timestamp()
+                         - pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
+                         - '1 day'::pg_catalog.interval THEN
                'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END
        ], NULL) AS problem
 FROM server, live, waiting, cleanup, facts;

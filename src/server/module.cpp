@@ -2,10 +2,12 @@
 #include "extension.h"
 #include "settings.h"
 
+#pragma GCC visibility push(default)
 extern "C" {
 PG_MODULE_MAGIC;
-PGDLLEXPORT void _PG_init(void);
+void _PG_init(void);
 }
+#pragma GCC visibility pop
 
 extern "C" void _PG_init(void)
 {

@@ -18,6 +18,7 @@ extern "C" {
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -42,11 +43,12 @@ extern "C" {
 #include "utils/uuid.h"
 }
 
-#define PRESENCE_FUNCTION(name)                       \
-    extern "C" {                                      \
-    PG_FUNCTION_INFO_V1(name);                        \
-    }                                                 \
-    extern "C" Datum name([[maybe_unused]] PG_FUNCTION_ARGS)
+// Entry points are the only symbols that others see; 15 does not export them by itself.
+#define PRESENCE_FUNCTION(name)                                                    \
+    _Pragma("GCC visibility push(default)") extern "C" {                           \
+    PG_FUNCTION_INFO_V1(name);                                                     \
+    }                                                                              \
+    _Pragma("GCC visibility pop") extern "C" Datum name([[maybe_unused]] PG_FUNCTION_ARGS)
 
 namespace presence {
 
