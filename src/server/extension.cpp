@@ -62,27 +62,6 @@ const Extension &extension_of(FunctionCallInfo fcinfo)
     return extension;
 }
 
-const Extension &current_extension()
-{
-    return extension;
-}
-
-bool find_extension()
-{
-    if (known)
-        return true;
-    const Oid oid = get_extension_oid("presence", true);
-    if (!OidIsValid(oid))
-        return false;
-    Datum arguments[] = {ObjectIdGetDatum(oid)};
-    Oid types[] = {OIDOID};
-    SPI_connect();
-    SPI_execute_with_args("SELECT extnamespace FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1", 1, types, arguments, nullptr, true, 1);
-    const Oid schema = DatumGetObjectId(first_value(1));
-    SPI_finish();
-    return look_up(schema);
-}
-
 OwnerWork begin_owner_work()
 {
     OwnerWork work;

@@ -14,9 +14,6 @@ struct Extension {
 
 // Of the function that is being called; looked up once and then again only after a change of the catalogs.
 const Extension &extension_of(FunctionCallInfo fcinfo);
-const Extension &current_extension();
-// For a process that was not called by SQL; false where the database has no such extension.
-bool find_extension();
 void watch_catalog();
 
 // Between begin and end: SPI is connected and the role is the owner of the tables. An error in between needs no end.
