@@ -242,6 +242,7 @@ SELECT s.user_id::pg_catalog.text AS user_id,
        CASE WHEN s.session_id <> '' THEN s.session_id END::pg_catalog.text AS session_id,
        s.online AND s.ended_at IS NULL
            AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS online,
+       s.status,
        s.joined_at,
        CASE WHEN s.online AND s.ended_at IS NULL
             THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at)
@@ -508,6 +509,7 @@ COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still reta
 COMMENT ON COLUMN @extschema@.presence_sessions.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_sessions.session_id IS 'Id of the session; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence_sessions.online IS 'Neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence_sessions.status IS 'active, busy, idle or away; the last one where the session has ended.';
 COMMENT ON COLUMN @extschema@.presence_sessions.joined_at IS 'When it began.';
 COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_at IS 'Last heartbeat, cached ones included.';
 COMMENT ON COLUMN @extschema@.presence_sessions.ended_at IS 'When it ended; NULL while it lasts.';

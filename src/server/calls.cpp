@@ -1,6 +1,8 @@
 // The SQL functions that change presence: arguments are checked here, rules decide, storage writes.
 #include <algorithm>
 
+#include "cache.h"
+#include "expiry.h"
 #include "extension.h"
 #include "settings.h"
 #include "storage.h"
@@ -11,10 +13,9 @@ namespace {
 
 Statement log_action = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
                         6, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
-Statement stale_users = {"SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id", 0, {}};
 Statement note_cleanup = {"INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup) ON CONFLICT DO NOTHING", 0, {}};
 Statement renew_cleanup = {"UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)", 0, {}};
-Statement refresh = {"UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+constexpr int max_agent_bytes = 1024;
 
 struct Details {
     text *status = nullptr, *user_agent = nullptr;
@@ -36,10 +37,31 @@ bool same_bytes(Datum a, Datum b)
     return text_view(reinterpret_cast<const text *>(x)) == text_view(reinterpret_cast<const text *>(y));
 }
 
-EventList room_for(const StoredUser &user)
+std::string_view cut_agent(std::string_view agent)
 {
-    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + 1);
-    return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
+    return agent.size() <= max_agent_bytes ? agent : agent.substr(0, static_cast<std::size_t>(pg_mbcliplen(agent.data(), static_cast<int>(agent.size()), max_agent_bytes)));
+}
+
+// Whether the arguments may be what is known already; then given is what to compare. Others go the way that checks them.
+bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
+{
+    if (!PG_ARGISNULL(2))
+        given.fingerprints.user_agent = detail_fingerprint(cut_agent(text_view(PG_GETARG_TEXT_PP(2))));
+    if (!PG_ARGISNULL(3))
+        given.fingerprints.ip_address = datum_fingerprint(PG_GETARG_DATUM(3));
+    if (!PG_ARGISNULL(4)) {
+        if (interval_time(PG_GETARG_DATUM(4)) <= 0)
+            return false;
+        given.interval_ms = interval_ms(PG_GETARG_DATUM(4));
+    }
+    if (!PG_ARGISNULL(5)) {
+        given.has_status = true;
+        if (!parse(text_view(PG_GETARG_TEXT_PP(5)), given.status))
+            return false;
+    }
+    if (!PG_ARGISNULL(6))
+        given.fingerprints.metadata = datum_fingerprint(PG_GETARG_DATUM(6));
+    return true;
 }
 
 Details checked_details(FunctionCallInfo fcinfo)
@@ -47,8 +69,8 @@ Details checked_details(FunctionCallInfo fcinfo)
     Details d;
     if (!PG_ARGISNULL(2)) {
         text *agent = PG_GETARG_TEXT_PP(2);
-        const std::string_view view = text_view(agent);
-        d.user_agent = view.size() <= 1024 ? agent : make_text(view.substr(0, static_cast<std::size_t>(pg_mbcliplen(view.data(), static_cast<int>(view.size()), 1024))));
+        const std::string_view cut = cut_agent(text_view(agent));
+        d.user_agent = cut.size() == text_view(agent).size() ? agent : make_text(cut);
     }
     if ((d.has_ip = !PG_ARGISNULL(3)))
         d.ip_address = PG_GETARG_DATUM(3);
@@ -109,10 +131,8 @@ bool beat(text *user_name, text *session_name, const Details &d)
             target->metadata = d.metadata, target->no_metadata = false;
     }
     store_user(*user, events, heartbeat.now);
-    if (heard == Heard::refreshed) {
-        Datum values[] = {PointerGetDatum(user_name), PointerGetDatum(target->name), TimestampTzGetDatum(heartbeat.now)};
-        run(refresh, values);
-    }
+    if (heard == Heard::refreshed)
+        refresh(*user, *target);
     return heard != Heard::ignored;
 }
 
@@ -151,30 +171,12 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
 
 int clean_up(const OwnerWork &work, const char *action, bool always_log)
 {
-    const auto count = static_cast<int>(run(stale_users));
-    auto **names = static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(count + 1)));
-    bool is_null = false;
-    for (int i = 0; i < count; ++i)
-        names[i] = DatumGetTextPP(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
-    int users = 0;
-    int sessions = 0;
-    for (int i = 0; i < count; ++i) {
-        CHECK_FOR_INTERRUPTS();
-        StoredUser *user = load_user(names[i], nullptr, Lock::skip_locked, nullptr);
-        if (user == nullptr)
-            continue;
-        EventList events = room_for(*user);
-        const Time now = GetCurrentTimestamp();
-        users += expire(*user, user->span(), now, events);
-        store_user(*user, events, now);
-        for (const Event &event : events.items())
-            sessions += event.type == EventType::session_end;
-    }
+    const Ended ended = end_stale_sessions(Thoroughness::every_session);
     if (run(renew_cleanup) == 0)
         run(note_cleanup);
-    if (sessions > 0 || always_log)
-        log_call(work, action, nullptr, nullptr, users, sessions);
-    return users;
+    if (ended.sessions > 0 || always_log)
+        log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
+    return ended.users;
 }
 
 } // namespace
@@ -187,9 +189,13 @@ PRESENCE_FUNCTION(update_user_heartbeat)
 {
     text *user = required_user(fcinfo);
     text *session = PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1);
-    const Details details = checked_details(fcinfo);
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
+    SessionDetails given;
+    if (likely(may_be_known(fcinfo, given)) && cache_touch(session_table(), text_view(user), session != nullptr ? text_view(session) : std::string_view{}, given))
+        PG_RETURN_BOOL(true);
+
+    const Details details = checked_details(fcinfo);
     const OwnerWork work = begin_owner_work();
     const bool online = beat(user, session, details);
     end_owner_work(work);
@@ -208,19 +214,28 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     if (user_count != session_count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
                         errhint("Pass arrays of one length; where a user has no session id, NULL.")));
-    auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count + 1)));
+    auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * static_cast<std::size_t>(user_count + 1)));
     for (int i = 0; i < user_count; ++i) {
         if (no_user[i])
             ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids must not contain NULL: element %d", i + 1)));
-        order[i] = i;
+        names[i] = {text_view(DatumGetTextPP(users[i])), no_session[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
     }
-    // Everybody locks users in one order, so that overlapping calls cannot deadlock.
-    std::sort(order, order + user_count, [users](int a, int b) { return text_view(DatumGetTextPP(users[a])) < text_view(DatumGetTextPP(users[b])); });
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
+    auto *heard = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count + 1)));
+    int online = cache_touch_many(session_table(), {names, static_cast<std::size_t>(user_count)}, heard);
+    if (online == user_count)
+        PG_RETURN_INT32(online);
+
+    auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count)));
+    int left = 0;
+    for (int i = 0; i < user_count; ++i)
+        if (!heard[i])
+            order[left++] = i;
+    // Everybody locks users in one order, so that overlapping calls cannot deadlock.
+    std::sort(order, order + left, [names](int a, int b) { return names[a].user < names[b].user; });
     const OwnerWork work = begin_owner_work();
-    int online = 0;
-    for (int i = 0; i < user_count; ++i) {
+    for (int i = 0; i < left; ++i) {
         CHECK_FOR_INTERRUPTS();
         const int at = order[i];
         online += beat(DatumGetTextPP(users[at]), no_session[at] ? nullptr : DatumGetTextPP(sessions[at]), Details{});

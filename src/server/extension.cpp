@@ -62,6 +62,8 @@ const Extension &extension_of(FunctionCallInfo fcinfo)
     return extension;
 }
 
+Oid session_table() { return extension.session_table; }
+
 OwnerWork begin_owner_work()
 {
     OwnerWork work;

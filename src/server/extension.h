@@ -14,6 +14,8 @@ struct Extension {
 
 // Of the function that is being called; looked up once and then again only after a change of the catalogs.
 const Extension &extension_of(FunctionCallInfo fcinfo);
+// Of the last extension_of(), which is that of this database.
+Oid session_table();
 void watch_catalog();
 
 // Between begin and end: SPI is connected and the role is the owner of the tables. An error in between needs no end.

@@ -1,6 +1,7 @@
 // The library's entry point: what has to happen when a process loads it, and nothing else.
 #include "extension.h"
 #include "settings.h"
+#include "shared.h"
 
 #pragma GCC visibility push(default)
 extern "C" {
@@ -13,4 +14,6 @@ extern "C" void _PG_init(void)
 {
     presence::define_settings();
     presence::watch_catalog();
+    if (process_shared_preload_libraries_in_progress)
+        presence::request_shared_memory();
 }

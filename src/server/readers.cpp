@@ -1,4 +1,5 @@
 // The SQL functions that read presence and the feed, and what the views ask about a session.
+#include "cache.h"
 #include "extension.h"
 #include "settings.h"
 #include "storage.h"
@@ -68,9 +69,9 @@ using namespace presence;
 PRESENCE_FUNCTION(presence_effective_heartbeat)
 {
     require_view_reader(fcinfo);
-    if (PG_ARGISNULL(2))
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_NULL();
-    PG_RETURN_DATUM(PG_GETARG_DATUM(2));
+    PG_RETURN_TIMESTAMPTZ(session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0).heartbeat_at);
 }
 
 PRESENCE_FUNCTION(presence_is_live)
@@ -80,11 +81,11 @@ PRESENCE_FUNCTION(presence_is_live)
         PG_RETURN_BOOL(true);
     if (!PG_ARGISNULL(4))
         PG_RETURN_BOOL(GetCurrentTimestamp() <= PG_GETARG_TIMESTAMPTZ(4));
-    if (PG_ARGISNULL(2))
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_BOOL(false);
     const Time promised = PG_ARGISNULL(3) ? 0 : interval_time(PG_GETARG_DATUM(3));
-    const Time heard = Max(PG_GETARG_TIMESTAMPTZ(2), PgStartTime);
-    PG_RETURN_BOOL(GetCurrentTimestamp() <= heard + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), promised));
+    const Life life = session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), promised);
+    PG_RETURN_BOOL(GetCurrentTimestamp() <= life.stale_after);
 }
 
 PRESENCE_FUNCTION(presence_server_state)
@@ -93,10 +94,14 @@ PRESENCE_FUNCTION(presence_server_state)
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
-    // There is no cache and no worker yet.
-    Datum values[11] = {BoolGetDatum(false), BoolGetDatum(RecoveryInProgress()), BoolGetDatum(worker_enabled), 0, 0, 0, 0, 0, 0, BoolGetDatum(false), 0};
+    const CacheNumbers cache = cache_numbers();
+    SharedDatabase *database = my_database();
+    const std::uint32_t worker = database != nullptr ? pg_atomic_read_u32(&database->worker_pid) : 0;
+    const bool full = database != nullptr && pg_atomic_read_u32(&database->cache_full) != 0;
+    Datum values[11] = {BoolGetDatum(database != nullptr), BoolGetDatum(RecoveryInProgress()), BoolGetDatum(worker_enabled), Int32GetDatum(static_cast<int32>(worker)), 0,
+                        Int64GetDatum(cache.sessions), Int64GetDatum(cache.hits), Int64GetDatum(cache.misses), Int64GetDatum(cache.bytes), BoolGetDatum(full), 0};
     values[10] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
-    bool nulls[11] = {false, false, false, true, true, false, false, false, false, false, false};
+    bool nulls[11] = {false, false, false, worker == 0, true, false, false, false, false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 

@@ -1,5 +1,6 @@
 #include "storage.h"
 
+#include "cache.h"
 #include "extension.h"
 #include "settings.h"
 
@@ -10,20 +11,22 @@ namespace {
 Statement lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE", 1, {TEXTOID}};
 Statement try_lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE SKIP LOCKED", 1, {TEXTOID}};
 Statement create_user = {"INSERT INTO @.presence_user (user_id) VALUES ($1) ON CONFLICT DO NOTHING", 1, {TEXTOID}};
+#define SESSION_COLUMNS                                                                                              \
+    "id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason," \
+    " leave_until, user_agent, ip_address, metadata, xmin"
 Statement load_sessions = {
-    "SELECT id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason, leave_until,"
-    " user_agent, ip_address, metadata FROM @.presence_session WHERE user_id = $1 AND online"
-    " UNION ALL SELECT id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason, leave_until,"
-    " user_agent, ip_address, metadata FROM @.presence_session WHERE user_id = $1 AND session_id = $2 AND NOT online",
+    "SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND online"
+    " UNION ALL SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND session_id = $2 AND NOT online",
     2, {TEXTOID, TEXTOID}};
 Statement insert_session = {
     "INSERT INTO @.presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason,"
-    " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
     14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
 Statement update_session = {
     "UPDATE @.presence_session SET online = $3, status = $4, online_since = $5, joined_at = $6, heartbeat_at = $7, heartbeat_interval = $8, ended_at = $9,"
     " end_reason = $10, leave_until = $11, user_agent = $12, ip_address = $13, metadata = $14 WHERE user_id = $1 AND session_id = $2",
     14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
+Statement refresh_session = {"UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
 Statement clear_typing = {
     "UPDATE @.presence_session SET metadata = metadata - 'typing' WHERE user_id = $1 AND session_id = $2 AND jsonb_typeof(metadata) = 'object'",
     2, {TEXTOID, TEXTOID}};
@@ -65,10 +68,30 @@ char null_if(bool is_null) { return is_null ? 'n' : ' '; }
 
 } // namespace
 
+std::uint64_t datum_fingerprint(Datum value)
+{
+    return detail_fingerprint(text_view(reinterpret_cast<const text *>(PG_DETOAST_DATUM_PACKED(value))));
+}
+
 Time interval_time(Datum interval)
 {
     const Interval &value = *DatumGetIntervalP(interval);
     return value.time + (static_cast<Time>(value.day) + static_cast<Time>(value.month) * 30) * USECS_PER_DAY;
+}
+
+SessionDetails cached_details(const StoredSession &session)
+{
+    SessionDetails details;
+    details.interval_ms = session.no_interval ? 0 : interval_ms(session.interval);
+    details.status = session.status;
+    details.has_status = true;
+    if (!session.no_user_agent)
+        details.fingerprints.user_agent = datum_fingerprint(session.user_agent);
+    if (!session.no_ip_address)
+        details.fingerprints.ip_address = datum_fingerprint(session.ip_address);
+    if (!session.no_metadata)
+        details.fingerprints.metadata = datum_fingerprint(session.metadata);
+    return details;
 }
 
 StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **target)
@@ -114,14 +137,34 @@ StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **targ
         loaded->user_agent = row.get(12, loaded->no_user_agent);
         loaded->ip_address = row.get(13, loaded->no_ip_address);
         loaded->metadata = row.get(14, loaded->no_metadata);
-        const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
-        // Nobody could beat while the server was down.
-        loaded->stale_after = Max(loaded->heartbeat_at, PgStartTime) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), promised);
+        loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15, is_null)));
+        if (loaded->online) {
+            const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
+            const Life life = session_life(session_table(), text_view(name), text_view(loaded->name), loaded->heartbeat_at, promised);
+            loaded->heartbeat_at = life.heartbeat_at;
+            loaded->stale_after = life.stale_after;
+        }
         user->list[user->session_count++] = loaded;
         if (target != nullptr && text_view(loaded->name) == text_view(DatumGetTextPP(key[1])))
             *target = loaded;
     }
     return user;
+}
+
+void refresh(const StoredUser &user, const StoredSession &session)
+{
+    // A transaction with a snapshot of its own may see details that are no longer true.
+    const bool open = !session.uncommitted && !IsolationUsesXactSnapshot();
+    if (cache_put(session_table(), text_view(user.name), text_view(session.name), static_cast<std::uint64_t>(session.id), cached_details(session), session.heartbeat_at, open))
+        return;
+    Datum values[] = {PointerGetDatum(user.name), PointerGetDatum(session.name), TimestampTzGetDatum(session.heartbeat_at)};
+    run(refresh_session, values);
+}
+
+EventList room_for(const StoredUser &user)
+{
+    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + 1);
+    return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
 }
 
 StoredSession *add_session(StoredUser &user, text *name)
@@ -137,9 +180,10 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
 {
     const Datum name = PointerGetDatum(user.name);
     for (int i = 0; i < user.session_count; ++i) {
-        const auto &s = *static_cast<StoredSession *>(user.list[i]);
+        auto &s = *static_cast<StoredSession *>(user.list[i]);
         if (!s.changed)
             continue;
+        cache_close(session_table(), text_view(user.name), text_view(s.name));
         Datum values[] = {name, PointerGetDatum(s.name), BoolGetDatum(s.online), PointerGetDatum(make_text(to_text(s.status))),
                           TimestampTzGetDatum(s.online_since), TimestampTzGetDatum(s.joined_at), TimestampTzGetDatum(s.heartbeat_at), s.interval,
                           TimestampTzGetDatum(s.ended_at), PointerGetDatum(make_text(to_text(s.end_reason))), TimestampTzGetDatum(s.leave_until),
@@ -148,6 +192,10 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
         const char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', null_if(s.no_interval), null_if(!ended), null_if(!ended), null_if(s.leave_until == 0),
                               null_if(s.no_user_agent), null_if(s.no_ip_address), null_if(s.no_metadata)};
         run(s.id == 0 ? insert_session : update_session, values, nulls);
+        if (s.id == 0)
+            s.id = DatumGetInt64(first_value(1));
+        if (s.attending())
+            cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id), cached_details(s), s.heartbeat_at, false);
         if (s.clear_typing)
             run(clear_typing, values);
     }

@@ -12,6 +12,7 @@ struct StoredSession : Session {
     text *name;       // empty: the unnamed one
     Datum interval, user_agent, ip_address, metadata;
     bool no_interval, no_user_agent, no_ip_address, no_metadata;
+    bool uncommitted;  // written by this very transaction
 };
 
 struct StoredUser : User {
@@ -27,9 +28,15 @@ enum class Lock { create_missing, wait, skip_locked };
 // Null where there is no such user, or another transaction holds it and it is to be skipped. Loads the live sessions and
 // the named one, which target becomes; null where it does not exist.
 StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **target);
+EventList room_for(const StoredUser &user);
 StoredSession *add_session(StoredUser &user, text *name);
+// A heartbeat that changes nothing: to the cache where that is possible, else to the row.
+void refresh(const StoredUser &user, const StoredSession &session);
 void store_user(const StoredUser &user, const EventList &events, Time now);
 
 Time interval_time(Datum interval);
+inline std::uint64_t interval_ms(Datum interval) { return static_cast<std::uint64_t>((interval_time(interval) + 999) / 1000); }
+// Of a text, inet or jsonb; what the cache compares instead of the value.
+std::uint64_t datum_fingerprint(Datum value);
 
 } // namespace presence

@@ -1,0 +1,346 @@
+#include "cache.h"
+
+#include <algorithm>
+
+#include "settings.h"
+
+namespace presence {
+
+namespace {
+
+constexpr std::uint32_t first_capacity = 64;
+
+SharedShard &shard_of(SharedDatabase &database, const SessionKey &key) { return database.shards[(key.hi >> 32) % shard_count]; }
+
+// With the shard's lock held.
+HeartbeatShard *opened(const SharedShard &shard)
+{
+    return DsaPointerIsValid(shard.block) ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block)) : nullptr;
+}
+
+class Locked {
+public:
+    Locked(SharedShard &shard, LWLockMode mode) : shard_(shard)
+    {
+        LWLockAcquire(&shard.lock.lock, mode);
+        beats = opened(shard);
+    }
+    Locked(const Locked &) = delete;
+    Locked &operator=(const Locked &) = delete;
+    void unlock() { LWLockRelease(&shard_.lock.lock); }
+
+    HeartbeatShard *beats;
+
+private:
+    SharedShard &shard_;
+};
+
+bool agrees(const HeartbeatShard &beats, std::uint32_t at, const SessionDetails &given)
+{
+    const HeartbeatShard::Slot &known = beats.slot(at);
+    const Fingerprints &said = given.fingerprints;
+    return (said.user_agent == 0 || said.user_agent == known.fingerprints.user_agent) &&
+           (said.ip_address == 0 || said.ip_address == known.fingerprints.ip_address) &&
+           (said.metadata == 0 || said.metadata == known.fingerprints.metadata) &&
+           (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) == beats.interval_ms(at)) &&
+           (!given.has_status || static_cast<std::uint8_t>(given.status) == known.status());
+}
+
+// Memory without an error: where there is none, the table does the work. Raises nothing, whatever the server's memory does.
+dsa_pointer allocate(std::size_t bytes)
+{
+    volatile dsa_pointer block = InvalidDsaPointer;
+    MemoryContext context = CurrentMemoryContext;
+    ResourceOwner owner = CurrentResourceOwner;
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(context);
+    PG_TRY();
+    {
+        block = dsa_allocate_extended(shared_area(), bytes, DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM);
+        ReleaseCurrentSubTransaction();
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        FlushErrorState();
+        RollbackAndReleaseCurrentSubTransaction();
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    CurrentResourceOwner = owner;
+    return block;
+}
+
+// Makes room for more sessions. False: there is no memory, or no more is possible.
+bool grow(SharedDatabase &database, SharedShard &shard)
+{
+    Locked now(shard, LW_SHARED);
+    const std::uint32_t capacity = now.beats == nullptr ? 0 : now.beats->capacity();
+    now.unlock();
+
+    const std::uint32_t wanted = capacity == 0 ? first_capacity : HeartbeatShard::grown_capacity(capacity);
+    if (wanted <= capacity)
+        return false;
+    dsa_pointer block = allocate(HeartbeatShard::bytes_for(wanted));
+    if (!DsaPointerIsValid(block)) {
+        pg_atomic_write_u32(&database.cache_full, 1);
+        return false;
+    }
+    void *address = dsa_get_address(shared_area(), block);
+    Locked held(shard, LW_EXCLUSIVE);
+    // Somebody else may have been quicker.
+    const bool still_wanted = (held.beats == nullptr ? 0 : held.beats->capacity()) == capacity;
+    if (still_wanted) {
+        if (held.beats == nullptr)
+            HeartbeatShard::create(address, wanted);
+        else
+            held.beats->rebuild_into(address, wanted);
+        std::swap(shard.block, block);
+    }
+    held.unlock();
+    if (DsaPointerIsValid(block))
+        dsa_free(shared_area(), block);
+    pg_atomic_write_u32(&database.cache_full, 0);
+    return true;
+}
+
+SessionKey key_of(Oid table, std::string_view user, std::string_view session) { return session_key(server_secret(), table, user, session); }
+
+} // namespace
+
+std::uint64_t detail_fingerprint(std::string_view bytes) { return fingerprint(server_secret(), bytes); }
+
+bool cache_touch(Oid session_table, std::string_view user, std::string_view session, const SessionDetails &given)
+{
+    SharedDatabase *database = my_database();
+    if (unlikely(database == nullptr))
+        return false;
+    const SessionKey key = key_of(session_table, user, session);
+    const Timeouts timeouts = current_timeouts();
+    const std::uint64_t now = monotonic_ms();
+    const Time wall = GetCurrentTimestamp();
+    bool taken = false;
+
+    Locked held(shard_of(*database, key), LW_SHARED);
+    if (likely(held.beats != nullptr)) {
+        const std::uint32_t at = held.beats->find(key);
+        taken = at != HeartbeatShard::no_slot && agrees(*held.beats, at, given) && held.beats->touch(at, now, wall, timeouts);
+        if (taken)
+            held.beats->count_hits();
+        else
+            held.beats->count_misses();
+    } else {
+        pg_atomic_fetch_add_u64(&database->early_misses, 1);
+    }
+    held.unlock();
+    return taken;
+}
+
+int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *heard)
+{
+    const std::size_t count = sessions.size();
+    std::fill_n(heard, count, false);
+    SharedDatabase *database = my_database();
+    if (database == nullptr || count == 0)
+        return 0;
+    const Timeouts timeouts = current_timeouts();
+    const std::uint64_t now = monotonic_ms();
+    const Time wall = GetCurrentTimestamp();
+
+    // In the order of shards, so that each is locked once, and its memory is asked for ahead of its use.
+    auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
+    auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * count, MCXT_ALLOC_HUGE));
+    std::uint32_t begin[shard_count + 1] = {};
+    for (std::size_t i = 0; i < count; ++i) {
+        keys[i] = key_of(session_table, sessions[i].user, sessions[i].session);
+        ++begin[(keys[i].hi >> 32) % shard_count + 1];
+    }
+    for (unsigned s = 0; s < shard_count; ++s)
+        begin[s + 1] += begin[s];
+    std::uint32_t next[shard_count];
+    std::copy_n(begin, shard_count, next);
+    for (std::size_t i = 0; i < count; ++i)
+        order[next[(keys[i].hi >> 32) % shard_count]++] = static_cast<std::uint32_t>(i);
+
+    constexpr std::uint32_t ahead = 64;
+    int taken = 0;
+    for (unsigned s = 0; s < shard_count; ++s) {
+        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += ahead) {
+            const std::uint32_t to = std::min(from + ahead, begin[s + 1]);
+            std::uint32_t slots[ahead];
+            int taken_here = 0;
+            Locked held(database->shards[s], LW_SHARED);
+            if (held.beats != nullptr) {
+                for (std::uint32_t i = from; i < to; ++i)
+                    held.beats->prefetch_find(keys[order[i]]);
+                for (std::uint32_t i = from; i < to; ++i) {
+                    slots[i - from] = held.beats->find(keys[order[i]]);
+                    if (slots[i - from] != HeartbeatShard::no_slot)
+                        held.beats->prefetch_slot(slots[i - from]);
+                }
+                for (std::uint32_t i = from; i < to; ++i)
+                    if (slots[i - from] != HeartbeatShard::no_slot && held.beats->touch(slots[i - from], now, wall, timeouts))
+                        heard[order[i]] = true, ++taken_here;
+                held.beats->count_hits(static_cast<std::uint64_t>(taken_here));
+                held.beats->count_misses(to - from - static_cast<std::uint64_t>(taken_here));
+            } else {
+                pg_atomic_fetch_add_u64(&database->early_misses, to - from);
+            }
+            held.unlock();
+            taken += taken_here;
+        }
+    }
+    pfree(keys);
+    pfree(order);
+    return taken;
+}
+
+Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval)
+{
+    if (RecoveryInProgress())
+        return {recorded_heartbeat, PG_INT64_MAX};
+    const Floor floor = heartbeat_floor();
+    Life life{recorded_heartbeat, std::max(recorded_heartbeat, floor.wall) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), promised_interval)};
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return life;
+    const SessionKey key = key_of(session_table, user, session);
+    const Timeouts timeouts = current_timeouts();
+    Locked held(shard_of(*database, key), LW_SHARED);
+    if (held.beats != nullptr) {
+        const std::uint32_t at = held.beats->find(key);
+        if (at != HeartbeatShard::no_slot) {
+            life.heartbeat_at = std::max(life.heartbeat_at, held.beats->wall_us(at));
+            // By the monotonic clock, whatever was done to the other one meanwhile.
+            const auto left_ms = static_cast<std::int64_t>(held.beats->deadline(at, timeouts)) - static_cast<std::int64_t>(monotonic_ms());
+            life.stale_after = GetCurrentTimestamp() + left_ms * 1000;
+        }
+    }
+    held.unlock();
+    return life;
+}
+
+bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return false;
+    SessionEntry entry;
+    entry.key = key_of(session_table, user, session);
+    entry.row_id = row_id;
+    entry.beat_ms = monotonic_ms();
+    entry.wall_us = heartbeat_at;
+    entry.interval_ms = details.interval_ms;
+    entry.fingerprints = details.fingerprints;
+    entry.state = open ? SlotState::open : SlotState::closed;
+    entry.status = static_cast<std::uint8_t>(details.status);
+    const Timeouts timeouts = current_timeouts();
+    SharedShard &shard = shard_of(*database, entry.key);
+    for (;;) {
+        Locked held(shard, LW_EXCLUSIVE);
+        const bool done = held.beats != nullptr && held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        held.unlock();
+        if (done || !grow(*database, shard))
+            return done;
+    }
+}
+
+void cache_close(Oid session_table, std::string_view user, std::string_view session)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    const SessionKey key = key_of(session_table, user, session);
+    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
+    if (held.beats != nullptr) {
+        const std::uint32_t at = held.beats->find(key);
+        if (at != HeartbeatShard::no_slot)
+            held.beats->close(at);
+    }
+    held.unlock();
+}
+
+void cache_clear()
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    for (SharedShard &shard : database->shards) {
+        Locked held(shard, LW_EXCLUSIVE);
+        if (held.beats != nullptr)
+            held.beats->clear();
+        held.unlock();
+    }
+    // Should the extension stay after all, its sessions must not be forgotten.
+    pg_atomic_write_u32(&database->watch_all, 1);
+}
+
+CacheNumbers cache_numbers()
+{
+    CacheNumbers sum{};
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return sum;
+    sum.misses = static_cast<std::int64_t>(pg_atomic_read_u64(&database->early_misses));
+    for (SharedShard &shard : database->shards) {
+        Locked held(shard, LW_SHARED);
+        if (held.beats != nullptr) {
+            for (std::uint32_t at = 0; at < held.beats->slots_used(); ++at)
+                sum.sessions += held.beats->state(at) == SlotState::open;
+            sum.entries += held.beats->count();
+            sum.hits += static_cast<std::int64_t>(held.beats->hits());
+            sum.misses += static_cast<std::int64_t>(held.beats->misses());
+            sum.bytes += static_cast<std::int64_t>(HeartbeatShard::bytes_for(held.beats->capacity()));
+        }
+        held.unlock();
+    }
+    return sum;
+}
+
+std::uint64_t cache_next_deadline()
+{
+    std::uint64_t earliest = HeartbeatShard::no_deadline;
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return earliest;
+    const Timeouts timeouts = current_timeouts();
+    for (SharedShard &shard : database->shards) {
+        Locked held(shard, LW_SHARED);
+        if (held.beats != nullptr)
+            earliest = std::min(earliest, held.beats->earliest_deadline(timeouts));
+        held.unlock();
+    }
+    return earliest;
+}
+
+std::size_t cache_collect_stale(std::span<ExpiredSession> found)
+{
+    std::size_t count = 0;
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return 0;
+    const Timeouts timeouts = current_timeouts();
+    const std::uint64_t now = monotonic_ms();
+    for (SharedShard &shard : database->shards) {
+        if (count == found.size())
+            break;
+        Locked held(shard, LW_SHARED);
+        if (held.beats != nullptr && held.beats->scan_due(now, timeouts))
+            count += held.beats->collect_expired(now, timeouts, found.subspan(count)).found;
+        held.unlock();
+    }
+    return count;
+}
+
+void cache_forget_stale(const SessionKey &key)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
+    if (held.beats != nullptr)
+        (void)held.beats->erase_if_still_stale(key, monotonic_ms(), current_timeouts());
+    held.unlock();
+}
+
+} // namespace presence

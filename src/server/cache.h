@@ -1,0 +1,60 @@
+// The heartbeat cache of this database, with the locking that its shards ask for. Lives here: what a backend may ask of it
+// and tell it. An *open* entry takes heartbeats without any look at the table; a *closed* one takes none, and only makes
+// sure that the session's silence is noticed. Callers that open or close hold the lock on the user's row. Without
+// preloading nothing is ever known, and everything works on the table.
+#pragma once
+
+#include "../core/rules.h"
+#include "shared.h"
+
+namespace presence {
+
+// How a heartbeat or a stored session looks to the cache. Fingerprints are 0 where a heartbeat does not say, or a session
+// has none.
+struct SessionDetails {
+    std::uint64_t interval_ms = 0;
+    Fingerprints fingerprints = {0, 0, 0};
+    bool has_status = false;
+    Status status = Status::active;
+};
+std::uint64_t detail_fingerprint(std::string_view bytes);
+
+// A heartbeat that changes nothing. False: it was not taken, the table has to decide.
+bool cache_touch(Oid session_table, std::string_view user, std::string_view session, const SessionDetails &given);
+
+// The same for many without details. heard[i] tells which were taken; how many.
+struct SessionName {
+    std::string_view user, session;
+};
+int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *heard);
+
+// The effective heartbeat of a session that is recorded as online, and the last moment at which its silence is within the
+// timeout. On a standby, that is never over.
+struct Life {
+    Time heartbeat_at;
+    Time stale_after;
+};
+Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval);
+
+// What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory or of a cache.
+bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open);
+// Before a change of the row: from here on heartbeats wait for its outcome.
+void cache_close(Oid session_table, std::string_view user, std::string_view session);
+// Of all sessions of this database, when the extension is dropped.
+void cache_clear();
+
+struct CacheNumbers {
+    std::int64_t sessions;  // open entries
+    std::int64_t entries;   // open or closed
+    std::int64_t hits, misses, bytes;
+};
+CacheNumbers cache_numbers();
+
+// When the next session can be stale at the earliest, by the monotonic clock.
+std::uint64_t cache_next_deadline();
+// Row ids of stale sessions, as many as there is room for; how many were found.
+std::size_t cache_collect_stale(std::span<ExpiredSession> found);
+// Of a session that is stale and was found not to be online; nothing happens if it was heard since.
+void cache_forget_stale(const SessionKey &key);
+
+} // namespace presence

@@ -1,0 +1,103 @@
+#include "expiry.h"
+
+#include <algorithm>
+
+#include "cache.h"
+#include "extension.h"
+#include "storage.h"
+
+namespace presence {
+
+namespace {
+
+Statement stale_by_table = {"SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id", 0, {}};
+Statement users_of_rows = {"SELECT id, user_id FROM @.presence_session WHERE online AND id = ANY ($1) ORDER BY user_id", 1, {INT8ARRAYOID}};
+
+// The server may be asked to end a million sessions at once; a part at a time bounds the memory.
+constexpr std::size_t most_at_once = 100000;
+
+struct Users {
+    text **names;
+    int count;
+};
+
+text *copied(Datum value) { return DatumGetTextPCopy(value); }
+
+Users by_table()
+{
+    const auto count = static_cast<int>(run(stale_by_table));
+    Users users{static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(count + 1))), count};
+    bool is_null = false;
+    for (int i = 0; i < count; ++i)
+        users.names[i] = copied(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    SPI_freetuptable(SPI_tuptable);
+    return users;
+}
+
+// Those whose rows are gone or no longer online leave the cache. A row that nobody else can see yet has a fresh entry.
+Users by_cache(std::span<const ExpiredSession> stale)
+{
+    Users users{static_cast<text **>(palloc(sizeof(text *) * (stale.size() + 1))), 0};
+    if (stale.empty())
+        return users;
+    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * stale.size()));
+    for (std::size_t i = 0; i < stale.size(); ++i)
+        ids[i] = Int64GetDatum(static_cast<int64>(stale[i].row_id));
+    Datum values[] = {PointerGetDatum(construct_array(ids, static_cast<int>(stale.size()), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+    const auto count = static_cast<int>(run(users_of_rows, values));
+    auto *found = static_cast<std::uint64_t *>(palloc(sizeof(std::uint64_t) * static_cast<std::size_t>(count + 1)));
+    bool is_null = false;
+    for (int i = 0; i < count; ++i) {
+        found[i] = static_cast<std::uint64_t>(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
+        text *name = copied(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &is_null));
+        if (users.count == 0 || text_view(users.names[users.count - 1]) != text_view(name))
+            users.names[users.count++] = name;
+    }
+    SPI_freetuptable(SPI_tuptable);
+    std::sort(found, found + count);
+    for (const ExpiredSession &session : stale)
+        if (!std::binary_search(found, found + count, session.row_id))
+            cache_forget_stale(session.key);
+    return users;
+}
+
+bool cache_watches_everybody()
+{
+    SharedDatabase *database = my_database();
+    return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 && pg_atomic_read_u32(&database->cache_full) == 0;
+}
+
+} // namespace
+
+Ended end_stale_sessions(Thoroughness thoroughness)
+{
+    auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most_at_once));
+    const std::span<ExpiredSession> all(room, most_at_once);
+    Users users = by_cache(all.first(cache_collect_stale(all)));
+    if (thoroughness == Thoroughness::every_session && !cache_watches_everybody())
+        users = by_table();
+
+    Ended ended;
+    MemoryContext each = AllocSetContextCreate(CurrentMemoryContext, "presence expiry", ALLOCSET_DEFAULT_SIZES);
+    for (int i = 0; i < users.count; ++i) {
+        CHECK_FOR_INTERRUPTS();
+        MemoryContext outer = MemoryContextSwitchTo(each);
+        StoredUser *user = load_user(users.names[i], nullptr, Lock::skip_locked, nullptr);
+        if (user == nullptr) {
+            ended.locked = true;
+        } else {
+            EventList events = room_for(*user);
+            const Time now = GetCurrentTimestamp();
+            ended.users += expire(*user, user->span(), now, events);
+            store_user(*user, events, now);
+            for (const Event &event : events.items())
+                ended.sessions += event.type == EventType::session_end;
+        }
+        MemoryContextSwitchTo(outer);
+        MemoryContextReset(each);
+    }
+    MemoryContextDelete(each);
+    return ended;
+}
+
+} // namespace presence

@@ -1,0 +1,23 @@
+// Ending what has been silent for too long: finds it, by the cache where that watches over everybody, else by the table, and
+// lets the rules decide under each user's lock. For the cleanup functions and the worker; the rules live in core/rules.h.
+#pragma once
+
+#include "server.h"
+
+namespace presence {
+
+enum class Thoroughness {
+    watched_sessions,  // those that the cache knows; costs next to nothing where nobody is stale
+    every_session,     // also those that it does not; reads all online sessions where the cache may have gaps
+};
+
+struct Ended {
+    int users = 0;          // went offline
+    int sessions = 0;       // ended
+    bool locked = false;    // some were held by others, and are left for another time
+};
+
+// In one transaction, within owner work. Never waits for a lock.
+Ended end_stale_sessions(Thoroughness thoroughness);
+
+} // namespace presence

@@ -1,0 +1,229 @@
+#include "shared.h"
+
+#include <ctime>
+
+#include "settings.h"
+
+extern "C" {
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+}
+
+namespace presence {
+
+namespace {
+
+constexpr const char *tranche_name = "presence";
+// Enough for a few databases with few sessions; the rest comes in segments, as it is needed.
+constexpr Size area_bytes = 256 * 1024;
+
+struct SharedState {
+    LWLock *list_lock;  // protects the list of databases
+    dsa_pointer first;
+    pg_atomic_uint64 floor_wall;  // 0: not accepting yet
+    pg_atomic_uint64 floor_ms;
+    alignas(MAXIMUM_ALIGNOF) char area[area_bytes];
+};
+
+SharedState *state = nullptr;
+dsa_area *area = nullptr;
+SharedDatabase *mine = nullptr;
+shmem_request_hook_type previous_request_hook = nullptr;
+shmem_startup_hook_type previous_startup_hook = nullptr;
+
+void on_request()
+{
+    if (previous_request_hook != nullptr)
+        previous_request_hook();
+    RequestAddinShmemSpace(sizeof(SharedState));
+    RequestNamedLWLockTranche(tranche_name, 1);
+}
+
+void on_startup()
+{
+    if (previous_startup_hook != nullptr)
+        previous_startup_hook();
+    LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+    bool found = false;
+    state = static_cast<SharedState *>(ShmemInitStruct("presence", sizeof(SharedState), &found));
+    if (!found) {
+        state->list_lock = &GetNamedLWLockTranche(tranche_name)->lock;
+        state->first = InvalidDsaPointer;
+        pg_atomic_init_u64(&state->floor_wall, 0);
+        pg_atomic_init_u64(&state->floor_ms, 0);
+        dsa_area *made = dsa_create_in_place(state->area, area_bytes, state->list_lock->tranche, nullptr);
+        dsa_pin(made);
+        dsa_detach(made);
+    }
+    LWLockRelease(AddinShmemInitLock);
+}
+
+void attach()
+{
+    MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+    area = dsa_attach_in_place(state->area, nullptr);
+    dsa_pin_mapping(area);
+    on_shmem_exit(dsa_on_shmem_exit_release_in_place, PointerGetDatum(state->area));
+    MemoryContextSwitchTo(caller);
+}
+
+SharedDatabase *at(dsa_pointer pointer) { return static_cast<SharedDatabase *>(dsa_get_address(area, pointer)); }
+
+SharedDatabase *find(Oid database)
+{
+    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next)
+        if (at(p)->database == database)
+            return at(p);
+    return nullptr;
+}
+
+dsa_pointer make(Oid database)
+{
+    const dsa_pointer pointer = dsa_allocate0(area, sizeof(SharedDatabase));
+    SharedDatabase *added = at(pointer);
+    added->database = database;
+    pg_atomic_init_u32(&added->worker_pid, 0);
+    pg_atomic_init_u32(&added->worker_procno, 0);
+    pg_atomic_init_u32(&added->worker_problem, 0);
+    pg_atomic_init_u32(&added->pauses, 0);
+    pg_atomic_init_u32(&added->wants_worker, 0);
+    pg_atomic_init_u64(&added->written_batches, 0);
+    pg_atomic_init_u64(&added->numbered_batches, 0);
+    pg_atomic_init_u64(&added->next_leave, PG_UINT64_MAX);
+    pg_atomic_init_u32(&added->watch_all, 1);
+    pg_atomic_init_u32(&added->cache_full, 0);
+    pg_atomic_init_u64(&added->early_misses, 0);
+    for (SharedShard &shard : added->shards) {
+        LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);
+        shard.block = InvalidDsaPointer;
+    }
+    return pointer;
+}
+
+} // namespace
+
+bool shared_memory_exists() { return state != nullptr; }
+
+void request_shared_memory()
+{
+    previous_request_hook = shmem_request_hook;
+    shmem_request_hook = on_request;
+    previous_startup_hook = shmem_startup_hook;
+    shmem_startup_hook = on_startup;
+}
+
+dsa_area *shared_area()
+{
+    if (unlikely(area == nullptr))
+        attach();
+    return area;
+}
+
+SharedDatabase *shared_database(Oid database, bool create)
+{
+    if (state == nullptr)
+        return nullptr;
+    shared_area();
+    LWLockAcquire(state->list_lock, LW_SHARED);
+    SharedDatabase *found = find(database);
+    LWLockRelease(state->list_lock);
+    if (found != nullptr || !create)
+        return found;
+    const dsa_pointer made = make(database);
+    LWLockAcquire(state->list_lock, LW_EXCLUSIVE);
+    found = find(database);
+    if (found == nullptr) {
+        found = at(made);
+        found->next = state->first;
+        state->first = made;
+    }
+    LWLockRelease(state->list_lock);
+    if (found != at(made))
+        dsa_free(area, made);
+    return found;
+}
+
+SharedDatabase *my_database()
+{
+    if (unlikely(mine == nullptr) && state != nullptr)
+        mine = shared_database(MyDatabaseId, true);
+    return mine;
+}
+
+void for_each_database(void (*visit)(SharedDatabase &, void *), void *context)
+{
+    if (state == nullptr)
+        return;
+    shared_area();
+    LWLockAcquire(state->list_lock, LW_SHARED);
+    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next)
+        visit(*at(p), context);
+    LWLockRelease(state->list_lock);
+}
+
+void drop_shared_database(Oid database)
+{
+    if (state == nullptr)
+        return;
+    shared_area();
+    LWLockAcquire(state->list_lock, LW_EXCLUSIVE);
+    for (dsa_pointer *link = &state->first; DsaPointerIsValid(*link); link = &at(*link)->next) {
+        if (at(*link)->database != database)
+            continue;
+        const dsa_pointer gone = *link;
+        *link = at(gone)->next;
+        for (const SharedShard &shard : at(gone)->shards)
+            if (DsaPointerIsValid(shard.block))
+                dsa_free(area, shard.block);
+        dsa_free(area, gone);
+        break;
+    }
+    LWLockRelease(state->list_lock);
+}
+
+const HashKey &server_secret()
+{
+    static HashKey secret;
+    static bool known = false;
+    if (unlikely(!known)) {
+        // The server's own secret, which never leaves it, seeds ours.
+        HashKey seed;
+        memcpy(&seed, GetMockAuthenticationNonce(), sizeof seed);
+        SipHash13 hash(seed, SipHash13::Output::bits128);
+        hash.add("presence");
+        const SessionKey derived = hash.finish128();
+        secret = {derived.lo, derived.hi};
+        known = true;
+    }
+    return secret;
+}
+
+std::uint64_t monotonic_ms()
+{
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return HeartbeatShard::clock_base_ms + static_cast<std::uint64_t>(now.tv_sec) * 1000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000000;
+}
+
+Floor heartbeat_floor()
+{
+    if (state == nullptr)
+        return {PgStartTime, 0};
+    std::uint64_t ms = pg_atomic_read_u64(&state->floor_ms);
+    if (unlikely(ms == 0) && !RecoveryInProgress()) {
+        // The launcher comes here as soon as the server accepts; whoever else is first does as well.
+        pg_atomic_write_u64(&state->floor_wall, static_cast<std::uint64_t>(GetCurrentTimestamp()));
+        std::uint64_t unset = 0;
+        ms = monotonic_ms();
+        if (!pg_atomic_compare_exchange_u64(&state->floor_ms, &unset, ms))
+            ms = unset;
+    }
+    return {static_cast<TimestampTz>(pg_atomic_read_u64(&state->floor_wall)), ms};
+}
+
+Timeouts current_timeouts()
+{
+    return {static_cast<std::uint64_t>(timeout_ms), static_cast<std::uint64_t>(max_timeout_ms), heartbeat_floor().monotonic_ms};
+}
+
+} // namespace presence

@@ -1,0 +1,81 @@
+// What all backends of the server share when the library is preloaded: one state for each database that has sessions, with
+// the shards of its heartbeat cache and what is known of its worker. Lives here: memory, locks and clocks. Does not live
+// here: what a heartbeat means (cache.h), and what the worker does (worker.h).
+#pragma once
+
+#include "../core/heartbeat_shard.h"
+#include "server.h"
+
+extern "C" {
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+#include "utils/dsa.h"
+}
+
+namespace presence {
+
+inline constexpr unsigned shard_count = 64;
+
+struct SharedShard {
+    LWLockPadded lock;
+    dsa_pointer block;  // of a HeartbeatShard; InvalidDsaPointer until the first session
+};
+
+// Allocated at the first use in a database, freed by the launcher after the database was dropped. Whoever is connected
+// to the database may keep the pointer.
+struct SharedDatabase {
+    Oid database;
+    dsa_pointer next;
+
+    // The worker of this database; written by the launcher and the worker.
+    pg_atomic_uint32 worker_pid;       // 0: none
+    pg_atomic_uint32 worker_procno;    // for its latch, while worker_pid is set
+    pg_atomic_uint32 worker_problem;   // a WorkerProblem
+    pg_atomic_uint32 pauses;           // utility commands that want no worker in this database
+    pg_atomic_uint32 wants_worker;     // somebody has seen the extension here
+    pg_atomic_uint64 written_batches;  // commits that wrote events
+    pg_atomic_uint64 numbered_batches; // of these, how many the worker has seen to
+    pg_atomic_uint64 next_leave;       // wall time of the earliest leave_until, or PG_UINT64_MAX
+    pg_atomic_uint32 watch_all;        // the worker is to look for online sessions that are not in the cache
+    pg_atomic_uint32 cache_full;       // memory could not be had
+    pg_atomic_uint64 early_misses;     // of shards that had no block yet
+
+    SharedShard shards[shard_count];
+};
+
+// Whether the library was preloaded, so that there is anything to share.
+bool shared_memory_exists();
+
+// Before the server starts: asks for memory and, once it is there, sets it up.
+void request_shared_memory();
+
+// Of a database; null without preloading, or where it is not known and not to be made. Raises errors of memory, so no lock
+// may be held that is not released by the end of the transaction.
+SharedDatabase *shared_database(Oid database, bool create);
+// The one that this backend is connected to, made if necessary.
+SharedDatabase *my_database();
+
+// Calls visit for each known database, with the list locked against changes.
+void for_each_database(void (*visit)(SharedDatabase &, void *), void *context);
+// Forgets a database that nobody is or can be connected to.
+void drop_shared_database(Oid database);
+
+dsa_area *shared_area();
+
+// The server's secret for the keys of sessions; the same after a restart and on a standby.
+const HashKey &server_secret();
+
+// Monotonic milliseconds for the cache.
+std::uint64_t monotonic_ms();
+
+// The moment at which the server began to accept heartbeats: nobody could beat before. Without preloading, the start of
+// the server. Wall time, and the same by the monotonic clock.
+struct Floor {
+    TimestampTz wall;
+    std::uint64_t monotonic_ms;
+};
+Floor heartbeat_floor();
+
+Timeouts current_timeouts();
+
+} // namespace presence
