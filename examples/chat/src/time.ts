@@ -1,0 +1,20 @@
+import { createSignal } from "solid-js";
+
+// One clock for all "3 minutes ago" of the page.
+const [now, setNow] = createSignal(Date.now());
+setInterval(() => setNow(Date.now()), 10_000);
+
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+
+export function ago(time: string): string {
+  const seconds = Math.max(0, (now() - Date.parse(time)) / 1000);
+  if (seconds < 45) return "just now";
+  if (seconds < 45 * 60) return relative.format(-Math.max(1, Math.round(seconds / 60)), "minute");
+  if (seconds < 22 * 3600) return relative.format(-Math.max(1, Math.round(seconds / 3600)), "hour");
+  return relative.format(-Math.max(1, Math.round(seconds / 86_400)), "day");
+}
+
+export function timeOfDay(time: string): string {
+  return clock.format(new Date(time));
+}
