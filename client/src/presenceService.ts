@@ -146,7 +146,7 @@ export class PresenceService {
   #listeners: AbortController | undefined; // set: started
   #wanted = false; // the user is to count as online here
   #announced = false; // a heartbeat has been sent under #sessionId, so there is something to say goodbye to
-  #gone = false; // the page is closing or lies in the back/forward cache
+  #gone = false; // the page is closing, lies in the back/forward cache, or is rendered ahead and may never be looked at
   #beat: "none" | "ok" | "failed" = "none";
   #everOnline = false;
   #chosen: PresenceStatus | null = null;
@@ -155,6 +155,7 @@ export class PresenceService {
   #counters = { heartbeatsSent: 0, heartbeatsFailed: 0, lastHeartbeatAt: null as number | null, latency: null as number | null, changes: 0 };
   #state: PresenceState = EMPTY_STATE;
   #told: ConnectionStatus = "stopped";
+  #toldStatus: PresenceStatus = "active";
   #stateDue = false;
 
   constructor(options: PresenceOptions) {
@@ -184,6 +185,7 @@ export class PresenceService {
         this.#events.emit("change", event);
         this.#refresh();
       },
+      failed: (error) => this.#events.emit("error", error),
       switched: () => this.#refresh(),
       silence: settings.silenceLimit,
       retryBase,
@@ -208,11 +210,11 @@ export class PresenceService {
   start(): void {
     if (this.#listeners !== undefined) return;
     this.#listeners = new AbortController();
-    this.#gone = false;
+    this.#gone = prerendering();
     this.#listen(this.#listeners.signal);
     if (globalThis.window !== undefined) this.#activity.start();
-    if (hidden()) this.#hide();
-    else this.#feed.start();
+    // A tab opened in the background does not need the list before it is looked at.
+    if (!this.#gone && (!hidden() || this.#options.hiddenFeedLinger === Infinity)) this.#feed.start();
     if (this.#options.autoJoin) this.join();
     this.#refresh();
   }
@@ -234,7 +236,7 @@ export class PresenceService {
   join(): void {
     if (this.#wanted || this.#listeners === undefined) return;
     this.#wanted = true;
-    this.#heartbeats.beatNow();
+    if (!this.#gone) this.#heartbeats.beatNow();
     this.#refresh();
   }
 
@@ -309,15 +311,19 @@ export class PresenceService {
   /** Ends the session by beacon. Its id is spent: the server would ignore a late heartbeat, and ours must not look like one. */
   #sayGoodbye(): void {
     this.#heartbeats.stop();
-    if (this.#announced) this.#transport.leave(this.#options.userId, this.#sessionId);
+    const spent = this.#announced ? this.#sessionId : null;
     this.#sessionId = newSessionId();
     this.#announced = false;
     this.#joined = false;
     this.#beat = "none";
+    if (spent !== null) this.#transport.leave(this.#options.userId, spent);
   }
 
   #statusChanged(): void {
-    this.#events.emit("status", this.#status());
+    const status = this.#status();
+    if (status === this.#toldStatus) return; // input, under a status of the user's own choice
+    this.#toldStatus = status;
+    this.#events.emit("status", status);
     if (this.#wanted && !this.#gone) this.#heartbeats.beatNow();
     this.#refresh();
   }
@@ -331,7 +337,8 @@ export class PresenceService {
     for (const name of closing) window.addEventListener(name, () => this.#close(name), { signal });
     // Out of the back/forward cache: the old session has said goodbye, this is a new one.
     window.addEventListener("pageshow", () => this.#comeBack(), { signal });
-    document.addEventListener("visibilitychange", () => (hidden() ? this.#hide() : this.#wake()), { signal });
+    document.addEventListener("visibilitychange", () => (hidden() ? this.#hide() : this.#show()), { signal });
+    document.addEventListener("prerenderingchange", () => this.#comeBack(), { signal });
     document.addEventListener("resume", () => this.#wake(), { signal });
     window.addEventListener("online", () => this.#wake(), { signal });
     window.addEventListener("offline", () => this.#refresh(), { signal });
@@ -359,6 +366,11 @@ export class PresenceService {
     if (this.#wanted) this.#heartbeats.restart();
     if (!hidden() || this.#feed.running) this.#feed.reopen();
     this.#refresh();
+  }
+
+  #show(): void {
+    this.#activity.touch();
+    this.#wake();
   }
 
   #hide(): void {
@@ -425,4 +437,8 @@ export class PresenceService {
 
 function hidden(): boolean {
   return globalThis.document?.visibilityState === "hidden";
+}
+
+function prerendering(): boolean {
+  return (globalThis.document as { prerendering?: boolean } | undefined)?.prerendering === true;
 }

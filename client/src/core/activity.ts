@@ -38,6 +38,11 @@ export class Activity {
     this.#timer.clear();
   }
 
+  /** A sign of somebody that is no input event: the page was switched to. */
+  touch(): void {
+    this.#input();
+  }
+
   // A pointer sends hundreds of these a second: remember the time, and do more only on return from a pause.
   #input = (): void => {
     this.#lastInput = Date.now();

@@ -1,6 +1,6 @@
 import { backoff } from "./backoff.js";
 import type { Roster } from "./roster.js";
-import type { FeedSink, PresenceTransport } from "./transport.js";
+import { PresenceError, type FeedSink, type PresenceTransport } from "./transport.js";
 import type { PresenceEvent, PresenceSnapshot } from "./types.js";
 import { WallTimer } from "./wallTimer.js";
 
@@ -11,6 +11,7 @@ export interface ChangeFeedOptions {
   loaded: (snapshot: PresenceSnapshot) => void;
   /** One change was applied to the list. */
   changed: (event: PresenceEvent) => void;
+  failed: (error: PresenceError) => void;
   /** `open` has another value now. */
   switched: () => void;
   /** Silence for this long (ms) means a dead connection: nobody else would tell us for minutes. */
@@ -52,10 +53,16 @@ export class ChangeFeed {
     this.#setOpen(false);
   }
 
-  /** Drops the connection, whatever it looks like, and makes a new one. */
+  /**
+   * Makes a new connection, whatever the present one looks like. `open` keeps its value until the new one stands or has
+   * failed, so that a look at another tab and back does not make the connection light blink.
+   */
   reopen(): void {
-    this.stop();
-    this.start();
+    const old = this.#connection;
+    this.#retry.clear();
+    this.#failures = 0;
+    this.#connect();
+    old?.abort();
   }
 
   #connect(): void {
@@ -72,6 +79,9 @@ export class ChangeFeed {
         this.#failures = 0;
         this.#setOpen(true);
       },
+      lost: () => {
+        if (current()) this.#setOpen(false);
+      },
       snapshot: (snapshot) => {
         if (!current()) return;
         roster.load(snapshot);
@@ -85,14 +95,19 @@ export class ChangeFeed {
     this.#watch.set(silence);
     transport
       .follow(roster.seq, sink, connection.signal)
-      .catch(() => {}) // why it ended makes no difference to what comes next
-      .then(() => {
+      .catch((error: unknown) => error)
+      .then((error) => {
         if (this.#connection !== connection) return;
+        const silent = connection.signal.aborted;
+        connection.abort(); // a transport that failed halfway must not go on
         this.#watch.clear();
         this.reconnects++;
         this.#failures++;
-        this.#retry.set(backoff(this.#failures, this.options.retryBase, this.options.retryMax));
+        const problem =
+          silent || error === undefined ? null : error instanceof PresenceError ? error : new PresenceError(String(error), 0);
+        this.#retry.set(Math.max(backoff(this.#failures, this.options.retryBase, this.options.retryMax), problem?.retryAfter ?? 0));
         this.#setOpen(false);
+        if (problem !== null) this.options.failed(problem);
       });
   }
 

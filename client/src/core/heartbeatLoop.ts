@@ -61,8 +61,9 @@ export class HeartbeatLoop {
     this.#failures = result.ok ? 0 : this.#failures + 1;
     const again = this.#again && result.ok;
     this.#again = false;
-    if (!again) this.#timer.set(result.ok ? interval() : Math.max(backoff(this.#failures, retryBase, retryMax), result.error.retryAfter ?? 0));
+    // Before done(), which may stop us.
+    if (again) void this.#beat();
+    else this.#timer.set(result.ok ? interval() : Math.max(backoff(this.#failures, retryBase, retryMax), result.error.retryAfter ?? 0));
     done(result);
-    if (again) this.beatNow();
   }
 }

@@ -1,5 +1,5 @@
 import { readEventStream } from "./eventStream.js";
-import { fetchJson, refuseUnlessOk, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
+import { fetchJson, PresenceError, refuseUnlessOk, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
 import type { Heartbeat, UserPresence } from "./types.js";
 
 export interface HttpTransportOptions {
@@ -42,13 +42,16 @@ export class HttpTransport implements PresenceTransport {
     if (seq !== null) headers["last-event-id"] = String(seq);
     const response = await fetch(`${this.#base}/presence/events`, { headers, credentials: "include", cache: "no-store", signal });
     const { body } = await refuseUnlessOk(response);
-    if (body === null) return;
+    const type = response.headers.get("content-type") ?? "";
+    // A single-page app's server answers every unknown address with its page.
+    if (body === null || !type.startsWith("text/event-stream")) throw new PresenceError(`not an event stream but ${type || "nothing"}`, response.status);
     await readEventStream(body, (event) => {
       sink.alive();
       if (event === null) return;
       const data = JSON.parse(event.data);
       if (event.event === "snapshot") sink.snapshot(data);
       else if (event.event === "ready") sink.opened();
+      else if (event.event === "lost") sink.lost();
       else sink.change(data);
     });
   }

@@ -9,7 +9,7 @@ export class Roster {
   seq: number | null = null;
   users: readonly PresenceUser[] = [];
   /** When those who left while we watched were last seen. */
-  readonly lastSeen = new Map<string, string>();
+  lastSeen: ReadonlyMap<string, string> = new Map();
 
   load(snapshot: PresenceSnapshot): void {
     const known = new Map(this.users.map((user) => [user.user_id, user]));
@@ -18,6 +18,7 @@ export class Roster {
       const old = known.get(user.user_id);
       return old !== undefined && JSON.stringify(old) === JSON.stringify(user) ? old : user;
     });
+    this.#remember(this.users.map((user) => user.user_id));
   }
 
   /** Applies one event of the feed; false when it was known already. */
@@ -29,14 +30,14 @@ export class Roster {
     const old = this.users[index];
 
     if (change.event === "user_offline") {
-      this.lastSeen.set(change.user_id, change.at);
+      this.#remember([], [change.user_id, change.at]);
       if (old !== undefined) this.users = this.users.filter((user) => user !== old);
       return true;
     }
     if (change.event === "user_online" || old === undefined) {
       // Only user_online begins a user. A session event of someone unknown belongs to a user_online yet to come.
       if (change.event !== "user_online") return true;
-      this.lastSeen.delete(change.user_id);
+      this.#remember([change.user_id]);
       const user = merge({ user_id: change.user_id, status: "active", sessions: 1, online_since: change.at, metadata: null }, change);
       // Newest first, like get_active_users().
       this.users = [user, ...this.users.filter((other) => other !== old)];
@@ -46,12 +47,28 @@ export class Roster {
     if (next !== old) this.users = this.users.map((user) => (user === old ? next : user));
     return true;
   }
+
+  #remember(online: string[], left?: [user: string, at: string]): void {
+    const lastSeen = new Map(this.lastSeen);
+    let changed = left !== undefined;
+    for (const user of online) changed = lastSeen.delete(user) || changed;
+    if (left !== undefined) {
+      lastSeen.delete(left[0]); // to the end of the map's order, which is that of leaving
+      lastSeen.set(...left);
+      for (const [oldest] of lastSeen) if (lastSeen.size > MOST_LAST_SEEN) lastSeen.delete(oldest);
+    }
+    if (changed) this.lastSeen = lastSeen;
+  }
 }
 
-function merge(user: PresenceUser, { sessions, details }: PresenceEvent): PresenceUser {
+/** A page may stay open for weeks. */
+const MOST_LAST_SEEN = 1000;
+
+function merge(user: PresenceUser, { event, sessions, details }: PresenceEvent): PresenceUser {
   const next = { ...user };
   if (sessions !== null) next.sessions = sessions;
   if (details.status !== undefined) next.status = details.status;
-  if (details.metadata !== undefined) next.metadata = details.metadata;
+  // That of a session that ended is no longer the user's.
+  if (details.metadata !== undefined && event !== "session_end") next.metadata = details.metadata;
   return JSON.stringify(next) === JSON.stringify(user) ? user : next;
 }

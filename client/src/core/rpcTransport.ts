@@ -34,34 +34,41 @@ export class RpcTransport implements PresenceTransport {
   }
 
   async follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
-    // The first look also finds out whether the server is behind us (restored from a backup, say).
-    const first = await this.#snapshot(signal);
-    if (seq === null || seq > first.seq) {
-      sink.snapshot(first);
-      seq = first.seq;
-    }
+    // Where the feed does not show the very event we stopped at, the server is another one than it was (restored from a backup, say).
+    let position = seq !== null && (await this.#knows(seq, signal)) ? seq : await this.#start(sink, signal);
     for (let opened = false; !signal.aborted; ) {
-      let changes: PresenceEvent[];
-      try {
-        changes = (await this.#call("presence_changes_since", { seq, max_rows: PAGE }, signal)) as PresenceEvent[];
-      } catch (error) {
-        // An answer that says no (not a lost connection): our position has been dropped from the feed.
-        if (!(error instanceof PresenceError) || error.status < 400 || error.status >= 500 || error.status === 401) throw error;
-        const fresh = await this.#snapshot(signal);
-        sink.snapshot(fresh);
-        seq = fresh.seq;
+      const changes = await this.#changes(position, PAGE, signal);
+      if (changes === null) {
+        position = await this.#start(sink, signal);
         continue;
       }
       sink.alive();
       for (const change of changes) sink.change({ ...change, details: change.details ?? {} });
-      seq = changes.at(-1)?.seq ?? seq;
+      position = changes.at(-1)?.seq ?? position;
       if (changes.length === PAGE) continue;
       if (!opened) sink.opened();
       opened = true;
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, this.#poll);
-        signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-      });
+      await pause(this.#poll, signal);
+    }
+  }
+
+  async #start(sink: FeedSink, signal: AbortSignal): Promise<number> {
+    const snapshot = await this.#snapshot(signal);
+    sink.snapshot(snapshot);
+    return snapshot.seq;
+  }
+
+  async #knows(seq: number, signal: AbortSignal): Promise<boolean> {
+    return seq === 0 || (await this.#changes(seq - 1, 1, signal))?.[0]?.seq === seq;
+  }
+
+  /** Null: the feed no longer goes back that far (SQLSTATE 22023, which gateways answer with 400). */
+  async #changes(seq: number, most: number, signal: AbortSignal): Promise<PresenceEvent[] | null> {
+    try {
+      return (await this.#call("presence_changes_since", { seq, max_rows: most }, signal)) as PresenceEvent[];
+    } catch (error) {
+      if (error instanceof PresenceError && error.status === 400) return null;
+      throw error;
     }
   }
 
@@ -93,4 +100,17 @@ export class RpcTransport implements PresenceTransport {
     if (signal !== undefined) init.signal = signal;
     return fetchJson(this.#url(name), init, this.#timeout);
   }
+}
+
+function pause(time: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, time);
+    signal.addEventListener("abort", done);
+    if (signal.aborted) done();
+  });
 }

@@ -16,6 +16,8 @@ export interface PresenceTransport {
 export interface FeedSink {
   /** The connection stands and is complete up to now. */
   opened(): void;
+  /** The connection stands, but what is behind it is away; `opened` follows. */
+  lost(): void;
   /** Any sign of life, keep-alive comments included. */
   alive(): void;
   /** The list as a whole: at the beginning, or where the feed cannot continue from our position. */
@@ -52,6 +54,7 @@ export async function fetchJson(url: string, init: RequestInit, timeout: number)
   const stop = () => limit.abort();
   const timer = setTimeout(stop, timeout);
   init.signal?.addEventListener("abort", stop);
+  if (init.signal?.aborted) stop();
   try {
     const response = await fetch(url, { cache: "no-store", credentials: "include", ...init, signal: limit.signal });
     return await (await refuseUnlessOk(response)).json();

@@ -1,3 +1,5 @@
+"use client";
+
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { acquirePresence } from "../core/sharedService.js";
 import { EMPTY_STATE, type PresenceOptions, type PresenceService, type PresenceState } from "../presenceService.js";

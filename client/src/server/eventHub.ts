@@ -9,6 +9,10 @@ export interface HubListener {
   changes(events: PresenceEvent[]): void;
   /** The feed does not continue from where we were: here is the list as a whole. */
   snapshot(snapshot: PresenceSnapshot): void;
+  /** The database went away, or is back and everything missed has been passed on. */
+  connected(connected: boolean): void;
+  /** The server shuts down. */
+  end(): void;
 }
 
 /**
@@ -19,6 +23,7 @@ export interface HubListener {
 export class EventHub {
   /** Everything up to here has been passed on; null before the first look. */
   position: number | null = null;
+  connected = false;
   #listeners = new Set<HubListener>();
   #client: pg.Client | undefined;
   #connecting: Promise<void> | undefined;
@@ -37,7 +42,8 @@ export class EventHub {
   ) {}
 
   add(listener: HubListener): void {
-    this.#listeners.add(listener);
+    if (this.#closed) listener.end();
+    else this.#listeners.add(listener);
   }
 
   remove(listener: HubListener): void {
@@ -46,7 +52,7 @@ export class EventHub {
 
   /** Resolves when the feed has been read up to its end as of now, or rejects without a database. */
   async catchUp(): Promise<void> {
-    if (this.#client === undefined) await this.#connect();
+    if (!this.connected) await this.#connect();
     // One that is under way may have looked before the caller asked.
     if (this.#reading !== undefined) await this.#reading;
     await this.#read();
@@ -56,6 +62,7 @@ export class EventHub {
     this.#closed = true;
     clearInterval(this.#poll);
     clearTimeout(this.#retry);
+    for (const listener of [...this.#listeners]) listener.end();
     await this.#client?.end().catch(() => {});
   }
 
@@ -68,24 +75,24 @@ export class EventHub {
     clearTimeout(this.#retry);
     // With a time limit, a connection that died silently is found out by the next look.
     const client = new pg.Client({ query_timeout: 10_000, connectionTimeoutMillis: 10_000, keepAlive: true, ...this.config });
+    this.#client = client;
     client.on("error", (error) => this.#lost(client, error));
-    client.on("end", () => this.#lost(client, null));
     client.on("notification", () => this.#wake());
     try {
       await client.connect();
+      client.on("end", () => this.#lost(client, null));
       const channel = await this.database.channel(client);
       if (channel !== "") await client.query(`LISTEN ${client.escapeIdentifier(channel)}`);
       const snapshot = await this.database.snapshot(client);
-      this.#client = client;
       // The first time; or the server came back as an older one than it was, restored from a backup.
       if (this.position === null || snapshot.seq < this.position) this.#restart(snapshot);
-      this.#failures = 0;
       await this.#read(); // what happened while nobody listened
-      clearInterval(this.#poll);
+      if (this.#closed) throw new Error("presence: closed");
+      this.#failures = 0;
       this.#poll = setInterval(() => this.#wake(), this.pollInterval);
       this.#poll.unref?.();
+      this.#tell(true);
     } catch (error) {
-      this.#client = client;
       this.#lost(client, error);
       throw error;
     }
@@ -94,6 +101,7 @@ export class EventHub {
   #lost(client: pg.Client, error: unknown): void {
     if (this.#client !== client) return;
     this.#client = undefined;
+    this.#tell(false);
     clearInterval(this.#poll);
     client.end().catch(() => {});
     if (this.#closed) return;
@@ -105,23 +113,35 @@ export class EventHub {
   /** A look is due. Any number of wake-ups during one look make one more. */
   #wake(): void {
     if (this.#reading !== undefined) this.#again = true;
-    else this.#read().catch((error) => this.#client && this.#lost(this.#client, error));
+    else this.#read().catch(() => {});
+  }
+
+  #tell(connected: boolean): void {
+    if (this.connected === connected) return;
+    this.connected = connected;
+    for (const listener of [...this.#listeners]) listener.connected(connected);
   }
 
   #read(): Promise<void> {
-    return (this.#reading ??= this.#readAll().finally(() => {
-      this.#reading = undefined;
-      if (this.#again) {
+    if (this.#reading !== undefined) return this.#reading;
+    const client = this.#client;
+    if (client === undefined) return Promise.reject(new Error("presence: no connection to the database"));
+    const reading = this.#readAll(client)
+      .catch((error) => {
+        this.#lost(client, error);
+        throw error;
+      })
+      .finally(() => {
+        this.#reading = undefined;
+        const again = this.#again;
         this.#again = false;
-        this.#wake();
-      }
-    }));
+        if (again) this.#wake();
+      });
+    return (this.#reading = reading);
   }
 
-  async #readAll(): Promise<void> {
-    for (;;) {
-      const client = this.#client;
-      if (client === undefined || this.position === null) throw new Error("presence: no connection to the database");
+  async #readAll(client: pg.Client): Promise<void> {
+    while (this.position !== null) {
       const events = await this.database.changesSince(client, this.position, PAGE);
       if (events === null) {
         this.#restart(await this.database.snapshot(client));

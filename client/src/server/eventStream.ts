@@ -1,6 +1,10 @@
 import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
 import type { EventHub, HubListener } from "./eventHub.js";
 
+const READY = "event: ready\ndata: {}\n\n";
+/** The stream stands, but the database behind it is away. */
+const LOST = "event: lost\ndata: {}\n\n";
+
 export interface EventStreamOptions {
   hub: EventHub;
   /** Where the client stopped; null: it knows nothing yet. */
@@ -11,6 +15,9 @@ export interface EventStreamOptions {
   keepAlive: number;
   /** Unread bytes at which a client is dropped. */
   mostUnread: number;
+  /** Asked every `recheck` ms; false ends the stream. */
+  stillAllowed: () => Promise<boolean>;
+  recheck: number;
   closed: () => void;
 }
 
@@ -68,15 +75,20 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
       if (full()) end();
       else sendSnapshot(snapshot);
     },
+    connected(connected) {
+      if (!full()) send(connected ? READY : LOST);
+    },
+    end,
   };
 
   /** From the client's position to the hub's, page by page, each only when the one before has been taken. */
   const catchUp = async () => {
-    await hub.catchUp();
     // A client ahead of the feed has talked to a server that is no more.
     if (seq === null || seq > (hub.position ?? 0)) sendSnapshot(await options.readSnapshot());
-    while (!ended && (seq ?? 0) < (hub.position ?? 0)) {
-      if (full()) await new Promise<void>((resolve) => (drained = resolve));
+    for (;;) {
+      // Also after the last page: a change that meets a full stream ends it, and a long list over a slow line would never arrive.
+      while (full() && !ended) await new Promise<void>((resolve) => (drained = resolve));
+      if (ended || (seq ?? 0) >= (hub.position ?? 0)) break;
       const events = await options.readChanges(seq ?? 0);
       if (events === null) sendSnapshot(await options.readSnapshot());
       else if (events.length === 0) break;
@@ -85,7 +97,15 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (ended) return;
     // No await since the last comparison: nothing can fall between.
     hub.add(listener);
-    send("event: ready\ndata: {}\n\n");
+    if (hub.connected) send(READY);
+  };
+
+  let checked = Date.now();
+  const recheck = () => {
+    if (Date.now() - checked < options.recheck) return;
+    checked = Date.now();
+    // Where the question itself fails, the stream goes on: a fault there must not cut off everybody.
+    options.stillAllowed().then((allowed) => allowed || end(), () => {});
   };
 
   return new ReadableStream<Uint8Array>(
@@ -98,7 +118,8 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
           stuck = full() ? stuck + 1 : 0;
           if (stuck > 2) end();
           else if (stuck === 0) send(": keep-alive\n\n");
-        }, options.keepAlive);
+          recheck();
+        }, Math.min(options.keepAlive, options.recheck));
         timer.unref?.();
         catchUp().catch(end);
       },

@@ -7,6 +7,7 @@ import { eventStream } from "./eventStream.js";
 import { HeartbeatBatcher } from "./heartbeatBatcher.js";
 import { comesFromOurPages, corsHeaders } from "./origin.js";
 import { RateLimit } from "./rateLimit.js";
+import type { PresenceSnapshot } from "../core/types.js";
 
 export interface Viewer {
   userId: string;
@@ -18,7 +19,7 @@ export interface Viewer {
 
 export interface PresenceServerOptions {
   /** Who sends this request, by your cookie or token; null: nobody known. */
-  authenticate: (request: Request) => Viewer | null | Promise<Viewer | null>;
+  authenticate: (request: Request) => Viewer | null | undefined | Promise<Viewer | null | undefined>;
   /** For node-postgres; by default the PG… environment variables. */
   database?: pg.PoolConfig;
   /** For the one connection that listens, where `database` leads to a pooler that cannot. */
@@ -39,6 +40,8 @@ export interface PresenceServerOptions {
   pollInterval?: number;
   /** Between keep-alive comments (ms). */
   keepAlive?: number;
+  /** How often `authenticate` is asked again about an open event stream (ms), so that a sign-out ends it. Only a clear no does. */
+  recheckInterval?: number;
   limits?: Partial<typeof LIMITS>;
   onError?: (error: unknown) => void;
 }
@@ -48,6 +51,9 @@ const LIMITS = {
   /** Of one user, all tabs and devices together. */
   requestsPerSecond: 10,
   requestBurst: 60,
+  /** Sessions that a user may begin. Without it, one signed-in script could fill the table with made-up tabs. */
+  sessionsPerSecond: 0.5,
+  sessionBurst: 60,
   streamsPerUser: 30,
   streams: 10_000,
   /** Bytes a stream's reader may leave unread. */
@@ -65,6 +71,10 @@ export type Handler = (request: Request, connection?: Connection) => Promise<Res
 export interface PresenceServer {
   /** Answers what is under `basePath` and is ours; undefined: somebody else's. */
   handle: (request: Request, connection?: Connection) => Promise<Response> | undefined;
+  /** Whether the path is one of ours. */
+  owns: (pathname: string) => boolean;
+  /** No body of ours is longer. */
+  bodyBytes: number;
   heartbeat: Handler;
   disconnect: Handler;
   list: Handler;
@@ -94,8 +104,18 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const requests = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
   // Goodbyes count apart: too many heartbeats must not keep a user online who leaves.
   const goodbyes = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
+  const beginnings = new RateLimit(limits.sessionsPerSecond, limits.sessionBurst);
   const streams = new Map<string, number>();
   let streamCount = 0;
+
+  // A restart of this process brings all pages at once: they share one look at the list, and the feed brings what it lacks.
+  let sharedSnapshot: Promise<PresenceSnapshot> | undefined;
+  const readSnapshot = () => (sharedSnapshot ??= db.snapshot(pool).finally(() => (sharedSnapshot = undefined)));
+
+  async function viewerOf(request: Request): Promise<Viewer | null> {
+    const viewer = await options.authenticate(request);
+    return viewer == null ? null : { ...viewer, userId: String(viewer.userId) };
+  }
 
   /** What all endpoints share: method, origin, authentication, rate, and errors as answers. */
   function endpoint(
@@ -111,10 +131,9 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
         if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: cors });
         if (request.method !== method) return refuse(405, `use ${method}`, { allow: method });
         if (method === "POST" && !comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
-        const viewer = await options.authenticate(request);
+        const viewer = await viewerOf(request);
         if (viewer === null) return refuse(401, "not signed in");
-        const wait = rate.take(viewer.userId);
-        if (wait > 0) return refuse(429, "too many requests", { "retry-after": String(Math.ceil(wait / 1000)) });
+        limit(rate, viewer);
 
         const result = await answer(request, viewer, connection);
         if (!(result instanceof Response)) return Response.json(result, { headers: { ...cors, "cache-control": "no-store" } });
@@ -127,6 +146,11 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
         return refuse(503, "presence is not available at the moment", { "retry-after": "1" });
       }
     };
+  }
+
+  function limit(rate: RateLimit, viewer: Viewer): void {
+    const wait = rate.take(viewer.userId);
+    if (wait > 0) throw new Refusal(429, "too many requests", { "retry-after": String(Math.ceil(wait / 1000)) });
   }
 
   /** The session a request speaks for, which is always one of the viewer's own. */
@@ -145,12 +169,16 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (interval !== null && !(typeof interval === "number" && interval > 0 && interval <= 86_400)) {
       throw new Refusal(400, "heartbeat_interval is not a number of seconds");
     }
-    const metadata = { ...(typeof body.metadata === "object" ? body.metadata : null), ...viewer.metadata };
+    const { metadata: own = null, status = null } = body;
+    if (typeof own !== "object" || Array.isArray(own)) throw new Refusal(400, "metadata is not a JSON object");
+    if (status !== null && typeof status !== "string") throw new Refusal(400, "status is not a string");
+    if (!batcher.knows(viewer.userId, session)) limit(beginnings, viewer);
+    const metadata = { ...own, ...viewer.metadata };
     const online = await batcher.beat(viewer.userId, session, {
       userAgent: request.headers.get("user-agent"),
       address: addressOf(request, connection.remoteAddress),
       interval: interval as number | null,
-      status: typeof body.status === "string" ? body.status : null,
+      status,
       metadata: Object.keys(metadata).length > 0 ? metadata : null,
     });
     return { online };
@@ -183,20 +211,29 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
 
     streams.set(viewer.userId, mine + 1);
     streamCount++;
+    const closed = () => {
+      streamCount--;
+      const left = (streams.get(viewer.userId) ?? 1) - 1;
+      if (left > 0) streams.set(viewer.userId, left);
+      else streams.delete(viewer.userId);
+    };
+    try {
+      await hub.catchUp(); // without a database, an error is a clearer answer than a stream that ends
+    } catch (error) {
+      closed();
+      throw error;
+    }
     const body = eventStream({
       hub,
       since,
-      readSnapshot: () => db.snapshot(pool),
+      readSnapshot,
       readChanges: (seq) => db.changesSince(pool, seq, 1000),
       canSee: (user) => options.canSee?.(viewer, user) ?? true,
+      stillAllowed: async () => (await viewerOf(request))?.userId === viewer.userId,
+      recheck: options.recheckInterval ?? 60_000,
       keepAlive: options.keepAlive ?? 15_000,
       mostUnread: limits.unreadBytes,
-      closed: () => {
-        streamCount--;
-        const left = (streams.get(viewer.userId) ?? 1) - 1;
-        if (left > 0) streams.set(viewer.userId, left);
-        else streams.delete(viewer.userId);
-      },
+      closed,
     });
     return new Response(body, {
       headers: { "content-type": "text/event-stream", "cache-control": "no-store, no-transform", "x-accel-buffering": "no" },
@@ -221,12 +258,15 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       const { pathname } = new URL(request.url);
       return pathname.startsWith(base) ? routes.get(pathname.slice(base.length))?.(request, connection) : undefined;
     },
+    owns: (pathname) => pathname.startsWith(base) && routes.has(pathname.slice(base.length)),
+    bodyBytes: limits.bodyBytes,
     heartbeat,
     disconnect,
     list,
     events,
     cleanup,
     async close() {
+      batcher.flush();
       await hub.close();
       await pool.end();
     },

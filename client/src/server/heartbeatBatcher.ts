@@ -6,11 +6,12 @@ export interface HeartbeatSink {
 }
 
 interface Waiting {
+  key: string;
   user: string;
   session: string;
-  details: SessionDetails;
   promise: Promise<boolean>;
-  settle: (outcome: Promise<boolean> | boolean) => void;
+  resolve: (online: boolean) => void;
+  reject: (error: unknown) => void;
 }
 
 /** The details of a session are sent anew after this long, in case the database was replaced by one that does not know them. */
@@ -31,11 +32,16 @@ export class HeartbeatBatcher {
     private readonly tick: number,
   ) {}
 
+  /** Whether a heartbeat of this session has been accepted here lately. */
+  knows(user: string, session: string): boolean {
+    return this.#known.has(keyOf(user, session));
+  }
+
   async beat(user: string, session: string, details: SessionDetails): Promise<boolean> {
-    const key = JSON.stringify([user, session]);
+    const key = keyOf(user, session);
     const text = JSON.stringify(details);
     const known = this.#known.get(key);
-    if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session, details);
+    if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session);
 
     const online = await this.sink.one(user, session, details);
     this.#known.delete(key); // to the end of the map's order, which is that of expiry
@@ -44,30 +50,54 @@ export class HeartbeatBatcher {
     return online;
   }
 
+  /** The session ends: what still waits for it must not follow its goodbye. */
   forget(user: string, session: string): void {
-    this.#known.delete(JSON.stringify([user, session]));
+    const key = keyOf(user, session);
+    this.#known.delete(key);
+    this.#waiting.get(key)?.resolve(false);
+    this.#waiting.delete(key);
   }
 
-  #enqueue(key: string, user: string, session: string, details: SessionDetails): Promise<boolean> {
-    const already = this.#waiting.get(key);
-    if (already !== undefined) return already.promise;
-    let settle!: Waiting["settle"];
-    const promise = new Promise<boolean>((resolve) => (settle = resolve));
-    this.#waiting.set(key, { user, session, details, promise, settle });
-    if (this.#waiting.size >= MOST_PER_CALL) this.#flush();
-    else this.#timer ??= setTimeout(() => this.#flush(), this.tick);
-    return promise;
-  }
-
-  #flush(): void {
+  /** Sends what waits. */
+  flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const batch = [...this.#waiting.values()];
     this.#waiting.clear();
-    const call = this.sink.many(batch.map((beat) => beat.user), batch.map((beat) => beat.session));
-    for (const beat of batch) {
-      // The call says only how many were accepted. If not all were, each is asked for by itself; a second beat does no harm.
-      beat.settle(call.then((online) => online === batch.length || this.sink.one(beat.user, beat.session, beat.details)));
+    if (batch.length > 0) void this.#send(batch);
+  }
+
+  #enqueue(key: string, user: string, session: string): Promise<boolean> {
+    const already = this.#waiting.get(key);
+    if (already !== undefined) return already.promise;
+    let resolve!: Waiting["resolve"];
+    let reject!: Waiting["reject"];
+    const promise = new Promise<boolean>((...settle) => ([resolve, reject] = settle));
+    this.#waiting.set(key, { key, user, session, promise, resolve, reject });
+    if (this.#waiting.size >= MOST_PER_CALL) this.flush();
+    else this.#timer ??= setTimeout(() => this.flush(), this.tick);
+    return promise;
+  }
+
+  /**
+   * The call says only how many are online. If that is neither all nor none, each half is asked for by itself: one ended session among a
+   * thousand costs twenty calls, not a thousand, and a second heartbeat does no harm.
+   */
+  async #send(batch: Waiting[]): Promise<void> {
+    try {
+      const online = await this.sink.many(batch.map((beat) => beat.user), batch.map((beat) => beat.session));
+      if (online > 0 && online < batch.length) {
+        const middle = batch.length >> 1;
+        await this.#send(batch.slice(0, middle));
+        await this.#send(batch.slice(middle));
+        return;
+      }
+      for (const beat of batch) {
+        if (online === 0) this.#known.delete(beat.key);
+        beat.resolve(online > 0);
+      }
+    } catch (error) {
+      for (const beat of batch) beat.reject(error);
     }
   }
 
@@ -77,4 +107,8 @@ export class HeartbeatBatcher {
       this.#known.delete(key);
     }
   }
+}
+
+function keyOf(user: string, session: string): string {
+  return JSON.stringify([user, session]);
 }
