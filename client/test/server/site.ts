@@ -1,0 +1,113 @@
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import pg from "pg";
+import { expect, vi } from "vitest";
+import { createPresenceServer, nodeAdapter, type PresenceServer, type PresenceServerOptions } from "../../src/server/index.js";
+
+/** A database of its own with the real extension, on the server that the PG… variables name. */
+export async function createDatabase(settings: Record<string, string> = {}) {
+  const name = `client_test_${process.pid}_${Math.random().toString(36).slice(2)}`;
+  const admin = new pg.Client({ database: "postgres" });
+  await admin.connect();
+  await admin.query(`CREATE DATABASE ${name}`);
+  for (const [key, value] of Object.entries(settings)) await admin.query(`ALTER DATABASE ${name} SET ${key} = '${value}'`);
+  const pool = new pg.Pool({ database: name, max: 4 });
+  pool.on("error", () => {});
+  await pool.query("CREATE EXTENSION presence");
+  return {
+    name,
+    pool,
+    admin,
+    async drop() {
+      await pool.end();
+      await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
+      await admin.end();
+    },
+  };
+}
+
+/** Real endpoints on a real port. Who sends a request is in the header `x-user`. */
+export async function openSite(database: string, options: Partial<PresenceServerOptions> = {}) {
+  const presence: PresenceServer = createPresenceServer({
+    authenticate(request) {
+      const user = request.headers.get("x-user");
+      return user === null ? null : { userId: user, isAdmin: user === "root" };
+    },
+    database: { database },
+    tick: 5,
+    pollInterval: 100,
+    onError: () => {},
+    ...options,
+  });
+  const adapter = nodeAdapter(presence);
+  const server: Server = createServer((request, response) => void adapter(request, response));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  const url = `http://127.0.0.1:${port}`;
+  return {
+    presence,
+    server,
+    port,
+    url,
+    post: (path: string, user: string | null, body: unknown, headers: Record<string, string> = {}) =>
+      fetch(url + path, {
+        method: "POST",
+        headers: { ...(user !== null && { "x-user": user }), ...headers },
+        body: typeof body === "string" || body instanceof Uint8Array ? (body as BodyInit) : JSON.stringify(body),
+      }),
+    get: (path: string, user: string | null, headers: Record<string, string> = {}) =>
+      fetch(url + path, { headers: { ...(user !== null && { "x-user": user }), ...headers } }),
+    async close() {
+      await presence.close();
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+export type Site = Awaited<ReturnType<typeof openSite>>;
+
+export interface Message {
+  id: string | null;
+  event: string;
+  data: any;
+}
+
+/** An event stream as a browser sees it, message by message. */
+export async function openStream(site: Site, user: string, headers: Record<string, string> = {}) {
+  const abort = new AbortController();
+  const response = await fetch(`${site.url}/api/presence/events`, { headers: { "x-user": user, ...headers }, signal: abort.signal });
+  const messages: Message[] = [];
+  const stream = { response, messages, comments: 0, ended: false, close: () => abort.abort(), next };
+  void (async () => {
+    let rest = "";
+    const decoder = new TextDecoder();
+    try {
+      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+        const blocks = (rest + decoder.decode(chunk, { stream: true })).split("\n\n");
+        rest = blocks.pop() ?? "";
+        for (const block of blocks) {
+          const field = (name: string) => new RegExp(`^${name}: (.*)$`, "m").exec(block)?.[1] ?? null;
+          const data = field("data");
+          if (data === null) stream.comments++;
+          else messages.push({ id: field("id"), event: field("event") ?? "message", data: JSON.parse(data) });
+        }
+      }
+    } catch {
+      // aborted
+    }
+    stream.ended = true;
+  })();
+  /** The first message, read or still to come, that fits. */
+  function next(fits: (message: Message) => boolean): Promise<Message> {
+    return vi.waitFor(
+      () => {
+        const found = messages.find(fits);
+        expect(found, `got only ${JSON.stringify(messages)}`).toBeDefined();
+        return found as Message;
+      },
+      { timeout: 10_000, interval: 10 },
+    );
+  }
+  return stream;
+}
