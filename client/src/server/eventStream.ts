@@ -42,7 +42,9 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     drained();
     options.closed();
     try {
-      output.close();
+      // close() would wait for a reader who does not read.
+      if (full()) output.error(new Error("presence: the reader is too slow"));
+      else output.close();
     } catch {
       // The reader went first.
     }

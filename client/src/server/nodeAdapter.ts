@@ -71,18 +71,15 @@ async function sendResponse(response: Response, outgoing: ServerResponse): Promi
     return;
   }
   const reader = response.body.getReader();
-  const gone = new Promise<void>((resolve) => outgoing.once("close", resolve));
-  if (outgoing.destroyed) await reader.cancel();
+  // He may have left while we asked the database: then nobody emits "close" any more.
+  const gone = outgoing.destroyed ? Promise.resolve() : new Promise<void>((resolve) => outgoing.once("close", resolve));
+  // While we wait for a client that takes nothing, the stream may give him up. Its ordinary end is no reason to stop waiting.
+  const dropped = reader.closed.then(() => gone, () => {});
   void gone.then(() => reader.cancel().catch(() => {}));
-  try {
-    for (let part = await reader.read(); !part.done && !outgoing.destroyed; part = await reader.read()) {
-      if (!outgoing.write(part.value)) {
-        await Promise.race([gone, new Promise((resolve) => outgoing.once("drain", resolve))]);
-      }
+  for (let part = await reader.read(); !part.done && !outgoing.destroyed; part = await reader.read()) {
+    if (!outgoing.write(part.value)) {
+      await Promise.race([gone, dropped, new Promise((resolve) => outgoing.once("drain", resolve))]);
     }
-  } finally {
-    // A reader that was dropped does not drain: end() would wait for it for ever.
-    if (outgoing.writableNeedDrain) outgoing.destroy();
-    else outgoing.end();
   }
+  outgoing.end();
 }
