@@ -4,6 +4,7 @@ import { Emitter } from "./core/emitter.js";
 import { HeartbeatLoop, type BeatResult } from "./core/heartbeatLoop.js";
 import { HttpTransport } from "./core/httpTransport.js";
 import { Roster } from "./core/roster.js";
+import { Listeners } from "./core/listeners.js";
 import { newSessionId } from "./core/sessionId.js";
 import type { PresenceError, PresenceTransport } from "./core/transport.js";
 import type { ConnectionStatus, Metadata, PresenceEvent, PresenceSnapshot, PresenceStatus, PresenceUser, UserPresence } from "./core/types.js";
@@ -143,7 +144,8 @@ export class PresenceService {
   readonly #activity: Activity;
 
   #sessionId = newSessionId();
-  #listeners: AbortController | undefined; // set: started
+  #listeners = new Listeners();
+  #started = false;
   #wanted = false; // the user is to count as online here
   #announced = false; // a heartbeat has been sent under #sessionId, so there is something to say goodbye to
   #gone = false; // the page is closing, lies in the back/forward cache, or is rendered ahead and may never be looked at
@@ -208,10 +210,10 @@ export class PresenceService {
   }
 
   start(): void {
-    if (this.#listeners !== undefined) return;
-    this.#listeners = new AbortController();
+    if (this.#started) return;
+    this.#started = true;
     this.#gone = prerendering();
-    this.#listen(this.#listeners.signal);
+    this.#listen();
     if (globalThis.window !== undefined) this.#activity.start();
     // A tab opened in the background does not need the list before it is looked at.
     if (!this.#gone && (!hidden() || this.#options.hiddenFeedLinger === Infinity)) this.#feed.start();
@@ -221,10 +223,10 @@ export class PresenceService {
 
   /** Says goodbye and leaves no timer, no listener and no connection behind. */
   stop(): void {
-    if (this.#listeners === undefined) return;
+    if (!this.#started) return;
     this.leave();
-    this.#listeners.abort();
-    this.#listeners = undefined;
+    this.#started = false;
+    this.#listeners.removeAll();
     this.#activity.stop();
     this.#feed.stop();
     clearTimeout(this.#lingering);
@@ -234,7 +236,7 @@ export class PresenceService {
   }
 
   join(): void {
-    if (this.#wanted || this.#listeners === undefined) return;
+    if (this.#wanted || !this.#started) return;
     this.#wanted = true;
     if (!this.#gone) this.#heartbeats.beatNow();
     this.#refresh();
@@ -330,18 +332,19 @@ export class PresenceService {
 
   // ---- the life of the page ----
 
-  #listen(signal: AbortSignal): void {
+  #listen(): void {
     const { window, document } = globalThis;
     if (window === undefined || document === undefined) return;
+    const on = (target: EventTarget, name: string, listener: () => void) => this.#listeners.add(target, name, listener);
     const closing = this.#options.closingEvents ?? ["onpagehide" in window ? "pagehide" : "beforeunload"];
-    for (const name of closing) window.addEventListener(name, () => this.#close(name), { signal });
+    for (const name of closing) on(window, name, () => this.#close(name));
     // Out of the back/forward cache: the old session has said goodbye, this is a new one.
-    window.addEventListener("pageshow", () => this.#comeBack(), { signal });
-    document.addEventListener("visibilitychange", () => (hidden() ? this.#hide() : this.#show()), { signal });
-    document.addEventListener("prerenderingchange", () => this.#comeBack(), { signal });
-    document.addEventListener("resume", () => this.#wake(), { signal });
-    window.addEventListener("online", () => this.#wake(), { signal });
-    window.addEventListener("offline", () => this.#refresh(), { signal });
+    on(window, "pageshow", () => this.#comeBack());
+    on(document, "visibilitychange", () => (hidden() ? this.#hide() : this.#show()));
+    on(document, "prerenderingchange", () => this.#comeBack());
+    on(document, "resume", () => this.#wake());
+    on(window, "online", () => this.#wake());
+    on(window, "offline", () => this.#refresh());
   }
 
   #close(event: string): void {
@@ -389,7 +392,7 @@ export class PresenceService {
   // ---- what others see of all this ----
 
   #connection(): ConnectionStatus {
-    if (this.#listeners === undefined) return "stopped";
+    if (!this.#started) return "stopped";
     if (globalThis.navigator?.onLine === false) return "offline";
     const heartbeatsFine = !this.#wanted || this.#beat === "ok";
     const feedFine = !this.#feed.running || this.#feed.open;

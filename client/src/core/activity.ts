@@ -1,4 +1,5 @@
 import type { PresenceStatus } from "./types.js";
+import { Listeners } from "./listeners.js";
 import { WallTimer } from "./wallTimer.js";
 
 const INPUT_EVENTS = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart", "scroll"] as const;
@@ -15,7 +16,7 @@ export class Activity {
   status: PresenceStatus = "active";
   #lastInput = Date.now();
   #timer: WallTimer;
-  #listeners: AbortController | undefined;
+  #listeners = new Listeners();
 
   constructor(
     private readonly options: ActivityOptions,
@@ -26,15 +27,13 @@ export class Activity {
   }
 
   start(): void {
-    this.#listeners = new AbortController();
-    const listening = { passive: true, capture: true, signal: this.#listeners.signal } as const;
-    for (const name of INPUT_EVENTS) globalThis.window?.addEventListener(name, this.#input, listening);
+    for (const name of INPUT_EVENTS) this.#listeners.add(globalThis.window, name, this.#input, { passive: true, capture: true });
     this.#lastInput = Date.now();
     this.#judge();
   }
 
   stop(): void {
-    this.#listeners?.abort();
+    this.#listeners.removeAll();
     this.#timer.clear();
   }
 

@@ -1,0 +1,480 @@
+// @vitest-environment happy-dom
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { PresenceError, PresenceService, type PresenceOptions } from "../../src/index.js";
+import { Recorder, change, user } from "./recorder.js";
+
+let transport: Recorder;
+let service: PresenceService;
+let visibility: "visible" | "hidden";
+let onLine: boolean;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  visibility = "visible";
+  onLine = true;
+  window.onpagehide = null; // every browser has it, the simulated page does not
+  vi.spyOn(document, "visibilityState", "get").mockImplementation(() => visibility);
+  vi.spyOn(navigator, "onLine", "get").mockImplementation(() => onLine);
+  vi.spyOn(Math, "random").mockReturnValue(1); // the longest pause that back-off allows
+});
+
+afterEach(() => {
+  service.stop();
+  vi.restoreAllMocks();
+  vi.useRealTimers();
+});
+
+function make(options: Partial<PresenceOptions> = {}): PresenceService {
+  transport = new Recorder();
+  service = new PresenceService({ userId: "ada", transport, ...options });
+  return service;
+}
+
+const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms);
+const seconds = (n: number) => n * 1000;
+const page = (name: string) => window.dispatchEvent(new Event(name));
+async function look(state: "visible" | "hidden") {
+  visibility = state;
+  document.dispatchEvent(new Event("visibilitychange"));
+  await pass(0);
+}
+
+describe("heartbeats", () => {
+  test("every 30 s while visible, every 2 minutes while hidden, and each says which", async () => {
+    make().start();
+    await pass(0);
+    expect(transport.beats).toHaveLength(1);
+    expect(transport.beats[0]).toMatchObject({ user_id: "ada", session_id: service.sessionId, heartbeat_interval: 30, status: "active" });
+    await pass(seconds(90));
+    expect(transport.beats).toHaveLength(4);
+    await look("hidden");
+    expect(transport.beats).toHaveLength(5); // at once, so that the server expects the longer one
+    expect(transport.beats[4]?.heartbeat_interval).toBe(120);
+    await pass(seconds(119));
+    expect(transport.beats).toHaveLength(5);
+    await pass(seconds(1));
+    expect(transport.beats).toHaveLength(6);
+    await pass(seconds(10));
+    await look("visible");
+    expect(transport.beats).toHaveLength(7);
+    expect(transport.beats[6]?.heartbeat_interval).toBe(30);
+    await pass(seconds(30));
+    expect(transport.beats).toHaveLength(8);
+  });
+
+  test("every interval is an option, and undefined means the default", async () => {
+    make({ heartbeatInterval: 500, hiddenHeartbeatInterval: 900, retryBase: undefined as never }).start();
+    await pass(1000);
+    expect(transport.beats).toHaveLength(3);
+    expect(transport.beats[0]?.heartbeat_interval).toBe(0.5);
+  });
+
+  test("after a failure sooner, then ever more slowly, up to a limit", async () => {
+    make().start();
+    transport.answer = () => {
+      throw new PresenceError("503", 503);
+    };
+    transport.beats = [];
+    await pass(seconds(200));
+    const pauses = transport.beats.slice(1).map((beat, i) => (beat.at - transport.beats[i]!.at) / 1000);
+    expect(pauses.slice(0, 8)).toEqual([1, 2, 4, 8, 16, 30, 30, 30].slice(0, 8));
+  });
+
+  test("jitter: no two pages return in the same instant", async () => {
+    vi.mocked(Math.random).mockReturnValue(0);
+    make();
+    transport.answer = () => {
+      throw new PresenceError("503", 503);
+    };
+    service.start();
+    await pass(seconds(0.5));
+    expect(transport.beats).toHaveLength(2); // half of the first second
+  });
+
+  test("a server that asks to wait is obeyed", async () => {
+    make();
+    transport.answer = () => {
+      throw new PresenceError("429", 429, seconds(20));
+    };
+    service.start();
+    await pass(0);
+    await pass(seconds(19));
+    expect(transport.beats).toHaveLength(1);
+    await pass(seconds(1));
+    expect(transport.beats).toHaveLength(2);
+  });
+
+  test("one at a time: what changes while one is under way follows it", async () => {
+    make();
+    let answer!: (online: boolean) => void;
+    transport.answer = () => new Promise((resolve) => (answer = resolve));
+    service.start();
+    service.setStatus("busy");
+    service.setStatus("away");
+    await pass(seconds(1));
+    expect(transport.beats).toHaveLength(1);
+    answer(true);
+    await pass(0);
+    expect(transport.beats.map((beat) => beat.status)).toEqual(["active", "away"]);
+  });
+
+  test("a machine that slept beats within the look of the clock", async () => {
+    make().start();
+    await pass(seconds(1));
+    vi.setSystemTime(Date.now() + 3600_000); // timers stood still
+    await pass(seconds(5));
+    expect(transport.beats).toHaveLength(2);
+  });
+
+  test("a clock that is set back does not stop them", async () => {
+    make().start();
+    await pass(seconds(1));
+    vi.setSystemTime(Date.now() - 86_400_000);
+    await pass(seconds(36));
+    expect(transport.beats.length).toBeGreaterThanOrEqual(2);
+  });
+
+  test("the network is back, or the page thaws: at once, without waiting for the old request", async () => {
+    make().start();
+    transport.answer = () => new Promise(() => {});
+    await pass(seconds(1));
+    page("online");
+    await pass(0);
+    expect(transport.beats).toHaveLength(2);
+    document.dispatchEvent(new Event("resume"));
+    await pass(0);
+    expect(transport.beats).toHaveLength(3);
+  });
+});
+
+describe("the life of the page", () => {
+  test("a session id for each page, kept nowhere else", () => {
+    make();
+    const other = new PresenceService({ userId: "ada", transport });
+    expect(other.sessionId).not.toBe(service.sessionId);
+    expect([sessionStorage.length, localStorage.length]).toEqual([0, 0]);
+  });
+
+  test("closing says goodbye once; out of the back/forward cache it is a new session", async () => {
+    make().start();
+    await pass(0);
+    const first = service.sessionId;
+    page("pagehide");
+    await look("hidden"); // browsers send it after pagehide
+    expect(transport.goodbyes).toEqual([first]);
+    expect(transport.standing).toBe(0); // an open connection would keep the page out of that cache
+    await pass(seconds(600));
+    expect(transport.beats).toHaveLength(1);
+    visibility = "visible";
+    page("pageshow");
+    await pass(0);
+    expect(transport.beats).toHaveLength(2);
+    expect(transport.beats[1]?.session_id).not.toBe(first);
+    expect(transport.standing).toBe(1);
+  });
+
+  test("the first pageshow is nothing new", async () => {
+    make().start();
+    page("pageshow");
+    await pass(0);
+    expect(transport.beats).toHaveLength(1);
+  });
+
+  test("beforeunload where chosen: a page that is still there joins again", async () => {
+    make({ closingEvents: ["pagehide", "beforeunload"] }).start();
+    await pass(0);
+    const first = service.sessionId;
+    page("beforeunload");
+    expect(transport.goodbyes).toEqual([first]);
+    page("pagehide");
+    expect(transport.goodbyes).toEqual([first]);
+    await pass(seconds(2));
+    expect(transport.beats).toHaveLength(2);
+    expect(transport.beats[1]?.session_id).not.toBe(first);
+  });
+
+  test("a page rendered ahead is nobody's presence until it is shown", async () => {
+    let ahead = true;
+    Object.defineProperty(document, "prerendering", { configurable: true, get: () => ahead });
+    make().start();
+    await pass(seconds(60));
+    expect([transport.beats.length, transport.connections.length]).toEqual([0, 0]);
+    ahead = false;
+    document.dispatchEvent(new Event("prerenderingchange"));
+    await pass(0);
+    expect([transport.beats.length, transport.standing]).toEqual([1, 1]);
+    Reflect.deleteProperty(document, "prerendering");
+  });
+
+  test("stop() leaves no timer, no listener and no connection", async () => {
+    const live = new Set<unknown>();
+    let added = 0;
+    for (const target of [window, document]) {
+      const { addEventListener, removeEventListener } = target;
+      vi.spyOn(target, "addEventListener").mockImplementation(function (this: never, ...args: never[]) {
+        added++;
+        live.add(args[1]);
+        (addEventListener as Function).apply(target, args);
+      } as never);
+      vi.spyOn(target, "removeEventListener").mockImplementation(function (this: never, ...args: never[]) {
+        live.delete(args[1]);
+        (removeEventListener as Function).apply(target, args);
+      } as never);
+    }
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 1, users: [] });
+    await look("hidden"); // the lingering timer too
+    service.stop();
+    expect(added).toBeGreaterThan(8);
+    expect(live.size).toBe(0);
+    expect(vi.getTimerCount()).toBe(0);
+    expect(transport.standing).toBe(0);
+    expect(transport.goodbyes).toHaveLength(1);
+    const count = transport.beats.length;
+    page("online");
+    await look("visible");
+    await pass(seconds(300));
+    expect(transport.beats).toHaveLength(count);
+    service.stop(); // twice is harmless
+    expect(transport.goodbyes).toHaveLength(1);
+    service.start(); // and it can begin again
+    await pass(0);
+    expect(transport.beats).toHaveLength(count + 1);
+  });
+
+  test("a listener may stop the service in the middle of it", async () => {
+    make();
+    service.on("heartbeat", () => service.stop());
+    service.start();
+    service.setStatus("busy"); // another one is due when the first is answered
+    await pass(seconds(120));
+    expect(vi.getTimerCount()).toBe(0);
+    expect(transport.goodbyes.length).toBeGreaterThan(0);
+    expect(transport.beats.length).toBeLessThanOrEqual(2);
+  });
+
+  test("watching only, then joining and leaving", async () => {
+    make({ autoJoin: false }).start();
+    await pass(seconds(60));
+    expect([transport.beats.length, transport.standing]).toEqual([0, 1]);
+    service.join();
+    await pass(0);
+    expect(service.state.joined).toBe(true);
+    service.leave();
+    await pass(seconds(60));
+    expect([transport.beats.length, transport.goodbyes.length, transport.standing]).toEqual([1, 1, 1]);
+    expect(service.state.joined).toBe(false);
+  });
+});
+
+describe("idle", () => {
+  test("active, idle, away, and active again with the first input", async () => {
+    make({ idleAfter: 10_000, awayAfter: 25_000 }).start();
+    const told: string[] = [];
+    service.on("status", (status) => told.push(status));
+    await pass(9_999);
+    window.dispatchEvent(new Event("keydown"));
+    await pass(9_999);
+    expect(told).toEqual([]);
+    await pass(1);
+    expect(told).toEqual(["idle"]);
+    await pass(15_000);
+    expect(told).toEqual(["idle", "away"]);
+    window.dispatchEvent(new Event("pointermove"));
+    await pass(0);
+    expect(told).toEqual(["idle", "away", "active"]);
+    expect(transport.beats.at(-1)?.status).toBe("active");
+    expect(transport.beats.map((beat) => beat.status)).toContain("away");
+  });
+
+  test("to look at the page again is a sign of life", async () => {
+    make({ idleAfter: 10_000 }).start();
+    await look("hidden");
+    await pass(20_000);
+    expect(service.state.status).toBe("idle");
+    await look("visible");
+    expect(service.state.status).toBe("active");
+  });
+
+  test("a status of one's own choice stays, and input beneath it is told to nobody", async () => {
+    make({ idleAfter: 10_000 }).start();
+    service.setStatus("busy");
+    const told: string[] = [];
+    service.on("status", (status) => told.push(status));
+    await pass(60_000);
+    window.dispatchEvent(new Event("keydown"));
+    expect(told).toEqual([]);
+    service.setStatus(null);
+    expect(told).toEqual(["active"]);
+  });
+});
+
+describe("the feed", () => {
+  test("the list, its changes, and catch-up after the last number", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 10, users: [user("ada"), user("bob", { sessions: 2 })] });
+    transport.last.sink.change(change(11, "user_online", "carl", { details: { status: "idle" } }));
+    transport.last.sink.change(change(11, "user_online", "carl")); // twice
+    transport.last.sink.change(change(9, "user_offline", "ada")); // old
+    transport.last.sink.change(change(13, "session_end", "bob", { sessions: 1, details: { metadata: { of: "the ended one" } } }));
+    transport.last.sink.change(change(14, "update", "bob", { details: { status: "away", metadata: { a: 1 } } }));
+    transport.last.sink.change(change(15, "user_offline", "ada"));
+    await pass(0);
+    expect(service.state.activeUsers.map(({ user_id, status, sessions }) => [user_id, status, sessions])).toEqual([
+      ["carl", "idle", 1],
+      ["bob", "away", 1],
+    ]);
+    expect(service.state.activeUsers[1]?.metadata).toEqual({ a: 1 });
+    expect(service.state.lastSeen.get("ada")).toBeDefined();
+    expect(service.state.stats).toMatchObject({ online: 2, sessions: 2, changes: 4, seq: 15, byStatus: { active: 0, idle: 1, away: 1, busy: 0 } });
+    transport.last.fail(new Error("cut"));
+    await pass(seconds(1));
+    expect(transport.last.since).toBe(15);
+  });
+
+  test("users who did not change stay the same objects, and lastSeen is replaced", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 1, users: [user("ada"), user("bob")] });
+    await pass(0);
+    const { activeUsers: [ada], lastSeen } = service.state;
+    transport.last.sink.change(change(2, "user_offline", "bob"));
+    await pass(0);
+    expect(service.state.activeUsers[0]).toBe(ada);
+    expect(service.state.lastSeen).not.toBe(lastSeen);
+    transport.last.sink.snapshot({ seq: 7, users: [user("ada"), user("bob")] });
+    await pass(0);
+    expect(service.state.activeUsers[0]).toBe(ada);
+    expect(service.state.lastSeen.has("bob")).toBe(false);
+  });
+
+  test("silence is a dead connection", async () => {
+    make({ silenceLimit: 1000, retryBase: 100 }).start();
+    await pass(0);
+    transport.connect({ seq: 1, users: [] });
+    await pass(900);
+    transport.last.sink.alive();
+    await pass(900);
+    expect(transport.connections).toHaveLength(1);
+    await pass(300);
+    expect(transport.connections).toHaveLength(2);
+    expect(transport.standing).toBe(1);
+    expect(service.state.stats.reconnects).toBe(1);
+  });
+
+  test("what arrives on a connection that was given up is not heard", async () => {
+    make().start();
+    await pass(0);
+    const old = transport.last;
+    page("online");
+    transport.connect({ seq: 5, users: [] });
+    old.sink.snapshot({ seq: 99, users: [user("ghost")] });
+    old.sink.change(change(6, "user_online", "ghost"));
+    await pass(0);
+    expect(service.state.activeUsers).toEqual([]);
+  });
+
+  test("a hidden tab gives its connection back after a while and catches up when seen", async () => {
+    make({ hiddenFeedLinger: 5_000 }).start();
+    await pass(0);
+    transport.connect({ seq: 5, users: [] });
+    await look("hidden");
+    await pass(4_999);
+    expect(transport.standing).toBe(1);
+    await pass(1);
+    expect(transport.standing).toBe(0);
+    await look("visible");
+    expect([transport.standing, transport.last.since]).toEqual([1, 5]);
+  });
+
+  test("errors of the feed are told, and a refusal's pause is kept", async () => {
+    make({ autoJoin: false }).start();
+    const errors: number[] = [];
+    service.on("error", (error) => errors.push(error.status));
+    await pass(0);
+    transport.last.fail(new PresenceError("429", 429, 9_000));
+    await pass(8_999);
+    expect([errors, transport.connections.length]).toEqual([[429], 1]);
+    await pass(1);
+    expect(transport.connections).toHaveLength(2);
+  });
+});
+
+describe("connection status", () => {
+  test("connecting, online, reconnecting, offline, stopped", async () => {
+    make();
+    const told: string[] = [];
+    service.on("connection", (connection) => told.push(connection));
+    service.start();
+    await pass(0);
+    expect(told).toEqual(["connecting"]);
+    transport.connect({ seq: 1, users: [] });
+    await pass(0);
+    transport.last.sink.lost(); // the database behind the server
+    await pass(0);
+    transport.last.sink.opened();
+    await pass(0);
+    onLine = false;
+    page("offline");
+    await pass(0);
+    onLine = true;
+    page("online");
+    await pass(0);
+    service.stop();
+    await pass(0);
+    expect(told).toEqual(["connecting", "online", "reconnecting", "online", "offline", "online", "stopped"]);
+  });
+
+  test("a look at another tab and back does not make the light blink", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 1, users: [] });
+    await pass(0);
+    const told: string[] = [];
+    service.on("connection", (connection) => told.push(connection));
+    await look("hidden");
+    await look("visible");
+    transport.connect();
+    await pass(0);
+    expect(told).toEqual([]);
+    expect(transport.connections.length).toBe(2);
+  });
+
+  test("heartbeats that fail, and a way that is open again", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 1, users: [] });
+    transport.answer = () => {
+      throw new PresenceError("gone", 0);
+    };
+    await pass(seconds(30));
+    expect(service.state.connection).toBe("reconnecting");
+    transport.answer = () => true;
+    await pass(seconds(2));
+    expect(transport.connections).toHaveLength(2); // the feed may hang in the old, dead connection
+    expect(service.state.connection).toBe("online");
+    expect(service.state.stats.heartbeatsFailed).toBe(1);
+  });
+
+  test("a listener that throws keeps nobody else from hearing", async () => {
+    const complaint = vi.spyOn(console, "error").mockImplementation(() => {});
+    make();
+    service.on("state", () => {
+      throw new Error("mine");
+    });
+    let heard = 0;
+    service.on("state", () => heard++);
+    service.start();
+    await pass(0);
+    expect(heard).toBeGreaterThan(0);
+    expect(complaint).toHaveBeenCalled();
+    service.stop();
+    await pass(0);
+  });
+});
+
+test("triggerCleanup asks the server", async () => {
+  expect(await make().triggerCleanup()).toBe(3);
+});

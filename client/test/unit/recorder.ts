@@ -1,0 +1,56 @@
+import type { FeedSink, PresenceTransport } from "../../src/core/transport.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot } from "../../src/core/types.js";
+
+/** A transport in the test's hands: it notes what is asked of it and answers as told. */
+export class Recorder implements PresenceTransport {
+  beats: (Heartbeat & { at: number })[] = [];
+  goodbyes: string[] = [];
+  connections: { since: number | null; sink: FeedSink; signal: AbortSignal; fail: (error: unknown) => void; finish: () => void }[] = [];
+  /** What a heartbeat answers: a value, an error to throw, or a promise that the test settles. */
+  answer: () => boolean | Promise<boolean> = () => true;
+
+  async heartbeat(beat: Heartbeat): Promise<boolean> {
+    this.beats.push({ ...beat, at: Date.now() });
+    return this.answer();
+  }
+
+  leave(_user: string, session: string): void {
+    this.goodbyes.push(session);
+  }
+
+  follow(since: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.connections.push({ since, sink, signal, fail: reject, finish: resolve });
+      signal.addEventListener("abort", () => reject(new Error("aborted")));
+    });
+  }
+
+  lookUp = async () => [];
+  cleanup = async () => 3;
+
+  get last() {
+    return this.connections.at(-1)!;
+  }
+
+  /** How many feed connections stand. */
+  get standing(): number {
+    return this.connections.filter(({ signal }) => !signal.aborted).length;
+  }
+
+  /** The connection stands, with this list. */
+  connect(snapshot?: PresenceSnapshot): void {
+    this.last.sink.alive();
+    if (snapshot !== undefined) this.last.sink.snapshot(snapshot);
+    this.last.sink.opened();
+  }
+}
+
+export const AT = "2026-01-01T00:00:00Z";
+
+export function user(user_id: string, more = {}) {
+  return { user_id, status: "active" as const, sessions: 1, online_since: AT, metadata: null, ...more };
+}
+
+export function change(seq: number, event: PresenceEvent["event"], user_id: string, more: Partial<PresenceEvent> = {}): PresenceEvent {
+  return { seq, at: AT, event, user_id, reason: "heartbeat", sessions: 1, details: {}, ...more };
+}
