@@ -1,0 +1,119 @@
+// @vitest-environment happy-dom
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { HttpTransport, PresenceError, RpcTransport, type FeedSink } from "../../src/index.js";
+import { readEventStream, type StreamEvent } from "../../src/core/eventStream.js";
+
+let requests: { url: string; init: RequestInit }[];
+let answer: () => Promise<Response>;
+let beacon: ReturnType<typeof vi.fn>;
+
+beforeEach(() => {
+  requests = [];
+  answer = async () => Response.json({});
+  vi.stubGlobal("fetch", (url: string, init: RequestInit) => {
+    requests.push({ url, init });
+    return answer();
+  });
+  beacon = vi.fn(() => true);
+  Object.defineProperty(navigator, "sendBeacon", { configurable: true, value: beacon });
+});
+afterEach(() => {
+  vi.unstubAllGlobals();
+  vi.useRealTimers();
+});
+
+describe("goodbye", () => {
+  const body = JSON.stringify({ user_id: "ada", session_id: "s" });
+
+  test("by beacon, as a plain string, which needs no preflight", () => {
+    new HttpTransport().leave("ada", "s");
+    expect(beacon).toHaveBeenCalledWith("/api/user-disconnect", body);
+    expect(requests).toEqual([]);
+  });
+
+  test("by fetch with keepalive where the browser refuses the beacon", () => {
+    beacon.mockReturnValue(false);
+    new HttpTransport({ baseUrl: "/x/" }).leave("ada", "s");
+    expect(requests[0]).toMatchObject({ url: "/x/user-disconnect", init: { method: "POST", keepalive: true, body, credentials: "include" } });
+  });
+
+  test("by fetch with keepalive where a token has to go along", () => {
+    new HttpTransport({ headers: () => ({ authorization: "Bearer t" }) }).leave("ada", "s");
+    expect(beacon).not.toHaveBeenCalled();
+    expect(requests[0]?.init).toMatchObject({ keepalive: true, headers: { authorization: "Bearer t" } });
+  });
+
+  test("nobody hears that it failed", async () => {
+    beacon.mockReturnValue(false);
+    answer = () => Promise.reject(new TypeError("offline"));
+    new HttpTransport().leave("ada", "s");
+    new RpcTransport({ url: "/rest" }).leave("ada", "s");
+    await new Promise((resolve) => setTimeout(resolve, 0)); // an unhandled rejection would fail the run
+    expect(requests.map(({ url }) => url)).toEqual(["/api/user-disconnect", "/rest/rpc/handle_user_disconnect"]);
+  });
+});
+
+describe("answers", () => {
+  const beat = { user_id: "a", session_id: "s", heartbeat_interval: 30, status: "active" as const };
+  const send = () => new HttpTransport({ requestTimeout: 100 }).heartbeat(beat, new AbortController().signal);
+
+  test("a refusal says its status and how long to wait", async () => {
+    answer = async () => new Response("slow down", { status: 429, headers: { "retry-after": "7" } });
+    await expect(send()).rejects.toMatchObject({ name: "PresenceError", status: 429, retryAfter: 7000 });
+  });
+
+  test("no network, and no JSON: status 0", async () => {
+    answer = () => Promise.reject(new TypeError("Failed to fetch"));
+    await expect(send()).rejects.toMatchObject({ status: 0 });
+    answer = async () => new Response("<html>");
+    await expect(send()).rejects.toBeInstanceOf(PresenceError);
+  });
+
+  test("no answer in time", async () => {
+    vi.useFakeTimers();
+    answer = () => new Promise((_, reject) => requests[0]?.init.signal?.addEventListener("abort", () => reject(new Error("aborted"))));
+    const outcome = expect(send()).rejects.toMatchObject({ status: 0, message: "no answer within 100 ms" });
+    await vi.advanceTimersByTimeAsync(100);
+    await outcome;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test("a page instead of an event stream is told, not parsed for ever", async () => {
+    answer = async () => new Response("<html>", { headers: { "content-type": "text/html" } });
+    const follow = new HttpTransport().follow(null, {} as FeedSink, new AbortController().signal);
+    await expect(follow).rejects.toThrow(/not an event stream but text\/html/);
+  });
+});
+
+describe("event stream", () => {
+  async function read(...chunks: (string | Uint8Array)[]): Promise<StreamEvent[]> {
+    const got: StreamEvent[] = [];
+    const encoder = new TextEncoder();
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        for (const chunk of chunks) controller.enqueue(typeof chunk === "string" ? encoder.encode(chunk) : chunk);
+        controller.close();
+      },
+    });
+    await readEventStream(body, (event) => got.push(event));
+    return got;
+  }
+
+  test("fields, several lines, comments, and the space after the colon", async () => {
+    expect(await read("id: 5\nevent: change\ndata: {\ndata:}\n\n: hello\n\ndata\n\n")).toEqual([
+      { id: "5", event: "change", data: "{\n}" },
+      null,
+      { id: "", event: "message", data: "" },
+    ]);
+  });
+
+  test("however the network cuts it, in the middle of a letter too", async () => {
+    const bytes = new TextEncoder().encode("data: größer\r\n\r\ndata: 2\r\n\r\n");
+    const cut = await read(...[...bytes].map((byte) => Uint8Array.of(byte)));
+    expect(cut.map((event) => event?.data)).toEqual(["größer", "2"]);
+  });
+
+  test("what was cut off at the end is no event", async () => {
+    expect(await read("data: 1\n\ndata: 2\n")).toHaveLength(1);
+  });
+});
