@@ -194,7 +194,7 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
   test("join, see others, leave, clean up", async () => {
     const ada = page("ada");
     const root = page("root");
-    await soon(() => expect(names(ada)).toEqual(["ada", "root"]));
+    for (const each of [ada, root]) await soon(() => expect(names(each)).toEqual(["ada", "root"]));
     expect(root.state.activeUsers[0]?.metadata).toEqual({ room: "x" });
     const { rows } = await own.pool.query("SELECT heartbeat_interval::text AS i FROM presence_sessions WHERE user_id = 'ada'");
     expect(rows[0].i).toBe("00:00:00.3");
