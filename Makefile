@@ -30,14 +30,22 @@ PG_CXXFLAGS = -std=c++20 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fvis
 SHLIB_LINK += -lstdc++
 override with_llvm := no
 
+EXTRA_CLEAN = presence_tail .built-with
+
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 # The server's own header path comes after ours, as a system path: some versions' headers do not pass these warnings.
 override CPPFLAGS := $(filter-out -I$(server_includes),$(CPPFLAGS))
 
+# Objects made for another server, or with other flags, are made again.
+built_for := $(shell $(PG_CONFIG) --version) $(server_includes) $(CXX) $(PG_CXXFLAGS)
+.built-with: always
+	@echo '$(built_for)' | cmp -s - $@ || echo '$(built_for)' >$@
+.PHONY: always
+
 all: presence_tail
-presence_tail: src/tools/presence_tail.cpp
+presence_tail: src/tools/presence_tail.cpp .built-with
 	$(CXX) -std=c++20 -O2 -g -Wall -Wextra -Wshadow -Werror -I$(shell $(PG_CONFIG) --includedir) -o $@ $< \
 	    -L$(shell $(PG_CONFIG) --libdir) -Wl,-rpath,$(shell $(PG_CONFIG) --libdir) -lpq
 
@@ -48,10 +56,7 @@ install-presence-tail: presence_tail
 uninstall: uninstall-presence-tail
 uninstall-presence-tail:
 	rm -f '$(DESTDIR)$(bindir)/presence_tail'
-clean: clean-presence-tail
-clean-presence-tail:
-	rm -f presence_tail
-.PHONY: install-presence-tail uninstall-presence-tail clean-presence-tail
+.PHONY: install-presence-tail uninstall-presence-tail
 
-$(OBJS): $(wildcard src/core/*.h src/server/*.h)
+$(OBJS): $(wildcard src/core/*.h src/server/*.h) .built-with
 endif
