@@ -17,9 +17,9 @@ PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)
 .DEFAULT_GOAL := all
 
 # These bring their own server; PGXS, whose check only says that it is not supported, stays out of their way.
-ifneq ($(filter demo check,$(MAKECMDGOALS)),)
-.PHONY: demo check
-demo check:
+ifneq ($(filter demo check lint,$(MAKECMDGOALS)),)
+.PHONY: demo check lint
+demo check lint:
 	@scripts/$@
 else ifneq ($(PG_CONFIG_FOUND),)
 server_includes := $(shell $(PG_CONFIG) --includedir-server)
@@ -43,6 +43,11 @@ built_for := $(shell $(PG_CONFIG) --version) $(server_includes) $(CXX) $(PG_CXXF
 .built-with: always
 	@echo '$(built_for)' | cmp -s - $@ || echo '$(built_for)' >$@
 .PHONY: always
+
+# For scripts/lint.
+compile-flags:
+	@echo '$(PG_CXXFLAGS) $(CPPFLAGS)'
+.PHONY: compile-flags
 
 all: presence_tail
 presence_tail: src/tools/presence_tail.cpp .built-with

@@ -169,6 +169,7 @@ public:
 
     Result query(const std::string& sql, const std::vector<std::string>& parameters = {}) {
         std::vector<const char*> values;
+        values.reserve(parameters.size());
         for (const auto& parameter : parameters) values.push_back(parameter.c_str());
         if (!PQsendQueryParams(get(), sql.c_str(), static_cast<int>(values.size()), nullptr, values.data(), nullptr, nullptr, 0))
             throw lost();
