@@ -10,6 +10,8 @@ server_objects = $(patsubst %.cpp,%.o,$(wildcard src/server/*.cpp))
 OBJS = $(core_objects) $(server_objects)
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+# The same whatever the server's locale is.
+REGRESS_OPTS = --encoding=UTF8 --no-locale
 
 PG_CONFIG ?= pg_config
 PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)

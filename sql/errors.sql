@@ -1,0 +1,81 @@
+-- Each error has its SQLSTATE, names the argument, shows it cut, and writes nothing.
+SET client_min_messages = warning;
+CREATE EXTENSION presence;
+CREATE PROCEDURE show_error(statement text, with_message boolean DEFAULT true) LANGUAGE plpgsql AS $$
+DECLARE message text; detail text; hint text;
+BEGIN
+    EXECUTE statement;
+    RAISE INFO 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    IF with_message THEN
+        RAISE INFO '% | % | % | %', SQLSTATE, message, detail, hint;
+    ELSE        -- other words in another setting, but the same state, and a hint
+        RAISE INFO '% | hint: %', SQLSTATE, hint <> '';
+    END IF;
+END $$;
+\set VERBOSITY terse
+CALL show_error($$SELECT update_user_heartbeat(NULL)$$);
+CALL show_error($$SELECT update_user_heartbeat('')$$);
+CALL show_error($$SELECT update_user_heartbeat(repeat('x', 256))$$);
+CALL show_error($$SELECT update_user_heartbeat('a', '')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', repeat('x', 256))$$);
+CALL show_error($$SELECT update_user_heartbeat(E'a\tb')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', heartbeat_interval => '-1 s')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', heartbeat_interval => '0')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', heartbeat_interval => '2 days')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', heartbeat_interval => '100000000 years')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', status => 'happy')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', status => repeat('h', 5000))$$);
+CALL show_error($$SELECT update_user_heartbeat('a', status => '')$$);
+CALL show_error($$SELECT update_user_heartbeat('a', metadata => jsonb_build_object('k', repeat('m', 5000)))$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a'], ARRAY['b', 'c'])$$);
+CALL show_error($$SELECT update_user_heartbeats(NULL, ARRAY['b'])$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a', NULL], ARRAY['b', 'c'])$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a', 'b'], NULL)$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a', ''], ARRAY['b', 'c'])$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a', repeat('x', 256)], ARRAY['b', 'c'])$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['a', 'b'], ARRAY['b', E'\r'])$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY[]::text[], ARRAY['b'])$$);
+CALL show_error($$SELECT mark_user_offline(NULL)$$);
+CALL show_error($$SELECT mark_user_offline('a', '')$$);
+CALL show_error($$SELECT handle_user_disconnect(NULL)$$);
+CALL show_error($$SELECT handle_user_disconnect('', 'a')$$);
+CALL show_error($$SELECT * FROM get_presence(ARRAY['a', ''])$$);
+CALL show_error($$SELECT is_user_online(NULL)$$);
+CALL show_error($$SELECT * FROM presence_changes_since(NULL)$$);
+CALL show_error($$SELECT * FROM presence_changes_since(0, 0)$$);
+CALL show_error($$SELECT * FROM presence_changes_since(0, -1)$$);
+CALL show_error($$SELECT presence_schedule_cleanup(NULL)$$, false);
+CALL show_error($$SELECT presence_schedule_cleanup()$$, false);
+CALL show_error($$SELECT presence_unschedule_cleanup()$$, false);
+-- Nothing was written by any of them, neither users nor events nor log.
+SELECT (SELECT count(*) FROM presence) AS users, (SELECT count(*) FROM presence_user) AS recorded, (SELECT count(*) FROM presence_sessions) AS sessions,
+       (SELECT count(*) FROM presence_events) AS events, (SELECT count(*) FROM presence_admin_log) AS log;
+-- A long user agent is cut, not refused, and not in the middle of a character.
+SELECT update_user_heartbeat('agent', user_agent => 'x' || repeat('é', 2000));
+SELECT octet_length(user_agent) FROM presence WHERE user_id = 'agent';
+-- A known session is no excuse: the way through the cache and the way through the table refuse the same.
+SELECT update_user_heartbeat('agent');
+CALL show_error($$SELECT update_user_heartbeat('agent', status => 'happy')$$);
+CALL show_error($$SELECT update_user_heartbeat('agent', heartbeat_interval => '-1 s')$$);
+CALL show_error($$SELECT update_user_heartbeat('agent', metadata => jsonb_build_object('k', repeat('m', 5000)))$$);
+SELECT update_user_heartbeat('agent', metadata => jsonb_build_object('k', repeat('m', 4087)));   -- 4,096 bytes as text
+BEGIN READ ONLY;
+CALL show_error($$SELECT update_user_heartbeat('agent')$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['agent'], ARRAY[NULL])$$);
+CALL show_error($$SELECT mark_user_offline('agent')$$);
+CALL show_error($$SELECT handle_user_disconnect('agent')$$);
+CALL show_error($$SELECT cleanup_stale_presence()$$);
+CALL show_error($$SELECT scheduled_presence_cleanup()$$);
+CALL show_error($$SELECT presence_schedule_cleanup()$$);
+CALL show_error($$SELECT presence_unschedule_cleanup()$$);
+-- Readers work there.
+SELECT user_id FROM get_active_users();
+SELECT is_user_online('agent'), presence_count();
+SELECT user_id, online FROM get_presence(ARRAY['agent']);
+SELECT count(*) FROM presence_snapshot();
+SELECT count(*) >= 0 AS works FROM presence_changes_since(0);
+ROLLBACK;
+DROP PROCEDURE show_error;
+DROP EXTENSION presence;
