@@ -1,14 +1,14 @@
 -- What users of such systems reported elsewhere. Concurrent first heartbeats are in clients.sql, HOT updates in storage.sql.
 \ir helpers.psql
 BEGIN;
-SELECT plan(37);
+SELECT plan(39);
 CREATE FUNCTION pg_temp.listed(id text) RETURNS boolean LANGUAGE sql AS $$ SELECT EXISTS (SELECT FROM get_active_users() WHERE user_id = id) $$;
 
 -- Closing one of two tabs removed the user from everybody's list.
 SELECT update_user_heartbeat('ann', 'tab 1'), update_user_heartbeat('ann', 'tab 2');
 SELECT handle_user_disconnect('ann', 'tab 1');
 SELECT ok(pg_temp.listed('ann'), 'closing one of two tabs leaves the user in everybody''s list');
-SELECT is((SELECT count(*) FROM presence_changes_since(0, 100000) WHERE user_id = 'ann' AND event = 'user_offline'), 0::bigint, 'and tells nobody that the user went');
+SELECT is((SELECT count(*) FROM presence_events WHERE user_id = 'ann' AND event = 'user_offline'), 0::bigint, 'and tells nobody that the user went');
 
 -- Closing a duplicated tab left the other as a ghost.
 SELECT update_user_heartbeat('ben', 'same'), update_user_heartbeat('ben', 'same');
@@ -25,10 +25,10 @@ SET LOCAL presence.rejoin_guard TO DEFAULT;
 
 -- Two devices with different states made the user flap between them many times a second.
 SELECT update_user_heartbeat('cem', 'phone', status => 'away', metadata => '{"device": "phone"}'), update_user_heartbeat('cem', 'desk', status => 'busy', metadata => '{"device": "desk"}');
-SELECT count(*) AS events FROM presence_changes_since(0, 100000) \gset
+SELECT count(*) AS events FROM presence_events \gset
 SELECT count(update_user_heartbeat('cem', 'phone', status => 'away', metadata => '{"device": "phone"}')
              OR update_user_heartbeat('cem', 'desk', status => 'busy', metadata => '{"device": "desk"}')) FROM generate_series(1, 100);
-SELECT is((SELECT count(*) FROM presence_changes_since(0, 100000)), :events::bigint, 'two devices with different states do not make the user flap: no event in 200 heartbeats');
+SELECT is((SELECT count(*) FROM presence_events), :events::bigint, 'two devices with different states do not make the user flap: no event in 200 heartbeats');
 SELECT is((SELECT status FROM presence WHERE user_id = 'cem'), 'busy', 'the more present state is shown');
 
 -- A queued, older heartbeat that arrived after a newer one moved the time back.
@@ -80,7 +80,7 @@ SELECT update_user_heartbeat('fay', 'tab', metadata => '{"room": "lobby"}');
 SELECT online_since AS online_since, joined_at AS joined_at FROM presence JOIN presence_sessions USING (user_id) WHERE user_id = 'fay' \gset
 SELECT update_user_heartbeat('fay', 'tab', metadata => '{"room": "kitchen"}');
 SELECT is(pg_temp.told('fay'), ARRAY['session_start heartbeat', 'user_online heartbeat', 'update heartbeat'], 'a metadata change appears as an update, not as leave and join');
-SELECT is((SELECT details -> 'metadata' FROM presence_changes_since(0, 100000) WHERE user_id = 'fay' AND event = 'update'), '{"room": "kitchen"}', 'which carries the new metadata');
+SELECT is((SELECT details -> 'metadata' FROM presence_events WHERE user_id = 'fay' AND event = 'update'), '{"room": "kitchen"}', 'which carries the new metadata');
 SELECT is((SELECT row(online_since, joined_at)::text FROM presence JOIN presence_sessions USING (user_id) WHERE user_id = 'fay'),
           row(:'online_since'::timestamptz, :'joined_at'::timestamptz)::text, 'and nobody joined anew');
 
@@ -91,7 +91,7 @@ SELECT pg_sleep(0.01);
 SELECT count(*) FROM get_active_users();
 SET LOCAL presence.timeout TO DEFAULT;
 SELECT is(pg_temp.told('gus'), ARRAY['session_start heartbeat', 'user_online heartbeat', 'session_start heartbeat', 'session_end timeout', 'session_end timeout', 'user_offline timeout'],
-          'users that timed out appear in the change feed');
+          'users that timed out have their events');
 
 -- A notification of 8,000 bytes or more rolled back the user's own write.
 SELECT ok(octet_length(presence_event_payload(1, now(), 'update', repeat('"', 255), repeat('\', 255), 'heartbeat', 1, jsonb_build_object('status', 'busy', 'metadata', repeat('m', 7000)))) <= 7999,
@@ -107,5 +107,8 @@ SELECT ok(update_user_heartbeat(repeat('"', 255), repeat('\', 255), metadata => 
 SELECT ok(update_user_heartbeat(repeat('é', 127), repeat('"', 255), metadata => to_jsonb(array_agg(n))), 'in any form') FROM generate_series(1000, 1680) AS n;
 COMMIT;     -- the notifications are queued here
 SELECT ok(EXISTS (SELECT FROM presence WHERE user_id = repeat('"', 255) AND online), 'is not rolled back by its notification');
+SELECT ok(pg_temp.numbered(), 'then all is numbered');
+SELECT is((SELECT array_agg(event || ' ' || reason ORDER BY seq) FROM presence_changes_since(0, 100000) WHERE user_id = 'gus' AND reason = 'timeout'),
+          ARRAY['session_end timeout', 'session_end timeout', 'user_offline timeout'], 'users that timed out appear in the change feed');
 
 SELECT * FROM finish();
