@@ -1,0 +1,121 @@
+# Runs every measurement and reports it; started by scripts/bench.
+use v5.28;
+use warnings;
+use experimental 'signatures';
+use File::Temp qw(tempdir);
+use Getopt::Long;
+use List::Util qw(max);
+use POSIX qw(strftime);
+use Time::HiRes qw(time);
+use Plot;
+use Redis;
+use Report;
+use Server;
+use Stats qw(plain);
+use Measure::Expiry;
+use Measure::Feed;
+use Measure::Heartbeats;
+use Measure::Lists;
+use Measure::Memory;
+use Measure::Restart;
+
+$| = 1;
+my $repo = shift @ARGV;
+GetOptions('quick' => \my $quick, 'write-docs' => \my $write_docs, 'only=s' => \my $only) or exit 2;
+
+my $started = time;
+my $dir = tempdir('/tmp/presence-bench.XXXXXX', CLEANUP => 1);
+chmod 0755, $dir;
+my ($server, $redis);
+END { local $?; $server->stop if $server; $redis->stop if $redis }
+$SIG{INT} = $SIG{TERM} = sub { exit 130 };
+
+sub progress ($what) {
+    my $text = sprintf '[%3d s] %s', time - $started, $what;
+    print STDERR -t STDERR ? "\r\e[K$text" : "$text\n";
+}
+
+sub machine () {
+    my %cpu = map { /^(.*?)\s*:\s*(.*)$/ ? ($1 => $2) : () } split /\n/, `lscpu`;
+    my ($kb) = do { open my $in, '<', '/proc/meminfo'; <$in> =~ /(\d+)/ };
+    my ($os) = `cat /etc/os-release` =~ /^PRETTY_NAME="(.*)"/m;
+    return (cpu => $cpu{'Model name'}, cores => $cpu{'CPU(s)'} + 0, memory_gb => int($kb / 1e6 + 0.5), system => $os // '', kernel => (POSIX::uname())[2] =~ s/-.*//r,
+        postgresql => $server->value('postgres', 'SHOW server_version') =~ s/ .*//r, redis => $redis->version,
+        presence => `git -C $repo describe --always --dirty 2>/dev/null` =~ s/\s//gr, date => strftime('%Y-%m-%d', gmtime), form => $quick ? 'quick' : 'full');
+}
+
+progress('starting the servers');
+my $sessions = $quick ? 10_000 : 100_000;
+$redis = Redis->start($dir, $sessions);
+$server = Server->start($repo, "$dir/server");
+my $report = Report->new(machine());
+my %run = (quick => $quick, repo => $repo, server => $server, redis => $redis, report => $report, progress => \&progress,
+    seconds => $quick ? 1 : 3, rounds => $quick ? 2 : 5, sessions => $sessions, session_text => plain($sessions));
+
+my $failures = 0;
+my %wanted = map { $_ => 1 } split /,/, $only // '';
+sub measure ($name, $sub) {
+    return if $only && !$wanted{$name};
+    return if eval { $sub->(); 1 };
+    ++$failures;
+    $report->skip("failed_$name", "$name failed", undef, $@ =~ s/\s+/ /gr);
+    eval { $server->set('presence.timeout' => undef, autovacuum => undef) };
+}
+
+say 'presence, side by side: medians; spread is the least and the most of the rounds; ratios are of neighbouring rounds';
+say join ', ', map { "$_ $report->{machine}{$_}" } qw(cpu cores system postgresql redis form);
+$server->create_database('big');
+my @sizes = $quick ? (1_000, 10_000) : (1_000, 10_000, 100_000, 1_000_000);
+for my $size (@sizes) {
+    measure(growth => sub { Measure::Heartbeats::growth(\%run, $size) });
+    next if $size != $sessions;
+    $run{loaded} //= 0;
+    measure(heartbeats => sub { Measure::Heartbeats::run(\%run) });
+    measure(lists => sub { $server->load('big', 1, $sessions); Measure::Lists::run(\%run) });
+}
+measure(growth => sub { Measure::Heartbeats::growth_report(\%run) });
+$run{loaded} ||= $sessions;
+measure(expiry => sub { Measure::Expiry::run(\%run) });
+measure(restart => sub { Measure::Restart::run(\%run) });
+measure(feed => sub { $server->drop_database('big'); Measure::Feed::run(\%run) });
+measure(memory => sub { Measure::Memory::run(\%run) }) if !$quick;
+
+$report->{machine}{seconds} = int(time - $started);
+mkdir "$repo/bench/results";
+sub write_file ($file, $text) {
+    return if !defined $text;
+    open my $out, '>', $file or die "$file: $!\n";
+    binmode $out, ':utf8';
+    print $out $text;
+    close $out;
+}
+my $json = "$repo/bench/results/" . ($quick ? 'quick' : 'full') . '.json';
+write_file($json, $report->json);
+
+my $images = $write_docs ? "$repo/docs/images" : "$repo/bench/results";
+mkdir $images;
+my %bars = (heartbeats => ['Heartbeats per second, one by one, 8 clients', ''], batches => ['Heartbeats per second in batches of 1,000, 8 clients', ''], lists => ['The list of who is online, ms', 'ms']);
+for my $name (sort keys %bars) {
+    write_file("$images/bench-$name.svg", Plot::bars(@{ $bars{$name} }, @{ $report->{bars}{$name} })) if $report->{bars}{$name};
+}
+my %lines = (growth => ['What a call costs as presence grows', 'sessions online', 'microseconds', { log_x => 1, log_y => 1 }], memory => ['Shared memory per session', 'sessions online', 'bytes', { log_x => 1 }],
+    joins => ['Joins per second', 'clients', 'joins per second', {}], expiry => ['From the timeout to user_offline at a listener', 'milliseconds after the timeout', 'percent of the sessions', {}],
+    backend_memory => ['Private memory of a backend', 'heartbeats', 'MB', {}]);
+for my $name (sort keys %lines) {
+    my $series = $report->{series}{$name} or next;
+    write_file("$images/bench-$name.svg", Plot::lines(@{ $lines{$name} }, map { ($_ => $series->{$_}) } sort { $series->{$b}[-1][1] <=> $series->{$a}[-1][1] } keys %$series));
+}
+if ($write_docs) {
+    my $page = "$repo/docs/benchmarks.md";
+    open my $in, '<:utf8', $page or die "$page: $!\n";
+    my $text = do { local $/; <$in> };
+    my %m = %{ $report->{machine} };
+    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . $report->markdown;
+    $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s or die "$page has no place for the results\n";
+    write_file($page, $text);
+}
+
+my ($reached, $missed, $skipped) = $report->counts;
+printf STDERR "\r\e[K" if -t STDERR;
+printf "\n%d reached, %d not reached, %d skipped, in %d s; details in %s\n", $reached, $missed, $skipped, time - $started, $json =~ s{^\Q$repo\E/}{}r;
+exit($failures ? 1 : 0);
