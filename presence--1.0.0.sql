@@ -185,6 +185,10 @@ CREATE FUNCTION @extschema@.get_active_users()
 RETURNS TABLE (user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
 
+CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
+RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 100;
+
 CREATE FUNCTION @extschema@.is_user_online(user_id @extschema@.presence_id)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
 
@@ -215,6 +219,22 @@ CREATE FUNCTION @extschema@.presence_server_state(
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
     OUT notify_queue_full boolean)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+
+CREATE FUNCTION @extschema@.presence_totals(OUT online_users bigint, OUT stale_users bigint, OUT sessions bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+CREATE TYPE @extschema@.presence_user_summary AS (
+    online boolean, status text, sessions integer, online_since timestamptz, last_seen timestamptz, heartbeat_at timestamptz, session_id text
+);
+CREATE FUNCTION @extschema@.presence_summary_add(internal, user_id text, session_id text, id bigint, online boolean, status text,
+                                                 online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
+                                                 ended_at timestamptz, leave_until timestamptz)
+RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+CREATE FUNCTION @extschema@.presence_summary_tell(internal)
+RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) (
+    SFUNC = @extschema@.presence_summary_add, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_tell, PARALLEL = SAFE
+);
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Notifications
@@ -255,59 +275,31 @@ SELECT s.user_id::pg_catalog.text AS user_id,
        s.metadata
 FROM @extschema@.presence_session AS s;
 
+-- The join only fetches the details of the session that beat last; where they are not asked for, it is not done.
 CREATE VIEW @extschema@.presence AS
 SELECT u.user_id::pg_catalog.text AS user_id,
-       u.online,
-       CASE u.best_rank WHEN 1 THEN 'active' WHEN 2 THEN 'busy' WHEN 3 THEN 'idle' WHEN 4 THEN 'away' END AS status,
-       u.sessions,
-       u.online_since,
-       CASE WHEN u.online THEN u.heartbeat_at ELSE u.ended_at END AS last_seen,
-       u.heartbeat_at,
-       CASE WHEN (u.latest).session_id <> '' THEN (u.latest).session_id END::pg_catalog.text AS session_id,
-       (u.latest).user_agent,
-       (u.latest).ip_address,
-       (u.latest).metadata
-FROM (
-    SELECT l.user_id,
-           pg_catalog.bool_or(l.live) AS online,
-           pg_catalog.min(CASE l.status WHEN 'active' THEN 1 WHEN 'busy' THEN 2 WHEN 'idle' THEN 3 ELSE 4 END) FILTER (WHERE l.live) AS best_rank,
-           (pg_catalog.count(*) FILTER (WHERE l.live AND l.ended_at IS NULL))::pg_catalog.int4 AS sessions,
-           pg_catalog.min(l.online_since) FILTER (WHERE l.live) AS online_since,
-           coalesce(pg_catalog.max(l.effective) FILTER (WHERE l.live), pg_catalog.max(l.effective)) AS heartbeat_at,
-           pg_catalog.max(coalesce(l.ended_at, l.effective)) AS ended_at,
-           (pg_catalog.array_agg(l.session ORDER BY l.live DESC, l.effective DESC, l.id DESC))[1] AS latest
-    FROM (
-        SELECT s.user_id, s.id, s.status, s.online_since, s.ended_at, s AS session,
-               s.online AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS live,
-               CASE WHEN s.online THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at)
-                    ELSE s.heartbeat_at END AS effective
-        FROM @extschema@.presence_session AS s
-    ) AS l
-    GROUP BY l.user_id
-) AS u;
-
-CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
-RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
-LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT asked.user_id, coalesce(p.online, false), p.status, p.last_seen, p.sessions, p.metadata
-    FROM (SELECT DISTINCT id::text AS user_id FROM unnest(user_ids) AS id WHERE id IS NOT NULL) AS asked
-    -- OFFSET 0 keeps this a subquery of its own, so that it looks up one user at a time instead of joining all of them.
-    LEFT JOIN LATERAL (SELECT * FROM @extschema@.presence WHERE presence.user_id = asked.user_id OFFSET 0) AS p ON true
-$$;
+       (u.summary).online,
+       (u.summary).status,
+       (u.summary).sessions,
+       (u.summary).online_since,
+       (u.summary).last_seen,
+       (u.summary).heartbeat_at,
+       CASE WHEN (u.summary).session_id <> '' THEN (u.summary).session_id END AS session_id,
+       latest.user_agent,
+       latest.ip_address,
+       latest.metadata
+FROM (SELECT s.user_id,
+             @extschema@.presence_summary(s.user_id, s.session_id, s.id, s.online, s.status, s.online_since, s.heartbeat_at,
+                                          s.heartbeat_interval, s.ended_at, s.leave_until) AS summary
+      FROM @extschema@.presence_session AS s
+      GROUP BY s.user_id) AS u
+LEFT JOIN @extschema@.presence_session AS latest ON latest.user_id = u.user_id AND latest.session_id = (u.summary).session_id;
 
 CREATE VIEW @extschema@.presence_health AS
 WITH server AS MATERIALIZED (
     SELECT * FROM @extschema@.presence_server_state()
 ), live AS MATERIALIZED (
-    SELECT pg_catalog.count(*) FILTER (WHERE by_user.any_live) AS online_users,
-           pg_catalog.count(*) FILTER (WHERE NOT by_user.any_live) AS stale_users,
-           coalesce(pg_catalog.sum(by_user.sessions), 0)::pg_catalog.int8 AS sessions
-    FROM (SELECT pg_catalog.bool_or(s.live) AS any_live, pg_catalog.count(*) FILTER (WHERE s.live AND s.ended_at IS NULL) AS sessions
-          FROM (SELECT user_id, ended_at,
-                       @extschema@.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) AS live
-                FROM @extschema@.presence_session WHERE online) AS s
-          GROUP BY s.user_id) AS by_user
+    SELECT * FROM @extschema@.presence_totals()
 ), waiting AS MATERIALIZED (
     SELECT pg_catalog.count(*) AS events, pg_catalog.min(at) AS oldest FROM @extschema@.presence_event_queue
 ), cleanup AS MATERIALIZED (
@@ -429,6 +421,21 @@ COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interv
     'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
 COMMENT ON FUNCTION @extschema@.presence_server_state() IS
     'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
+COMMENT ON FUNCTION @extschema@.presence_totals() IS
+    'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health; needs SELECT on one of the views.';
+COMMENT ON TYPE @extschema@.presence_user_summary IS 'What the sessions of a user add up to.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.online IS 'Has a session that is neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.status IS 'Most present status of the live sessions; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.sessions IS 'Number of live sessions.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.online_since IS 'When the user came online; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
+COMMENT ON FUNCTION @extschema@.presence_summary_add(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+    'Adds a session to presence_summary.';
+COMMENT ON FUNCTION @extschema@.presence_summary_tell(internal) IS 'Result of presence_summary.';
+COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+    'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence; needs SELECT on one of the views.';
 COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb) IS
     'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 

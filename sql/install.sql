@@ -84,7 +84,7 @@ GROUP BY attrelid ORDER BY attrelid::regclass::text COLLATE "C";
 SELECT p.proname AS unpinned
 FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
      JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'presence'
-WHERE (p.prosecdef OR l.lanname <> 'c') AND p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'];
+WHERE (p.prosecdef OR l.lanname <> 'c') AND p.prokind <> 'a' AND p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'];
 -- What writes may not be run by parallel workers, nor be taken for stable.
 SELECT p.proname AS mislabelled
 FROM pg_proc AS p

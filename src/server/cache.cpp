@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::uint32_t first_capacity = 64;
 
-SharedShard &shard_of(SharedDatabase &database, const SessionKey &key) { return database.shards[(key.hi >> 32) % shard_count]; }
+unsigned shard_number(const SessionKey &key) { return (key.hi >> 32) % shard_count; }
+SharedShard &shard_of(SharedDatabase &database, const SessionKey &key) { return database.shards[shard_number(key)]; }
 
 // With the shard's lock held.
 HeartbeatShard *opened(const SharedShard &shard)
@@ -106,6 +107,37 @@ bool grow(SharedDatabase &database, SharedShard &shard)
 
 SessionKey key_of(Oid table, std::string_view user, std::string_view session) { return session_key(server_secret(), table, user, session); }
 
+// Positions of keys in the order of their shards: of shard s those from begin[s] up to begin[s + 1].
+std::uint32_t *by_shard(std::span<const SessionKey> keys, std::uint32_t (&begin)[shard_count + 1])
+{
+    auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * keys.size(), MCXT_ALLOC_HUGE));
+    std::fill_n(begin, shard_count + 1, 0);
+    for (const SessionKey &key : keys)
+        ++begin[shard_number(key) + 1];
+    for (unsigned s = 0; s < shard_count; ++s)
+        begin[s + 1] += begin[s];
+    std::uint32_t next[shard_count];
+    std::copy_n(begin, shard_count, next);
+    for (std::size_t i = 0; i < keys.size(); ++i)
+        order[next[shard_number(keys[i])]++] = static_cast<std::uint32_t>(i);
+    return order;
+}
+
+// Batches hold a shard's lock for so many at a time, and ask for their memory ahead of its use.
+constexpr std::uint32_t batch_step = 64;
+
+void find_ahead(const HeartbeatShard &beats, const SessionKey *keys, std::span<const std::uint32_t> order, std::uint32_t *slots)
+{
+    for (const std::uint32_t i : order)
+        beats.prefetch_find(keys[i]);
+    for (const std::uint32_t i : order) {
+        *slots = beats.find(keys[i]);
+        if (*slots != HeartbeatShard::no_slot)
+            beats.prefetch_slot(*slots);
+        ++slots;
+    }
+}
+
 } // namespace
 
 std::uint64_t detail_fingerprint(std::string_view bytes) { return fingerprint(server_secret(), bytes); }
@@ -149,35 +181,20 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
 
     // In the order of shards, so that each is locked once, and its memory is asked for ahead of its use.
     auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
-    auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * count, MCXT_ALLOC_HUGE));
-    std::uint32_t begin[shard_count + 1] = {};
-    for (std::size_t i = 0; i < count; ++i) {
-        keys[i] = key_of(session_table, sessions[i].user, sessions[i].session);
-        ++begin[(keys[i].hi >> 32) % shard_count + 1];
-    }
-    for (unsigned s = 0; s < shard_count; ++s)
-        begin[s + 1] += begin[s];
-    std::uint32_t next[shard_count];
-    std::copy_n(begin, shard_count, next);
     for (std::size_t i = 0; i < count; ++i)
-        order[next[(keys[i].hi >> 32) % shard_count]++] = static_cast<std::uint32_t>(i);
+        keys[i] = key_of(session_table, sessions[i].user, sessions[i].session);
+    std::uint32_t begin[shard_count + 1];
+    std::uint32_t *order = by_shard({keys, count}, begin);
 
-    constexpr std::uint32_t ahead = 64;
     int taken = 0;
     for (unsigned s = 0; s < shard_count; ++s) {
-        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += ahead) {
-            const std::uint32_t to = std::min(from + ahead, begin[s + 1]);
-            std::uint32_t slots[ahead];
+        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
+            const std::uint32_t to = std::min(from + batch_step, begin[s + 1]);
+            std::uint32_t slots[batch_step];
             int taken_here = 0;
             Locked held(database->shards[s], LW_SHARED);
             if (held.beats != nullptr) {
-                for (std::uint32_t i = from; i < to; ++i)
-                    held.beats->prefetch_find(keys[order[i]]);
-                for (std::uint32_t i = from; i < to; ++i) {
-                    slots[i - from] = held.beats->find(keys[order[i]]);
-                    if (slots[i - from] != HeartbeatShard::no_slot)
-                        held.beats->prefetch_slot(slots[i - from]);
-                }
+                find_ahead(*held.beats, keys, {order + from, to - from}, slots);
                 for (std::uint32_t i = from; i < to; ++i)
                     if (slots[i - from] != HeartbeatShard::no_slot && held.beats->touch(slots[i - from], now, wall, timeouts))
                         heard[order[i]] = true, ++taken_here;
@@ -195,29 +212,81 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
     return taken;
 }
 
+namespace {
+
+// What is known without the cache.
+Life recorded_life(Time floor, Time heartbeat_at, Time interval)
+{
+    return {heartbeat_at, std::max(heartbeat_at, floor) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), interval)};
+}
+
+// What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
+void add_cached(Life &life, const HeartbeatShard &beats, std::uint32_t at, const Timeouts &timeouts, Time wall, std::uint64_t now)
+{
+    life.heartbeat_at = std::max(life.heartbeat_at, beats.wall_us(at));
+    life.stale_after = wall + (static_cast<std::int64_t>(beats.deadline(at, timeouts)) - static_cast<std::int64_t>(now)) * 1000;
+}
+
+} // namespace
+
 Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval)
 {
-    if (RecoveryInProgress())
-        return {recorded_heartbeat, PG_INT64_MAX};
-    const Floor floor = heartbeat_floor();
-    Life life{recorded_heartbeat, std::max(recorded_heartbeat, floor.wall) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), promised_interval)};
+    const RecordedLife recorded{{user, session}, recorded_heartbeat, promised_interval};
+    Life life;
+    session_lives(session_table, {&recorded, 1}, &life);
+    return life;
+}
+
+void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Life *lives)
+{
+    const std::size_t count = sessions.size();
+    if (RecoveryInProgress()) {
+        for (std::size_t i = 0; i < count; ++i)
+            lives[i] = {sessions[i].heartbeat_at, PG_INT64_MAX};
+        return;
+    }
+    const Time floor = heartbeat_floor().wall;
+    for (std::size_t i = 0; i < count; ++i)
+        lives[i] = recorded_life(floor, sessions[i].heartbeat_at, sessions[i].interval);
     SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return life;
-    const SessionKey key = key_of(session_table, user, session);
+    if (database == nullptr || count == 0)
+        return;
     const Timeouts timeouts = current_timeouts();
-    Locked held(shard_of(*database, key), LW_SHARED);
-    if (held.beats != nullptr) {
-        const std::uint32_t at = held.beats->find(key);
-        if (at != HeartbeatShard::no_slot) {
-            life.heartbeat_at = std::max(life.heartbeat_at, held.beats->wall_us(at));
-            // By the monotonic clock, whatever was done to the other one meanwhile.
-            const auto left_ms = static_cast<std::int64_t>(held.beats->deadline(at, timeouts)) - static_cast<std::int64_t>(monotonic_ms());
-            life.stale_after = GetCurrentTimestamp() + left_ms * 1000;
+    if (count == 1) {
+        const SessionKey key = key_of(session_table, sessions[0].name.user, sessions[0].name.session);
+        Locked held(shard_of(*database, key), LW_SHARED);
+        if (held.beats != nullptr) {
+            const std::uint32_t at = held.beats->find(key);
+            if (at != HeartbeatShard::no_slot)
+                add_cached(lives[0], *held.beats, at, timeouts, GetCurrentTimestamp(), monotonic_ms());
+        }
+        held.unlock();
+        return;
+    }
+
+    auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
+    for (std::size_t i = 0; i < count; ++i)
+        keys[i] = key_of(session_table, sessions[i].name.user, sessions[i].name.session);
+    std::uint32_t begin[shard_count + 1];
+    std::uint32_t *order = by_shard({keys, count}, begin);
+    const Time wall = GetCurrentTimestamp();
+    const std::uint64_t now = monotonic_ms();
+    for (unsigned s = 0; s < shard_count; ++s) {
+        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
+            const std::uint32_t to = std::min(from + batch_step, begin[s + 1]);
+            std::uint32_t slots[batch_step];
+            Locked held(database->shards[s], LW_SHARED);
+            if (held.beats != nullptr) {
+                find_ahead(*held.beats, keys, {order + from, to - from}, slots);
+                for (std::uint32_t i = from; i < to; ++i)
+                    if (slots[i - from] != HeartbeatShard::no_slot)
+                        add_cached(lives[order[i]], *held.beats, slots[i - from], timeouts, wall, now);
+            }
+            held.unlock();
         }
     }
-    held.unlock();
-    return life;
+    pfree(keys);
+    pfree(order);
 }
 
 bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open)

@@ -35,6 +35,12 @@ struct Life {
     Time stale_after;
 };
 Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval);
+// The same for many; a thousand or so at a time is fastest. Each is {session, recorded heartbeat, promised interval}.
+struct RecordedLife {
+    SessionName name;
+    Time heartbeat_at, interval;
+};
+void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Life *lives);
 
 // What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory or of a cache.
 bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open);

@@ -61,13 +61,13 @@ Users by_cache(std::span<const ExpiredSession> stale)
     return users;
 }
 
+} // namespace
+
 bool cache_watches_everybody()
 {
     SharedDatabase *database = my_database();
     return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 && pg_atomic_read_u32(&database->cache_full) == 0;
 }
-
-} // namespace
 
 Ended end_stale_sessions(Thoroughness thoroughness)
 {

@@ -20,4 +20,7 @@ struct Ended {
 // In one transaction, within owner work. Never waits for a lock.
 Ended end_stale_sessions(Thoroughness thoroughness);
 
+// Whether every online session is in the cache, so that it knows of every stale one.
+bool cache_watches_everybody();
+
 } // namespace presence

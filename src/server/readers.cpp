@@ -1,26 +1,26 @@
 // The SQL functions that read presence and the feed, and what the views ask about a session.
 #include "cache.h"
+#include "expiry.h"
 #include "extension.h"
+#include "lists.h"
 #include "settings.h"
 #include "storage.h"
-
-extern "C" __attribute__((visibility("default"))) Datum cleanup_stale_presence(PG_FUNCTION_ARGS);
 
 namespace presence {
 
 namespace {
 
-Statement active_users = {"SELECT user_id, status, sessions, online_since, heartbeat_at, metadata FROM @.presence WHERE online ORDER BY online_since DESC, user_id", 0, {}};
-Statement snapshot = {"SELECT coalesce(f.last_seq, 0), p.user_id, p.status, p.sessions, p.online_since, p.heartbeat_at, p.metadata FROM (SELECT max(last_seq) AS last_seq FROM @.presence_feed) AS f LEFT JOIN @.presence AS p ON p.online ORDER BY p.online_since DESC, p.user_id", 0, {}};
-Statement one_online = {"SELECT FROM @.presence_session WHERE user_id = $1 AND online AND @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)", 1, {TEXTOID}};
-Statement count_online = {"SELECT count(*) FROM @.presence WHERE online", 0, {}};
+Statement last_number = {"SELECT coalesce(max(last_seq), 0) FROM @.presence_feed", 0, {}};
+Statement log_ended = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_build_object('users_offline', $3, 'sessions_ended', $4))", 4, {TEXTOID, TEXTOID, INT4OID, INT4OID}};
 Statement first_number = {"INSERT INTO @.presence_feed (last_seq, dropped_seq, online_users) SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT FROM @.presence_feed) ON CONFLICT DO NOTHING", 0, {}};
 // In the order of id, which per user is the order of commit. Whoever holds the row is numbering already.
 Statement number_events = {
     "WITH f AS (SELECT last_seq FROM @.presence_feed FOR UPDATE SKIP LOCKED), moved AS (DELETE FROM @.presence_event_queue WHERE EXISTS (SELECT FROM f) RETURNING *),"
     " numbered AS (INSERT INTO @.presence_events (seq, at, event, user_id, session_id, reason, sessions, details)"
     " SELECT (SELECT last_seq FROM f) + row_number() OVER (ORDER BY id), at, event, user_id, session_id, reason, sessions, details FROM moved ORDER BY id)"
-    " UPDATE @.presence_feed SET last_seq = last_seq + (SELECT count(*) FROM moved) WHERE EXISTS (SELECT FROM moved)", 0, {}};
+    " UPDATE @.presence_feed SET last_seq = last_seq + (SELECT count(*) FROM moved),"
+    " online_users = online_users + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM moved)"
+    " WHERE EXISTS (SELECT FROM moved)", 0, {}};
 Statement changes = {"SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2", 2, {INT8OID, INT4OID}};
 Statement dropped = {"SELECT dropped_seq FROM @.presence_feed", 0, {}};
 
@@ -52,9 +52,48 @@ void require_view_reader(FunctionCallInfo fcinfo)
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for presence"), errhint("It needs SELECT on the view \"presence\".")));
 }
 
+bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
+
+text *status_text(Status status)
+{
+    static text *texts[4];
+    text *&made = texts[static_cast<int>(status)];
+    if (unlikely(made == nullptr)) {
+        MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+        made = make_text(to_text(status));
+        MemoryContextSwitchTo(caller);
+    }
+    return made;
+}
+
+// The columns of get_active_users().
+void describe(const ListedUser &user, Datum *values, bool *nulls)
+{
+    values[0] = PointerGetDatum(user.name);
+    values[1] = PointerGetDatum(status_text(user.summary.status));
+    values[2] = Int32GetDatum(user.summary.sessions);
+    values[3] = TimestampTzGetDatum(user.summary.online_since);
+    values[4] = TimestampTzGetDatum(user.summary.heartbeat_at);
+    values[5] = user.metadata;
+    nulls[5] = user.no_metadata;
+}
+
+// The list leaves stale sessions out by itself. To end those that it met costs nothing where there are none.
+void end_met(const UserList &list, const OwnerWork &work, const char *function)
+{
+    if (!list.stale_met || !may_write())
+        return;
+    const Ended ended = end_stale_sessions(Thoroughness::every_session);
+    if (ended.sessions == 0)
+        return;
+    Datum values[] = {PointerGetDatum(cstring_to_text(function)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
+                      Int32GetDatum(ended.users), Int32GetDatum(ended.sessions)};
+    run(log_ended, values);
+}
+
 void number_if_allowed()
 {
-    if (XactReadOnly || RecoveryInProgress())
+    if (!may_write())
         return;
     run(first_number);
     run(number_events);
@@ -105,19 +144,107 @@ PRESENCE_FUNCTION(presence_server_state)
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 
+PRESENCE_FUNCTION(presence_totals)
+{
+    require_view_reader(fcinfo);
+    TupleDesc shape;
+    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    shape = BlessTupleDesc(shape);
+    const OwnerWork work = begin_owner_work();
+    const UserList *list = list_online(false);
+    Datum values[3] = {Int64GetDatum(list->online_users), Int64GetDatum(list->count - list->online_users), Int64GetDatum(list->live_sessions)};
+    end_owner_work(work);
+    bool nulls[3] = {};
+    return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
+}
+
+namespace presence {
+namespace {
+
+// State of the aggregate presence_summary.
+struct Summing {
+    Summary summary;
+    std::string_view session;  // that beat last
+    std::size_t room;
+};
+
+Time time_or_none(FunctionCallInfo fcinfo, int argument) { return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument); }
+
+} // namespace
+} // namespace presence
+
+PRESENCE_FUNCTION(presence_summary_add)
+{
+    require_view_reader(fcinfo);
+    MemoryContext context;
+    if (AggCheckCallContext(fcinfo, &context) == 0)
+        elog(ERROR, "called outside of an aggregate");
+    for (int i = 1; i <= 7; ++i)
+        if (PG_ARGISNULL(i))
+            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument %d of presence_summary must not be NULL", i)));
+    auto *sum = PG_ARGISNULL(0) ? static_cast<Summing *>(MemoryContextAllocZero(context, sizeof(Summing))) : reinterpret_cast<Summing *>(PG_GETARG_POINTER(0));
+    SeenSession s;
+    s.user = text_view(PG_GETARG_TEXT_PP(1));
+    s.session = text_view(PG_GETARG_TEXT_PP(2));
+    s.id = PG_GETARG_INT64(3);
+    s.online = PG_GETARG_BOOL(4);
+    s.status = Status::active;
+    parse(text_view(PG_GETARG_TEXT_PP(5)), s.status);
+    s.online_since = PG_GETARG_TIMESTAMPTZ(6);
+    s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(7);
+    s.interval = PG_ARGISNULL(8) ? 0 : interval_time(PG_GETARG_DATUM(8));
+    s.ended_at = time_or_none(fcinfo, 9);
+    s.leave_until = time_or_none(fcinfo, 10);
+    if (add_session_to(sum->summary, s, judge(s))) {
+        if (sum->room < s.session.size()) {
+            sum->room = std::max<std::size_t>(s.session.size(), 40);
+            sum->session = {static_cast<char *>(MemoryContextAlloc(context, sum->room)), 0};
+        }
+        char *copy = const_cast<char *>(sum->session.data());
+        memcpy(copy, s.session.data(), s.session.size());
+        sum->session = {copy, s.session.size()};
+    }
+    PG_RETURN_POINTER(sum);
+}
+
+PRESENCE_FUNCTION(presence_summary_tell)
+{
+    if (PG_ARGISNULL(0))
+        PG_RETURN_NULL();
+    const auto *sum = reinterpret_cast<const Summing *>(PG_GETARG_POINTER(0));
+    const Summary &s = sum->summary;
+    if (fcinfo->flinfo->fn_extra == nullptr) {
+        TupleDesc shape;
+        MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+        if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
+            elog(ERROR, "return type must be a row type");
+        fcinfo->flinfo->fn_extra = BlessTupleDesc(shape);
+        MemoryContextSwitchTo(caller);
+    }
+    Datum values[] = {BoolGetDatum(s.online), PointerGetDatum(status_text(s.status)), Int32GetDatum(s.sessions), TimestampTzGetDatum(s.online_since),
+                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at), TimestampTzGetDatum(s.heartbeat_at), PointerGetDatum(make_text(sum->session))};
+    bool nulls[] = {false, !s.online, false, !s.online, false, false, false};
+    return HeapTupleGetDatum(heap_form_tuple(static_cast<TupleDesc>(fcinfo->flinfo->fn_extra), values, nulls));
+}
+
 PRESENCE_FUNCTION(get_active_users)
 {
     extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
-    if (!XactReadOnly && !RecoveryInProgress()) {
-        FmgrInfo *self = fcinfo->flinfo;
-        LOCAL_FCINFO(cleanup, 0);
-        InitFunctionCallInfoData(*cleanup, self, 0, InvalidOid, nullptr, nullptr);
-        cleanup_stale_presence(cleanup);
-    }
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
     const OwnerWork work = begin_owner_work();
-    run(active_users);
-    return_rows(fcinfo);
+    begin_consistent_reading();
+    const UserList *list = list_online(true);
+    end_consistent_reading();
+    const std::uint32_t *order = newest_first(*list);
+    for (std::int64_t i = 0; i < list->online_users; ++i) {
+        Datum values[6];
+        bool nulls[6] = {};
+        describe(list->user(order[i]), values, nulls);
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    end_met(*list, work, "get_active_users");
     end_owner_work(work);
     return 0;
 }
@@ -126,10 +253,26 @@ PRESENCE_FUNCTION(presence_snapshot)
 {
     extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
     const OwnerWork work = begin_owner_work();
     number_if_allowed();
-    run(snapshot);
-    return_rows(fcinfo);
+    begin_consistent_reading();
+    run(last_number, nullptr, nullptr, true);
+    Datum values[7] = {first_value(1)};
+    const UserList *list = list_online(true);
+    end_consistent_reading();
+    const std::uint32_t *order = newest_first(*list);
+    for (std::int64_t i = 0; i < list->online_users; ++i) {
+        bool nulls[7] = {};
+        describe(list->user(order[i]), values + 1, nulls + 1);
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    if (list->online_users == 0) {
+        bool nulls[7] = {false, true, true, true, true, true, true};
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    // Its events come after the position just told.
+    end_met(*list, work, "presence_snapshot");
     end_owner_work(work);
     return 0;
 }
@@ -141,19 +284,54 @@ PRESENCE_FUNCTION(is_user_online)
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
     Datum user[] = {PG_GETARG_DATUM(0)};
-    const bool online = run(one_online, user, nullptr, true) > 0;
+    const UserList *list = list_named(PointerGetDatum(construct_array(user, 1, TEXTOID, -1, false, TYPALIGN_INT)), false);
+    const bool online = list->online_users > 0;
     end_owner_work(work);
     PG_RETURN_BOOL(online);
+}
+
+PRESENCE_FUNCTION(get_presence)
+{
+    extension_of(fcinfo);
+    InitMaterializedSRF(fcinfo, 0);
+    if (PG_ARGISNULL(0))
+        return 0;
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    Datum *names;
+    bool *no_name;
+    int count;
+    ArrayType *asked = PG_GETARG_ARRAYTYPE_P(0);
+    deconstruct_array(asked, ARR_ELEMTYPE(asked), -1, false, TYPALIGN_INT, &names, &no_name, &count);
+    int known = 0;
+    for (int i = 0; i < count; ++i)
+        if (!no_name[i])
+            names[known++] = names[i];
+
+    const OwnerWork work = begin_owner_work();
+    // Inside, ids are text.
+    UserList *list = list_named(PointerGetDatum(construct_array(names, known, TEXTOID, -1, false, TYPALIGN_INT)), true);
+    for (int i = 0; i < known; ++i) {
+        ListedUser &user = take_user(*list, text_view(DatumGetTextPP(names[i])));
+        if (user.told)
+            continue;
+        user.told = true;
+        const Summary &sum = user.summary;
+        Datum values[] = {PointerGetDatum(user.name), BoolGetDatum(sum.online), PointerGetDatum(status_text(sum.status)),
+                                TimestampTzGetDatum(sum.online ? sum.heartbeat_at : sum.ended_at), Int32GetDatum(sum.sessions), user.metadata};
+        bool nulls[] = {false, false, !sum.online, !sum.any, !sum.any, user.no_metadata};
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    end_owner_work(work);
+    return 0;
 }
 
 PRESENCE_FUNCTION(presence_count)
 {
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
-    run(count_online, nullptr, nullptr, true);
-    const Datum count = first_value(1);
+    const std::int64_t count = count_online();
     end_owner_work(work);
-    return count;
+    PG_RETURN_INT64(count);
 }
 
 PRESENCE_FUNCTION(presence_changes_since)
@@ -168,13 +346,16 @@ PRESENCE_FUNCTION(presence_changes_since)
     InitMaterializedSRF(fcinfo, 0);
     const OwnerWork work = begin_owner_work();
     number_if_allowed();
-    run(dropped);
+    // Retention moves the low end and removes events in one transaction: both are to be seen, or neither.
+    begin_consistent_reading();
+    run(dropped, nullptr, nullptr, true);
     const int64 low = DatumGetInt64(first_value(1));
     if (seq < low)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the feed no longer has the events after seq " INT64_FORMAT, seq),
                         errdetail("Retention has removed events up to " INT64_FORMAT ".", low), errhint("Start again from presence_snapshot().")));
     Datum values[] = {Int64GetDatum(seq), Int32GetDatum(limit)};
-    run(changes, values);
+    run(changes, values, nullptr, true);
+    end_consistent_reading();
     return_rows(fcinfo);
     end_owner_work(work);
     return 0;

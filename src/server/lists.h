@@ -1,0 +1,92 @@
+// Who is online, computed from the rows of the sessions and the cache: the one place that turns sessions into users for
+// every reader. Everything is flat memory of the caller's context, because an error leaves by longjmp. No SQL function
+// and no feed lives here.
+#pragma once
+
+#include "../core/rules.h"
+#include "server.h"
+
+namespace presence {
+
+// A row of presence_session. 0 stands for NULL.
+struct SeenSession {
+    std::string_view user, session;
+    std::int64_t id;
+    bool online;  // as recorded
+    Status status;
+    Time online_since, heartbeat_at, interval, ended_at, leave_until;
+};
+
+// What the cache makes of it.
+struct Judgement {
+    bool live;
+    Time heartbeat_at;  // the effective one
+};
+Judgement judge(const SeenSession &session);
+
+// One user at this moment. A row that is recorded as online counts only while it is not stale.
+struct Summary {
+    bool any;     // has a session
+    bool online;  // has a live one
+    Status status;
+    std::int32_t sessions;
+    std::int64_t latest;  // row id of the session that beat last, of the live ones if there are any
+    Time online_since;
+    Time heartbeat_at;  // of that session
+    Time ended_at;      // when the last of them was over, for a user who is offline
+};
+// Adds a session. True where it is the one that beat last so far.
+bool add_session_to(Summary &summary, const SeenSession &session, const Judgement &judgement);
+
+struct ListedUser {
+    Summary summary;
+    text *name;
+    Datum metadata;  // of the session that beat last
+    bool no_metadata;
+    bool told;  // for the reader's use
+};
+
+struct UserList {
+    struct Slot {
+        std::uint32_t hash;
+        std::uint32_t position;  // plus one; 0: none
+    };
+
+    // In the order in which they were met; in pieces, so that growing copies nothing.
+    static constexpr std::uint32_t piece_size = 1024;
+    ListedUser **pieces;
+    std::uint32_t count, room_for_pieces;
+    Slot *slots;  // hash table by name
+    std::uint32_t slot_count;
+    std::int64_t online_users, live_sessions;
+    bool with_metadata;
+    bool stale_met;  // some session recorded as online was not live
+    char *room;      // for names and metadata
+    std::size_t room_left;
+    MemoryContext context;
+
+    ListedUser &user(std::uint32_t position) const { return pieces[position / piece_size][position % piece_size]; }
+};
+
+// The next four need owner work (extension.h), and read by the active snapshot.
+
+// Every user who has a session recorded as online, in one scan. Some may have only stale ones.
+UserList *list_online(bool with_metadata);
+// The users asked for, by index; who is unknown has no entry. names is an array of text.
+UserList *list_named(Datum names, bool with_ended);
+// Users who may be stale as far as the cache and the grace of departures can tell; null: these are too many to tell.
+UserList *list_suspects();
+// How many users are online. Does not grow with their number where the cache watches over everybody.
+std::int64_t count_online();
+
+// The user's entry; a new one, without any session, where there is none.
+ListedUser &take_user(UserList &list, std::string_view name);
+
+// Positions of the online users, newest online_since first, then by name; their number is list.online_users.
+std::uint32_t *newest_first(const UserList &list);
+
+// A snapshot of its own for everything between, so that several statements see the same.
+void begin_consistent_reading();
+void end_consistent_reading();
+
+} // namespace presence
