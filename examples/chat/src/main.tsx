@@ -21,7 +21,7 @@ async function post(path: string, body = ""): Promise<Session["me"]> {
 
 function App() {
   const [session, { mutate }] = createResource<Session>(async () => (await fetch("/me")).json());
-  const changeTo = (me: Session["me"]) => mutate((old) => old && { ...old, me });
+  const changeTo = (me: Session["me"]) => void mutate((old) => old && { ...old, me });
 
   return (
     <Switch fallback={<p class="waiting">Loading…</p>}>
