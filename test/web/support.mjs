@@ -1,0 +1,174 @@
+// What the browser tests share: a database of their own with the real extension, the example's real server in a process of its own,
+// and a real Chromium. The PostgreSQL server is the one that the PG… variables name.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import pg from "pg";
+import { chromium } from "playwright-core";
+
+const chat = fileURLToPath(new URL("../../examples/chat/dist/server/", import.meta.url));
+const browserPath = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/google-chrome"].find(existsSync);
+
+/** Seconds of silence after which a session is stale; 120 in the product. */
+export const TIMEOUT = 3;
+/** What pages do, in ms. Each is an option of the package with a longer default. */
+export const TIMING = {
+  heartbeatInterval: 400,
+  hiddenHeartbeatInterval: 600,
+  retryBase: 100,
+  retryMax: 400,
+  requestTimeout: 1000,
+  silenceLimit: 1500,
+  keepAlive: 400,
+  wakeCheckInterval: 200,
+};
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Asks again until the answer is neither false nor undefined; a question that fails (no server at the moment) is asked again, too. */
+export async function until(what, ask, seconds = 10) {
+  const end = Date.now() + seconds * 1000;
+  for (;;) {
+    let problem = "";
+    try {
+      const answer = await ask();
+      if (answer !== false && answer !== undefined && answer !== null) return answer;
+    } catch (error) {
+      problem = `: ${error.message}`;
+    }
+    if (Date.now() > end) assert.fail(`not within ${seconds} s: ${what}${problem}`);
+    await sleep(25);
+  }
+}
+
+/** A program of ours; its first line of output is its address. */
+export async function startProgram(path, args = [], env = {}) {
+  const child = spawn(process.execPath, [path, ...args], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  let errors = "";
+  child.stderr.setEncoding("utf8").on("data", (text) => (errors += text));
+  const address = await new Promise((resolve, reject) => {
+    child.stdout.setEncoding("utf8").once("data", (text) => resolve(text.trim()));
+    child.once("exit", (code) => reject(new Error(`${path} ended with ${code}: ${errors}`)));
+  });
+  const stop = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    child.kill("SIGCONT");
+    child.kill("SIGTERM");
+    await once(child, "exit");
+  };
+  return { address, pid: child.pid, kill: (signal) => child.kill(signal), stop };
+}
+
+/** `settings` are those of the database, `timing` goes to the pages. */
+export async function openSite({ settings = {}, timing = {} } = {}) {
+  const database = `web_${process.pid}_${Math.random().toString(36).slice(2, 8)}`;
+  const admin = (text) => withClient({ database: "postgres" }, (client) => client.query(text));
+  await admin(`CREATE DATABASE ${database}`);
+  for (const [name, value] of Object.entries({ timeout: `${TIMEOUT}s`, notify_level: "session", ...settings })) {
+    await admin(`ALTER DATABASE ${database} SET presence.${name} = '${value}'`);
+  }
+  const pool = new pg.Pool({ database, max: 3 });
+  pool.on("error", () => {}); // a restart of the server is part of the tests
+  await pool.query("CREATE EXTENSION presence");
+
+  const start = (env = {}) => startProgram(`${chat}main.js`, [], { PGDATABASE: database, HOST: "127.0.0.1", PORT: "0", CHAT_TIMING: JSON.stringify({ ...TIMING, ...timing }), ...env });
+  const server = await start();
+
+  const sql = async (text, values) => (await pool.query(text, values)).rows;
+  const one = async (text, values) => Object.values((await sql(text, values))[0])[0];
+  const site = {
+    address: server.address,
+    sql,
+    one,
+    position: () => one("SELECT seq FROM presence_snapshot() LIMIT 1").then(Number),
+    /** The feed after `seq`, of one user or of all. */
+    feed: (seq, user = null) => sql("SELECT * FROM presence_changes_since($1, 10000) WHERE user_id = coalesce($2, user_id) ORDER BY seq", [seq, user]),
+    sessions: async (user) => (await sql("SELECT sessions FROM get_presence(ARRAY[$1]::presence_id[]) WHERE online", [user]))[0]?.sessions ?? 0,
+    /** Whether somebody but us ends silent sessions. It needs a moment to come to a new database. */
+    hasWorker: async () => (await one("SELECT worker_pid FROM presence_health")) !== null,
+    async close() {
+      await server.stop();
+      await pool.end();
+      await admin(`DROP DATABASE ${database} WITH (FORCE)`);
+    },
+  };
+
+  /**
+   * Waits for the committed event of a departure, which a worker makes by itself. Where there is none, the clean-up is called, as pg_cron or
+   * an admin would.
+   */
+  site.departure = (user, seq, seconds) =>
+    until(`user_offline of ${user}`, async () => {
+      if (!worker) await sql("SELECT cleanup_stale_presence()");
+      return (await site.feed(seq, user)).find((event) => event.event === "user_offline");
+    }, seconds);
+  const worker = await until("the worker", () => site.hasWorker(), 3).catch(() => false);
+  site.worker = worker;
+  return site;
+}
+
+async function withClient(config, action) {
+  const client = new pg.Client(config);
+  await client.connect();
+  try {
+    return await action(client);
+  } finally {
+    await client.end();
+  }
+}
+
+/** A browser with its process, so that it can be killed. Playwright switches the back/forward cache off; it is back on here. */
+export async function openBrowser() {
+  assert.ok(browserPath, "no Chromium found: run scripts/install-dependencies web, or set CHROMIUM");
+  const server = await chromium.launchServer({
+    executablePath: browserPath,
+    ignoreDefaultArgs: ["--disable-back-forward-cache"],
+    args: ["--disable-gpu"],
+  });
+  const browser = await chromium.connect(server.wsEndpoint());
+  return {
+    /** A browser context of its own for somebody: his cookies, his tabs. */
+    async person(site, name, options = {}) {
+      const address = options.address ?? site.address;
+      const context = await browser.newContext({ reducedMotion: "reduce", ...options });
+      context.setDefaultTimeout(10_000);
+      await context.addCookies([{ name: "chat_name", value: encodeURIComponent(name), url: address }]);
+      return {
+        context,
+        id: name.toLowerCase().replace(/\s+/g, "-"),
+        /** A tab that is connected and has its session. */
+        async tab() {
+          const page = await context.newPage();
+          await page.goto(address);
+          await connected(page);
+          return page;
+        },
+        close: () => context.close(),
+      };
+    },
+    newContext: (options) => browser.newContext(options),
+    kill: () => process.kill(server.process().pid, "SIGKILL"),
+    async close() {
+      await browser.close().catch(() => {});
+      await server.kill().catch(() => {});
+    },
+  };
+}
+
+export const light = (page) => page.getByRole("status", { name: "Connection" });
+
+export function connected(page, seconds) {
+  return until("the page is connected", async () => (await light(page).textContent({ timeout: 500 })) === "Connected", seconds);
+}
+
+/** What a page shows of those who are online: id → "Active · 2 tabs". */
+export const online = (page) =>
+  page.evaluate(() => Object.fromEntries([...document.querySelectorAll("#people ul:not(.absent) li")].map((item) => [item.dataset.user, item.querySelector("small").textContent])));
+
+export const shows = (page, user, text, seconds) =>
+  until(`${user} is shown as ${text}`, async () => {
+    const shown = (await online(page))[user];
+    return text === null ? shown === undefined : shown?.includes(text);
+  }, seconds);

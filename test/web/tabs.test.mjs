@@ -1,0 +1,129 @@
+// Tabs that open, close, are duplicated, reloaded, left and come back.
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+import { connected, online, openBrowser, openSite, shows, until } from "./support.mjs";
+
+describe("tabs", () => {
+  let site, browser, watcher;
+
+  before(async () => {
+    site = await openSite();
+    browser = await openBrowser();
+    watcher = await (await browser.person(site, "Watcher")).tab();
+  });
+  after(async () => {
+    await browser?.close();
+    await site?.close();
+  });
+
+  it("all open tabs appear; closing one keeps the user, closing the last one ends him at once", async () => {
+    const seq = await site.position();
+    const ada = await browser.person(site, "Ada Lovelace");
+    const tabs = [await ada.tab(), await ada.tab(), await ada.tab()];
+    await shows(watcher, ada.id, "3 tabs");
+    assert.equal(await site.sessions(ada.id), 3);
+    for (const tab of tabs) assert.match((await online(tab))[ada.id], /3 tabs/);
+
+    await tabs[0].close();
+    await shows(watcher, ada.id, "2 tabs");
+    await tabs[1].close();
+    await shows(watcher, ada.id, "1 tab");
+
+    const closing = Date.now();
+    await tabs[2].close();
+    await until("the database knows", async () => (await site.sessions(ada.id)) === 0, 2);
+    await shows(watcher, ada.id, null, 2);
+    assert.ok(Date.now() - closing < 2000, `gone after ${Date.now() - closing} ms`);
+
+    const events = (await site.feed(seq, ada.id)).map(({ event, reason, sessions }) => `${event} ${reason} ${sessions}`);
+    assert.deepEqual(events.filter((event) => event.startsWith("user")), ["user_online heartbeat 1", "user_offline disconnect 0"]);
+    await watcher.getByText("Ada Lovelace left").waitFor();
+  });
+
+  it("a duplicated tab has a session of its own", async () => {
+    const bob = await browser.person(site, "Bob");
+    const first = await bob.tab();
+    await first.evaluate(() => sessionStorage.setItem("marker", "copied"));
+    const [second] = await Promise.all([first.waitForEvent("popup"), first.evaluate(() => void window.open(location.href))]);
+    await connected(second);
+    assert.equal(await second.evaluate(() => sessionStorage.getItem("marker")), "copied"); // it really is a duplicate
+    await shows(watcher, bob.id, "2 tabs");
+    await second.close();
+    await shows(watcher, bob.id, "1 tab");
+    assert.equal(await site.sessions(bob.id), 1);
+    await bob.close();
+    await shows(watcher, bob.id, null);
+  });
+
+  it("a page that comes back from the back/forward cache joins again, with a new session", async () => {
+    const cleo = await browser.person(site, "Cleo");
+    const tab = await cleo.tab();
+    const session = () => site.one("SELECT session_id FROM presence_sessions WHERE user_id = 'cleo' AND online");
+    const before = await session();
+    await tab.evaluate(() => {
+      window.marker = "the same document";
+      addEventListener("pageshow", (event) => (window.persisted = event.persisted));
+    });
+    const seq = await site.position();
+    await tab.evaluate(() => void (location.href = "/me"));
+    await until("left", async () => (await site.sessions(cleo.id)) === 0);
+    await shows(watcher, cleo.id, null);
+    // Playwright waits for a load that does not happen when a page is taken out of the cache.
+    await tab.evaluate(() => history.back()).catch(() => {});
+    await shows(watcher, cleo.id, "1 tab");
+    assert.equal(await tab.evaluate(() => window.marker), "the same document");
+    assert.equal(await tab.evaluate(() => window.persisted), true);
+    await connected(tab);
+    assert.notEqual(await session(), before);
+    assert.deepEqual((await site.feed(seq, cleo.id)).map((event) => event.event).filter((name) => name.startsWith("user")), ["user_offline", "user_online"]);
+    await cleo.close();
+  });
+
+  it("navigating away and back without the cache is a new session, and nobody is left over", async () => {
+    const dora = await browser.person(site, "Dora");
+    const tab = await dora.tab();
+    for (let round = 0; round < 3; round++) {
+      await tab.reload();
+      await connected(tab);
+    }
+    await until("one session", async () => (await site.sessions(dora.id)) === 1);
+    await dora.close();
+    await until("none", async () => (await site.sessions(dora.id)) === 0);
+    await shows(watcher, dora.id, null);
+  });
+});
+
+describe("reload", () => {
+  it("does not flicker with leave_grace", async (t) => {
+    const site = await openSite({ settings: { leave_grace: "2s" } });
+    t.after(() => site.close());
+    if (!site.worker) return t.skip("presence.leave_grace needs the background worker");
+    const browser = await openBrowser();
+    t.after(() => browser.close());
+    const watcher = await (await browser.person(site, "Watcher")).tab();
+    const eve = await browser.person(site, "Eve");
+    const tab = await eve.tab();
+    await shows(watcher, eve.id, "1 tab");
+    // Every list that the watcher shows from now on, not only those at which we happen to look.
+    await watcher.evaluate(() => {
+      window.vanished = 0;
+      new MutationObserver(() => {
+        if (document.querySelector("#people ul:not(.absent) li[data-user=eve]") === null) window.vanished++;
+      }).observe(document.querySelector("#people"), { childList: true, subtree: true });
+    });
+    const seq = await site.position();
+    for (let round = 0; round < 3; round++) {
+      await tab.reload();
+      await connected(tab);
+    }
+    await shows(watcher, eve.id, "1 tab");
+    assert.equal(await watcher.evaluate(() => window.vanished), 0);
+    assert.deepEqual((await site.feed(seq, eve.id)).filter(({ event }) => event.startsWith("user")), []);
+
+    const closing = Date.now();
+    await eve.close();
+    await site.departure(eve.id, seq, 5);
+    await shows(watcher, eve.id, null);
+    assert.ok(Date.now() - closing >= 1900, `gone after ${Date.now() - closing} ms, before the grace was over`);
+  });
+});
