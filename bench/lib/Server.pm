@@ -122,7 +122,14 @@ sub script ($self, $name, $text) {
     return $file;
 }
 
-# Transactions per second and mean latency in ms of a pgbench script.
+# CPU seconds of all backends that have ended; those that run a pgbench script have ended with it.
+sub backends_cpu ($self) {
+    open my $in, '<', '/proc/' . $self->postmaster . '/stat' or die $!;
+    my @fields = split ' ', (<$in> =~ s/^.*\) //r);
+    return ($fields[13] + $fields[14]) / 100;
+}
+
+# Transactions per second and mean latency in ms of a pgbench script; CPU microseconds per transaction in {cpu}.
 sub pgbench ($self, $database, $script, %with) {
     my $file = "$self->{dir}/pgbench.out";
     my $clients = $with{clients} // 1;
@@ -130,10 +137,16 @@ sub pgbench ($self, $database, $script, %with) {
         $with{transactions} ? ('-t', $with{transactions}) : ('-T', $with{seconds}), map { ('-D', $_) } @{ $with{define} // [] });
     local $ENV{PGDATABASE} = $database;
     local $ENV{PGOPTIONS} = $with{options} // '';
+    my $postmaster = $self->postmaster;
+    my $others = children($postmaster);
+    my $cpu = $self->backends_cpu;
     system("@{[map { quotemeta } @command]} >\Q$file\E 2>&1") == 0 or do { system 'cat', $file; die "pgbench failed\n" };
     open my $in, '<', $file or die $!;
     my $output = do { local $/; <$in> };
     my ($tps) = $output =~ /^tps = ([\d.]+)/m or die "pgbench: $output\n";
+    my ($transactions) = $output =~ /^number of transactions actually processed: (\d+)/m;
+    $self->wait_for(1, sub { children($postmaster) <= $others });
+    $self->{cpu} = 1e6 * ($self->backends_cpu - $cpu) / $transactions;
     my ($latency) = $output =~ /^latency average = ([\d.]+)/m;
     return wantarray ? ($tps, $latency) : $tps;
 }

@@ -14,7 +14,14 @@ sub run ($run) {
         ['presence', 'SELECT update_user_heartbeat(:n, :n)'],
         ['logged',   'SELECT peer_logged_heartbeat(:n, :n)'],
         ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']);
-    my $bench = sub ($name) { sub { $server->pgbench('big', $script{$name}, clients => 8, seconds => $run->{seconds}, define => ["sessions=$sessions"]) } };
+    my %cpu;
+    my $bench = sub ($name) {
+        sub {
+            my $rate = $server->pgbench('big', $script{$name}, clients => 8, seconds => $run->{seconds}, define => ["sessions=$sessions"]);
+            push @{ $cpu{$name} }, $server->{cpu};
+            return $rate;
+        }
+    };
     fill_peers($run);
 
     $run->{progress}->('heartbeats one by one');
@@ -34,6 +41,8 @@ sub run ($run) {
             values => [ratios($rate{presence}, $rate{$other})], note => plain(median(@{ $rate{presence} })) . '/s against ' . plain(median(@{ $rate{$other} })) . '/s');
     };
     $report->row(heartbeat_vs_select1 => 'update_user_heartbeat() against SELECT 1', reach => ['>=', 0.90], unit => 'times', values => [ratios($close{presence}, $close{select1})]);
+    $report->row(heartbeat_cpu => 'CPU of the server per heartbeat', values => $cpu{presence}, unit => 'us',
+        note => join ', ', map { "$_->[1]: " . plain(median(@{ $cpu{ $_->[0] } })) . ' us' } ['select1', 'SELECT 1'], ['logged', 'upsert into a logged table'], ['unlogged', 'unlogged']);
     $against->('upsert_logged', 'an upsert into a logged table', 10, 'logged');
     $against->('upsert_unlogged', 'an upsert into an unlogged table', 10, 'unlogged');
     $against->('zadd', 'Redis ZADD', 1.2, 'zadd');
