@@ -30,6 +30,11 @@ server_includes := $(shell $(PG_CONFIG) --includedir-server)
 PG_CXXFLAGS = -std=c++20 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden \
     -Wall -Wextra -Wshadow -Werror -isystem $(server_includes)
 SHLIB_LINK += -lstdc++
+# make check SANITIZE=undefined, or SANITIZE=address,undefined: see scripts/check.
+ifdef SANITIZE
+PG_CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize=vptr -fno-omit-frame-pointer
+SHLIB_LINK += -fsanitize=$(SANITIZE)
+endif
 override with_llvm := no
 
 EXTRA_CLEAN = presence_tail .built-with
