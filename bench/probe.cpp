@@ -180,7 +180,7 @@ int load(long from, long to, int clients)
         threads.emplace_back([&] {
             PGconn *conn = connect();
             prepare_batch(conn, "update_user_heartbeats", "presence_id");
-            for (long first; (first = next.fetch_add(1000)) <= to;) {
+            for (long first; !stopped && (first = next.fetch_add(1000)) <= to;) {
                 const std::string array = array_of(range(first, std::min(first + 999, to)), {.binary = false, .element = 0});
                 for (int twice = 0; twice < 2; ++twice)
                     if (send_batch(conn, array, {.binary = false, .element = 0}) == 0)

@@ -21,14 +21,14 @@ use Measure::Restart;
 
 $| = 1;
 my $repo = shift @ARGV;
-GetOptions('quick' => \my $quick, 'write-docs' => \my $write_docs, 'only=s' => \my $only) or exit 2;
+GetOptions('quick' => \my $quick, 'write-docs' => \my $write_docs, 'only=s' => \my $only, 'most=i' => \(my $most = 1_000_000)) or exit 2;
 
 my $started = time;
 my $dir = tempdir('/tmp/presence-bench.XXXXXX', CLEANUP => 1);
 chmod 0755, $dir;
 my ($server, $redis);
 END { local $?; $server->stop if $server; $redis->stop if $redis }
-$SIG{INT} = $SIG{TERM} = sub { exit 130 };
+$SIG{INT} = $SIG{TERM} = sub { kill TERM => Server::children($$); exit 130 };
 
 sub progress ($what) {
     my $text = sprintf '[%3d s] %s', time - $started, $what;
@@ -65,7 +65,7 @@ sub measure ($name, $sub) {
 say 'presence, side by side: medians; spread is the least and the most of the rounds; ratios are of neighbouring rounds';
 say join ', ', map { "$_ $report->{machine}{$_}" } qw(cpu cores system postgresql redis form);
 $server->create_database('big');
-my @sizes = $quick ? (1_000, 10_000) : (1_000, 10_000, 100_000, 1_000_000);
+my @sizes = $quick ? (1_000, 10_000) : grep { $_ <= max($most, 100_000) } (1_000, 10_000, 100_000, 1_000_000);
 for my $size (@sizes) {
     measure(growth => sub { Measure::Heartbeats::growth(\%run, $size) });
     next if $size != $sessions;

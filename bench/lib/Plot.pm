@@ -34,7 +34,7 @@ sub bars ($title, $unit, @bars) {
     return document(760, 60 + @bars * $step, $title, @body);
 }
 
-sub decades ($low, $high) { return map { 10**$_ } floor(log10($low)) .. ceil(log10($high)) }
+sub decades ($low, $high) { return map { 10**$_ } floor(log10($low) + 1e-9) .. ceil(log10($high) - 1e-9) }
 sub log10 ($x) { return log($x) / log(10) }
 sub floor ($x) { return int($x) - ($x < int($x) ? 1 : 0) }
 sub ceil ($x) { return -floor(-$x) }
