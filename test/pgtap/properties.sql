@@ -1,10 +1,10 @@
 -- Random histories of few users and sessions. After every step the same invariants hold, whatever happened.
 \ir helpers.psql
-SELECT plan(24);
+SELECT plan(26);
 
 CREATE TEMP TABLE broken (invariant text, step integer, operation text, detail text);
 -- What a reader of the feed knows, from one snapshot and then events only.
-CREATE TEMP TABLE model (user_id text PRIMARY KEY, status text, sessions integer);
+CREATE TEMP TABLE model (user_id text PRIMARY KEY, status text, sessions integer, metadata jsonb);
 CREATE TEMP TABLE model_position AS SELECT 0::bigint AS seq;
 
 CREATE FUNCTION pg_temp.pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT choices[1 + floor(random() * cardinality(choices))::integer] $$;
@@ -88,15 +88,20 @@ BEGIN
         PERFORM pg_temp.expect('online and offline alternate', step, operation, CASE
             WHEN (e.event = 'user_online') = EXISTS (SELECT FROM model WHERE user_id = e.user_id) AND e.event IN ('user_online', 'user_offline') THEN e::text END);
         CASE e.event
-            WHEN 'user_online' THEN INSERT INTO model VALUES (e.user_id, e.details ->> 'status', e.sessions) ON CONFLICT DO NOTHING;
+            WHEN 'user_online' THEN INSERT INTO model VALUES (e.user_id, e.details ->> 'status', e.sessions, NULL) ON CONFLICT DO NOTHING;
             WHEN 'user_offline' THEN DELETE FROM model WHERE user_id = e.user_id;
             WHEN 'update' THEN UPDATE model SET status = e.details ->> 'status', sessions = e.sessions WHERE user_id = e.user_id;
             ELSE UPDATE model SET sessions = e.sessions WHERE user_id = e.user_id;
         END CASE;
+        -- "Status and metadata as others see them."
+        UPDATE model SET metadata = nullif(e.details -> 'metadata', 'null') WHERE user_id = e.user_id AND e.details IS NOT NULL;
     END LOOP;
     PERFORM pg_temp.expect('snapshot and feed agree', step, operation, (SELECT string_agg(coalesce(m::text, '-') || ' / ' || coalesce(s::text, '-'), '; ')
         FROM model AS m FULL JOIN (SELECT * FROM presence_snapshot() AS s WHERE s.user_id IS NOT NULL) AS s USING (user_id)
         WHERE m.user_id IS NULL OR s.user_id IS NULL OR m.status IS DISTINCT FROM s.status OR m.sessions IS DISTINCT FROM s.sessions));
+    -- With several sessions it is a matter of which one beat last, which is no event.
+    PERFORM pg_temp.expect('metadata agree', step, operation, (SELECT string_agg(m::text || ' / ' || s::text, '; ')
+        FROM model AS m JOIN presence_snapshot() AS s USING (user_id) WHERE s.sessions = 1 AND nullif(s.metadata, 'null') IS DISTINCT FROM m.metadata));
     PERFORM pg_temp.expect('the snapshot is at the end of the feed', step, operation, (SELECT string_agg(DISTINCT s.seq::text, ' ') FROM presence_snapshot() AS s WHERE s.seq <> (SELECT seq FROM model_position)));
     PERFORM pg_temp.expect('events sum up to who is online', step, operation, (SELECT total::text FROM (SELECT coalesce(sum(CASE event WHEN 'user_online' THEN 1 WHEN 'user_offline' THEN -1 END), 0) AS total
         FROM presence_events) AS t WHERE total <> presence_count()));
@@ -121,17 +126,18 @@ CREATE FUNCTION pg_temp.verdict(named text) RETURNS SETOF text LANGUAGE plpgsql 
 DECLARE what text;
 BEGIN
     FOREACH what IN ARRAY ARRAY['results', 'readers agree', 'counts agree', 'records agree', 'times are in order', 'no gaps', 'online and offline alternate',
-                                'snapshot and feed agree', 'the snapshot is at the end of the feed', 'events sum up to who is online', 'session events sum up to the sessions'] LOOP
+                                'snapshot and feed agree', 'the snapshot is at the end of the feed', 'events sum up to who is online', 'session events sum up to the sessions', 'metadata agree'] LOOP
+        IF what = 'metadata agree' THEN PERFORM todo('session_end does not tell the metadata that others see then', 1); END IF;
         RETURN NEXT is((SELECT format('step %s, %s: %s', step, operation, left(detail, 500)) FROM broken WHERE invariant = what ORDER BY step LIMIT 1), NULL, format('%s: %s', named, what));
     END LOOP;
     DELETE FROM broken;
 END $$;
 
-CALL live(0.42, 200);
+CALL live(0.42, 120);
 SELECT pg_temp.verdict('seed 0.42');
 -- And one that nobody has seen before; its number is in the tests' names.
 SELECT round((extract(epoch FROM clock_timestamp()) % 1)::numeric, 4) AS seed \gset
-CALL live(:seed, 200);
+CALL live(:seed, 120);
 SELECT pg_temp.verdict('seed ' || :'seed');
 SELECT is((SELECT array_agg(DISTINCT event || ' ' || reason) FROM presence_events),
           ARRAY['session_end disconnect', 'session_end leave', 'session_end timeout', 'session_start heartbeat', 'update disconnect', 'update heartbeat', 'update leave', 'update timeout',
