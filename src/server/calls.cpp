@@ -4,6 +4,7 @@
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
+#include "retention.h"
 #include "settings.h"
 #include "storage.h"
 
@@ -260,13 +261,6 @@ PRESENCE_FUNCTION(cleanup_stale_presence)
 namespace presence {
 namespace {
 
-Statement drop_events = {
-    "WITH gone AS (DELETE FROM ONLY @.presence_events WHERE at < clock_timestamp() - make_interval(secs => $1) RETURNING seq)"
-    " UPDATE @.presence_feed SET dropped_seq = greatest(dropped_seq, (SELECT max(seq) FROM gone)) WHERE EXISTS (SELECT FROM gone)", 1, {FLOAT8OID}};
-Statement drop_log = {"DELETE FROM @.presence_admin_log WHERE at < clock_timestamp() - make_interval(secs => $1)", 1, {FLOAT8OID}};
-Statement drop_sessions = {
-    "DELETE FROM @.presence_session AS s WHERE NOT online AND ended_at < clock_timestamp() - make_interval(secs => $1)"
-    " AND EXISTS (SELECT FROM @.presence_session AS later WHERE later.user_id = s.user_id AND (later.online OR (later.ended_at, later.id) > (s.ended_at, s.id)))", 1, {FLOAT8OID}};
 Statement schedule_job = {"SELECT cron.schedule($1, $2, $3)", 3, {TEXTOID, TEXTOID, TEXTOID}};
 Statement unschedule_job = {"SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = $1 AND database = current_database()", 1, {TEXTOID}};
 
@@ -288,11 +282,7 @@ PRESENCE_FUNCTION(scheduled_presence_cleanup)
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
     const int users = clean_up(work, "scheduled_presence_cleanup", true);
-    Datum events[] = {Float8GetDatum(event_retention_s)};
-    Datum sessions[] = {Float8GetDatum(session_retention_s)};
-    run(drop_events, events);
-    run(drop_log, events);
-    run(drop_sessions, sessions);
+    forget_old();
     end_owner_work(work);
     PG_RETURN_INT32(users);
 }

@@ -98,12 +98,11 @@ StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **targ
 {
     Datum key[] = {PointerGetDatum(name), PointerGetDatum(session != nullptr ? session : make_text(""))};
     Statement &lock_statement = lock == Lock::skip_locked ? try_lock_user : lock_user;
-    if (run(lock_statement, key) == 0) {
-        if (lock != Lock::create_missing)
+    // One who is there when it is to be created, and gone when it is to be locked, was deleted by retention in between.
+    for (int attempt = 0; run(lock_statement, key) == 0; ++attempt) {
+        if (lock != Lock::create_missing || attempt == 10)
             return nullptr;
         run(create_user, key);
-        if (run(lock_user, key) == 0)
-            return nullptr;
     }
     auto *user = static_cast<StoredUser *>(palloc0(sizeof(StoredUser)));
     const Row user_row{SPI_tuptable->vals[0], SPI_tuptable->tupdesc};

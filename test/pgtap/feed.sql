@@ -96,7 +96,6 @@ SELECT count(scheduled_presence_cleanup()) \gset
 SELECT ok(EXISTS (SELECT FROM presence WHERE user_id = 'i'), 'a user stays for presence.user_retention');
 SET presence.user_retention = '1d';
 SELECT count(scheduled_presence_cleanup()) \gset
-SELECT todo('presence.user_retention is not implemented', 2);
 SELECT is((SELECT count(*) FROM presence WHERE user_id = 'i'), 0::bigint, 'and goes then');
 SELECT is((SELECT count(*) FROM presence_user WHERE user_id = 'i'), 0::bigint, 'without a trace');
 SELECT ok((SELECT bool_and(online) FROM presence WHERE user_id IN ('b', 'f', 'h')) AND EXISTS (SELECT FROM presence WHERE user_id = 'a'), 'others stay');

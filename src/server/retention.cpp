@@ -1,0 +1,162 @@
+#include "retention.h"
+
+#include <algorithm>
+
+#include "extension.h"
+#include "settings.h"
+
+extern "C" {
+#include "access/table.h"
+#include "common/pg_prng.h"
+#include "storage/bufmgr.h"
+#include "storage/itemptr.h"
+}
+
+namespace presence {
+
+namespace {
+
+Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
+Statement drop_events = {
+    "WITH gone AS (DELETE FROM ONLY @.presence_events WHERE seq IN"
+    " (SELECT seq FROM ONLY @.presence_events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING seq),"
+    " low AS (UPDATE @.presence_feed SET dropped_seq = greatest(dropped_seq, (SELECT max(seq) FROM gone)) WHERE EXISTS (SELECT FROM gone))"
+    " SELECT count(*) FROM gone", 2, {TIMESTAMPTZOID, INT4OID}};
+Statement drop_log = {
+    "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN"
+    " (SELECT id FROM @.presence_admin_log WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id) SELECT count(*) FROM gone", 2, {TIMESTAMPTZOID, INT4OID}};
+
+// A session may go when it ended before $3 and its user has a later one, or when all of the user's ended before $4. The ids
+// are compared so that each row is looked at by index, and not all rows for the sake of some.
+Statement find_users = {
+    "SELECT array_agg(user_id), count(*) FROM (SELECT DISTINCT s.user_id FROM @.presence_session AS s"
+    " WHERE s.ctid >= $1 AND s.ctid < $2 AND NOT s.online AND s.ended_at < greatest($3, $4) AND"
+    " ((s.ended_at < $3 AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id))))"
+    " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.id <> s.id AND (o.online OR o.ended_at >= $4))))"
+    " LIMIT $5) AS found", 5, {TIDOID, TIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}};
+// Nothing leaves users behind without a session; this is for those whose sessions were deleted by hand.
+Statement find_bare_users = {
+    "SELECT array_agg(user_id), count(*) FROM (SELECT user_id FROM @.presence_user AS u WHERE ctid >= $1 AND ctid < $2 AND NOT online"
+    " AND coalesce(offline_at, '-infinity') < $3 AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id) LIMIT $4) AS found",
+    4, {TIDOID, TIDOID, TIMESTAMPTZOID, INT4OID}};
+Statement lock_users = {
+    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_user WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED) AS held",
+    1, {TEXTARRAYOID}};
+Statement drop_sessions = {
+    "DELETE FROM @.presence_session AS s WHERE user_id = ANY ($1) AND NOT online AND ended_at < $2"
+    " AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id)))",
+    2, {TEXTARRAYOID, TIMESTAMPTZOID}};
+Statement drop_users = {
+    "WITH gone AS (DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT online"
+    " AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id AND (s.online OR s.ended_at >= $2))"
+    " AND (coalesce(offline_at, '-infinity') < $2 OR EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id)) RETURNING user_id)"
+    " DELETE FROM @.presence_session WHERE user_id IN (SELECT user_id FROM gone)", 2, {TEXTARRAYOID, TIMESTAMPTZOID}};
+
+// What a run may do at most. Users stay locked until the run's transaction ends, so it is to end soon.
+constexpr int most_rows = 50000;
+constexpr int most_users = 10000;
+constexpr Time most_time = 1000000;
+constexpr BlockNumber step_blocks = 1000;
+constexpr BlockNumber bare_blocks = 200;
+
+struct Cutoffs {
+    Time session, user;
+};
+
+Time ago(Time now, int seconds) { return now - static_cast<Time>(seconds) * USECS_PER_SEC; }
+
+BlockNumber blocks_of(Oid relation)
+{
+    Relation opened = table_open(relation, AccessShareLock);
+    const BlockNumber blocks = RelationGetNumberOfBlocks(opened);
+    table_close(opened, NoLock);
+    return blocks;
+}
+
+ItemPointerData block_start(BlockNumber block)
+{
+    ItemPointerData start;
+    ItemPointerSet(&start, block, 0);
+    return start;
+}
+
+// Decides anew under each user's lock, which every change of a user takes. Returns after the last row of $1 was seen to.
+void forget_users(Datum names, const Cutoffs &cutoffs)
+{
+    run(lock_users, &names);
+    Datum held[] = {first_value(1), TimestampTzGetDatum(cutoffs.session)};
+    if (held[0] == 0)
+        return;
+    run(drop_sessions, held);
+    if (cutoffs.user == DT_NOBEGIN)
+        return;
+    held[1] = TimestampTzGetDatum(cutoffs.user);
+    run(drop_users, held);
+}
+
+// From a block chosen by chance to the end, and then from the beginning: where a run does not get round, all of them
+// together do, without keeping count. An index would find the same last rows of the same users in vain each time.
+void forget_sessions(const Cutoffs &cutoffs, Time until)
+{
+    const BlockNumber blocks = blocks_of(session_table());
+    if (blocks == 0)
+        return;
+    BlockNumber at = pg_prng_uint32(&pg_global_prng_state) % blocks;
+    BlockNumber left = blocks;
+    int room = most_users;
+    while (left > 0 && room > 0 && GetCurrentTimestamp() < until) {
+        CHECK_FOR_INTERRUPTS();
+        const BlockNumber count = std::min({step_blocks, left, blocks - at});
+        ItemPointerData from = block_start(at), to = block_start(at + count);
+        Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.session), TimestampTzGetDatum(cutoffs.user), Int32GetDatum(room)};
+        run(find_users, values);
+        room -= static_cast<int>(DatumGetInt64(first_value(2)));
+        if (const Datum names = first_value(1); names != 0)
+            forget_users(names, cutoffs);
+        left -= count;
+        at = at + count == blocks ? 0 : at + count;
+    }
+}
+
+void forget_bare_users(const Cutoffs &cutoffs)
+{
+    const Oid users = get_relname_relid("presence_user", get_rel_namespace(session_table()));
+    const BlockNumber blocks = OidIsValid(users) ? blocks_of(users) : 0;
+    if (blocks == 0)
+        return;
+    const BlockNumber at = blocks <= bare_blocks ? 0 : pg_prng_uint32(&pg_global_prng_state) % blocks;
+    ItemPointerData from = block_start(at), to = block_start(std::min(at + bare_blocks, blocks));
+    Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.user), Int32GetDatum(most_users)};
+    run(find_bare_users, values);
+    if (const Datum names = first_value(1); names != 0)
+        forget_users(names, cutoffs);
+}
+
+void forget_rows(Statement &statement, Time cutoff, Time until)
+{
+    Datum values[] = {TimestampTzGetDatum(cutoff), Int32GetDatum(most_rows)};
+    do {
+        CHECK_FOR_INTERRUPTS();
+        run(statement, values);
+    } while (DatumGetInt64(first_value(1)) == most_rows && GetCurrentTimestamp() < until);
+}
+
+} // namespace
+
+void forget_old()
+{
+    const Time now = GetCurrentTimestamp();
+    // A session ended on purpose is needed for as long as it refuses late heartbeats.
+    const Time guard = now - ms_to_time(rejoin_guard_ms);
+    const Cutoffs cutoffs{std::min(ago(now, session_retention_s), guard), user_retention_s < 0 ? DT_NOBEGIN : std::min(ago(now, user_retention_s), guard)};
+    forget_sessions(cutoffs, now + most_time);
+    if (cutoffs.user != DT_NOBEGIN)
+        forget_bare_users(cutoffs);
+    const Time cutoff = ago(now, event_retention_s);
+    forget_rows(drop_log, cutoff, now + 2 * most_time);
+    // Whoever numbers events now holds the feed; it is to wait for this as little as this for it.
+    if (run(lock_feed) > 0)
+        forget_rows(drop_events, cutoff, now + 3 * most_time);
+}
+
+} // namespace presence
