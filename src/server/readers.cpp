@@ -271,8 +271,6 @@ PRESENCE_FUNCTION(presence_snapshot)
         bool nulls[7] = {false, true, true, true, true, true, true};
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
-    // Its events come after the position just told.
-    end_met(*list, work, "presence_snapshot");
     end_owner_work(work);
     return 0;
 }
