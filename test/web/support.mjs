@@ -145,10 +145,16 @@ export async function openBrowser() {
           await connected(page);
           return page;
         },
-        close: () => context.close(),
+        /** Closes all tabs, and the context only when the goodbyes have arrived: it would take its network with it. */
+        async leave() {
+          for (const page of context.pages()) await page.close();
+          await until(`${name} has left`, async () => (await site.sessions(this.id)) === 0);
+          await context.close();
+        },
       };
     },
     newContext: (options) => browser.newContext(options),
+    rawTab: (site, name) => openRawTab(browser, site, name),
     kill: () => process.kill(server.process().pid, "SIGKILL"),
     async close() {
       await browser.close().catch(() => {});
@@ -157,18 +163,57 @@ export async function openBrowser() {
   };
 }
 
+/**
+ * A tab without Playwright, which makes every page believe that it is looked at: such a page can be neither hidden nor frozen. Spoken to by
+ * DevTools protocol alone.
+ */
+async function openRawTab(browser, site, name) {
+  const devtools = await browser.newBrowserCDPSession();
+  const { browserContextId } = await devtools.send("Target.createBrowserContext");
+  await devtools.send("Storage.setCookies", { browserContextId, cookies: [{ name: "chat_name", value: encodeURIComponent(name), url: site.address }] });
+  const { targetId } = await devtools.send("Target.createTarget", { url: site.address, browserContextId });
+  const { sessionId } = await devtools.send("Target.attachToTarget", { targetId, flatten: false });
+  const waiting = new Map();
+  devtools.on("Target.receivedMessageFromTarget", ({ message }) => {
+    const { id, result, error } = JSON.parse(message);
+    if (error === undefined) waiting.get(id)?.resolve(result);
+    else waiting.get(id)?.reject(new Error(error.message));
+  });
+  let id = 0;
+  const send = (method, params = {}) =>
+    new Promise((resolve, reject) => {
+      waiting.set(++id, { resolve, reject });
+      devtools.send("Target.sendMessageToTarget", { sessionId, message: JSON.stringify({ id, method, params }) }).catch(reject);
+    });
+  return {
+    send,
+    evaluate: async (expression) => (await send("Runtime.evaluate", { expression, returnByValue: true })).result.value,
+    /** Another tab of the same window comes to the front. */
+    hide: () => devtools.send("Target.createTarget", { url: "about:blank", browserContextId }),
+    show: () => devtools.send("Target.activateTarget", { targetId }),
+    close: () => devtools.send("Target.closeTarget", { targetId }),
+  };
+}
+
 export const light = (page) => page.getByRole("status", { name: "Connection" });
 
-export function connected(page, seconds) {
-  return until("the page is connected", async () => (await light(page).textContent({ timeout: 500 })) === "Connected", seconds);
+export async function connected(page, seconds = 15) {
+  try {
+    await page.waitForFunction(() => document.querySelector("header .light.online") !== null, null, { timeout: seconds * 1000, polling: 50 });
+  } catch {
+    assert.fail(`not connected within ${seconds} s: ${(await page.locator("body").innerText({ timeout: 1000 }).catch(String)).slice(0, 500)}`);
+  }
 }
 
 /** What a page shows of those who are online: id → "Active · 2 tabs". */
 export const online = (page) =>
   page.evaluate(() => Object.fromEntries([...document.querySelectorAll("#people ul:not(.absent) li")].map((item) => [item.dataset.user, item.querySelector("small").textContent])));
 
-export const shows = (page, user, text, seconds) =>
-  until(`${user} is shown as ${text}`, async () => {
-    const shown = (await online(page))[user];
-    return text === null ? shown === undefined : shown?.includes(text);
-  }, seconds);
+export async function shows(page, user, text, seconds = 10) {
+  let shown;
+  const fits = async () => {
+    shown = await online(page);
+    return text === null ? !(user in shown) : shown[user]?.includes(text);
+  };
+  await until(`${user} is shown as ${text}`, fits, seconds).catch((error) => assert.fail(`${error.message}; shown is ${JSON.stringify(shown)}`));
+}

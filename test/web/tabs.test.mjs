@@ -51,7 +51,7 @@ describe("tabs", () => {
     await second.close();
     await shows(watcher, bob.id, "1 tab");
     assert.equal(await site.sessions(bob.id), 1);
-    await bob.close();
+    await bob.leave();
     await shows(watcher, bob.id, null);
   });
 
@@ -76,7 +76,7 @@ describe("tabs", () => {
     await connected(tab);
     assert.notEqual(await session(), before);
     assert.deepEqual((await site.feed(seq, cleo.id)).map((event) => event.event).filter((name) => name.startsWith("user")), ["user_offline", "user_online"]);
-    await cleo.close();
+    await cleo.leave();
   });
 
   it("navigating away and back without the cache is a new session, and nobody is left over", async () => {
@@ -87,7 +87,7 @@ describe("tabs", () => {
       await connected(tab);
     }
     await until("one session", async () => (await site.sessions(dora.id)) === 1);
-    await dora.close();
+    await dora.leave();
     await until("none", async () => (await site.sessions(dora.id)) === 0);
     await shows(watcher, dora.id, null);
   });

@@ -53,6 +53,8 @@ export function Chat(props: Props) {
     const forget = [
       current.on("snapshot", () => void askAround().catch(() => {})),
       current.on("change", (event) => {
+        // Also of those who came and went while this page was cut off: they never stood in a list that it showed.
+        if (typeof event.details.metadata?.name === "string") guests.set(event.user_id, event.details.metadata.name);
         const text = describe(event, nameOf);
         if (text !== null) setHappenings((old) => [...old.slice(1 - REMEMBERED), { seq: event.seq, at: event.at, text, kind: event.event }]);
       }),
