@@ -15,6 +15,9 @@ struct Aggregate {
     bool online = false;
     std::int32_t sessions = 0;
     Status status = Status::away;
+    const Session *latest = nullptr;
+
+    std::uint64_t metadata() const noexcept { return latest != nullptr ? latest->metadata : 0; }
 };
 
 // While the last session is leaving, the user keeps showing its status.
@@ -29,6 +32,8 @@ Aggregate aggregate(std::span<Session *const> sessions) noexcept
         group.status = group.online ? std::min(group.status, session->status) : session->status;
         group.online = true;
         ++group.sessions;
+        if (group.latest == nullptr || session->heartbeat_at > group.latest->heartbeat_at)
+            group.latest = session;
     }
     if (attending.online)
         return attending;
@@ -38,7 +43,7 @@ Aggregate aggregate(std::span<Session *const> sessions) noexcept
 
 void report(EventType type, Reason reason, const Session &session, const Aggregate &state, EventList &events) noexcept
 {
-    events.add({type, reason, &session, state.sessions, state.status, state.online});
+    events.add({type, reason, &session, state.latest, state.sessions, state.status, state.online});
 }
 
 // Brings the user in line with the sessions and reports what others see of that. True where the user went offline.
@@ -144,9 +149,11 @@ bool expire(User &user, std::span<Session *const> sessions, Time now, EventList 
             stop_leaving(*first);
             went_offline |= settle(user, sessions, first->end_reason, *first, now, false, events);
         } else {
+            const std::uint64_t shown = aggregate(sessions).metadata();
             end(*first, Reason::timeout, first_end);
-            report(EventType::session_end, Reason::timeout, *first, aggregate(sessions), events);
-            went_offline |= settle(user, sessions, Reason::timeout, *first, now, false, events);
+            const Aggregate left = aggregate(sessions);
+            report(EventType::session_end, Reason::timeout, *first, left, events);
+            went_offline |= settle(user, sessions, Reason::timeout, *first, now, left.metadata() != shown, events);
         }
     }
 }
@@ -158,12 +165,15 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     if (target.attending()) {
         target.heartbeat_at = std::max(target.heartbeat_at, beat.now);
         const bool other_status = beat.status_given && beat.status != target.status;
-        if (!other_status && !beat.metadata_changed && !beat.details_changed)
+        const bool other_metadata = beat.metadata_given && beat.metadata != target.metadata;
+        if (!other_status && !other_metadata && !beat.details_changed)
             return Heard::refreshed;
+        if (other_metadata)
+            target.metadata = beat.metadata;
         if (other_status)
             target.status = beat.status;
         target.changed = true;
-        settle(user, sessions, Reason::heartbeat, target, beat.now, beat.metadata_changed, events);
+        settle(user, sessions, Reason::heartbeat, target, beat.now, other_metadata, events);
         return Heard::changed;
     }
 
@@ -171,6 +181,7 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     if (beat.named && on_purpose && beat.now < target.ended_at + beat.rejoin_guard)
         return Heard::ignored;
 
+    const std::uint64_t shown = aggregate(sessions).metadata();
     // Whoever was leaving has come back.
     for (Session *session : sessions)
         if (session->leaving)
@@ -185,10 +196,12 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     target.end_reason = Reason::none;
     if (beat.status_given)
         target.status = beat.status;
+    if (beat.metadata_given)
+        target.metadata = beat.metadata;
     target.online_since = user.online ? user.online_since : beat.now;
 
     report(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
-    settle(user, sessions, Reason::heartbeat, target, beat.now, user.online && beat.metadata_changed, events);
+    settle(user, sessions, Reason::heartbeat, target, beat.now, aggregate(sessions).metadata() != shown, events);
     return Heard::began;
 }
 
@@ -208,7 +221,8 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
             continue;
         }
 
-        const bool last = aggregate(sessions).sessions == 1;
+        const Aggregate before = aggregate(sessions);
+        const bool last = before.sessions == 1;
         end(*session, departure.reason, departure.now);
         session->clear_typing = departure.reason == Reason::disconnect;
         if (last && departure.grace > 0) {
@@ -216,8 +230,9 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
             session->leaving = true;
             session->leave_until = departure.now + departure.grace;
         }
-        report(EventType::session_end, departure.reason, *session, aggregate(sessions), events);
-        went_offline |= settle(user, sessions, departure.reason, *session, departure.now, false, events);
+        const Aggregate left = aggregate(sessions);
+        report(EventType::session_end, departure.reason, *session, left, events);
+        went_offline |= settle(user, sessions, departure.reason, *session, departure.now, left.metadata() != before.metadata(), events);
     }
     return went_offline;
 }

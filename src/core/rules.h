@@ -33,6 +33,7 @@ struct Session {
     bool clear_typing = false;  // to be written without the typing state in its metadata
     Status status = Status::active;
     Reason end_reason = Reason::none;
+    std::uint64_t metadata = 0; // a digest of it; 0: none
     Time online_since = 0;      // of the user
     Time joined_at = 0;
     Time heartbeat_at = 0;      // the effective one
@@ -56,6 +57,7 @@ struct Event {
     EventType type;
     Reason reason;
     const Session *session;
+    const Session *shown;   // whose metadata the user shows after it: the one that beat last; null: none is left
     std::int32_t sessions;  // how many the user has after it
     Status status;          // of the user after it
     bool online;            // whether status means anything
@@ -73,9 +75,8 @@ private:
     std::size_t size_ = 0;
 };
 
-// Each session may end, showing a less present status up to three times, and the user go offline; one may begin, and the user
-// come online: six more than sessions.
-constexpr std::size_t enough_events(std::size_t sessions) noexcept { return sessions + 6; }
+// Each session may end, and show with it what the user shows next, or go offline; one may begin, and the user come online.
+constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 2 * sessions + 4; }
 
 struct Heartbeat {
     Time now = 0;
@@ -83,7 +84,8 @@ struct Heartbeat {
     bool named = true;              // the unnamed session has no tombstone
     bool status_given = false;
     Status status = Status::active;
-    bool metadata_changed = false;  // differs from what is known
+    bool metadata_given = false;
+    std::uint64_t metadata = 0;     // a digest of it
     bool details_changed = false;   // something else is to be written: agent, address, interval
 };
 

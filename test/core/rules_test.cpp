@@ -395,12 +395,44 @@ TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
     World world;
     world.beat(0);
     world.news();
-    EXPECT_EQ(world.beat(0, {.metadata_changed = true}), Heard::changed);
+    EXPECT_EQ(world.beat(0, {.metadata_given = true, .metadata = 7}), Heard::changed);
     EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 1}}));
     world.saved();
     EXPECT_EQ(world.beat(0, {.details_changed = true}), Heard::changed);  // to be written, but nothing that others see
     EXPECT_TRUE(world.news().empty());
     EXPECT_TRUE(world[0].changed);
+}
+
+TEST(Rules, MetadataThatComesToLightByAnothersEndIsAnUpdate)
+{
+    World world;
+    world.beat(0, {.metadata_given = true, .metadata = 1});
+    world.now += second;
+    world.beat(1, {.metadata_given = true, .metadata = 2});
+    world.now += second;
+    world.beat(2, {.metadata_given = true, .metadata = 2});
+    world.news();
+    world.leave(2);  // the one below shows the same
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}}));
+    world.leave(1);
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 1}, {EventType::update, Reason::leave, 1}}));
+    EXPECT_EQ(world.events().back().shown, &world[0]);
+    world.now += timeout + 1;
+    world.expire();
+    EXPECT_EQ(world.events().back().shown, nullptr);
+}
+
+TEST(Rules, ANewSessionThatShowsOtherMetadataIsAnUpdate)
+{
+    World world;
+    world.beat(0, {.metadata_given = true, .metadata = 1});
+    world.news();
+    world.now += second;
+    world.beat(1, {.metadata_given = true, .metadata = 1});
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 2}}));
+    world.now += second;
+    world.beat(2);  // it has none
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 3}, {EventType::update, Reason::heartbeat, 3}}));
 }
 
 TEST(Rules, AReloadWithinTheGraceDoesNotFlicker)
@@ -607,7 +639,8 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
                 const Heard heard = world.beat(who, {.named = who != 0,
                                                      .status_given = pick(2) == 0,
                                                      .status = static_cast<Status>(pick(4)),
-                                                     .metadata_changed = pick(5) == 0,
+                                                     .metadata_given = pick(5) == 0,
+                                                     .metadata = pick(3),
                                                      .details_changed = pick(5) == 0});
                 ASSERT_EQ(heard == Heard::ignored, !world[who].attending());
                 if (heard == Heard::refreshed && before == world.events().size()) {
