@@ -105,8 +105,8 @@ CREATE INDEX presence_events_at ON @extschema@.presence_events (at);
 -- Events wait here, visible in presence_events with seq NULL, until they are numbered in the order of id.
 CREATE SEQUENCE @extschema@.presence_event_queue_id_seq AS bigint;
 CREATE TABLE @extschema@.presence_event_queue (
-    id        bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_queue_id_seq'::pg_catalog.regclass) PRIMARY KEY,
-    announced boolean NOT NULL
+    id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_queue_id_seq'::pg_catalog.regclass) PRIMARY KEY,
+    channel text
 ) INHERITS (@extschema@.presence_events)
   WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 ALTER SEQUENCE @extschema@.presence_event_queue_id_seq OWNED BY @extschema@.presence_event_queue.id;
@@ -118,6 +118,12 @@ CREATE TABLE @extschema@.presence_feed (
     dropped_seq  bigint NOT NULL,
     online_users bigint NOT NULL
 ) WITH (fillfactor = 10);
+
+-- Numbered while the notification queue was too full; sent in the order of seq once it has room. Not dumped.
+CREATE TABLE @extschema@.presence_unannounced (
+    seq     bigint PRIMARY KEY,
+    channel text NOT NULL
+);
 
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -481,7 +487,10 @@ COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_eve
 COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_events.';
 COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_events.';
 COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.announced IS 'Whether the transaction that wrote it has sent the notification itself.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'Where whoever numbers it is to send it; NULL: nowhere, or the transaction that wrote it has sent it itself.';
+COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.seq IS 'Position in the feed.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.channel IS 'Where it is to be sent.';
 COMMENT ON TABLE @extschema@.presence_feed IS 'Where the feed ends and begins; its row lock orders those who number events.';
 COMMENT ON COLUMN @extschema@.presence_feed.singleton IS 'True: there is one row.';
 COMMENT ON COLUMN @extschema@.presence_feed.last_seq IS 'Highest number given.';

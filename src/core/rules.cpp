@@ -17,7 +17,7 @@ struct Aggregate {
     Status status = Status::away;
     const Session *latest = nullptr;
 
-    std::uint64_t metadata() const noexcept { return latest != nullptr ? latest->metadata : 0; }
+    std::uint64_t metadata() const noexcept { return latest != nullptr ? latest->metadata_digest : 0; }
 };
 
 // While the last session is leaving, the user keeps showing its status.
@@ -165,11 +165,11 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     if (target.attending()) {
         target.heartbeat_at = std::max(target.heartbeat_at, beat.now);
         const bool other_status = beat.status_given && beat.status != target.status;
-        const bool other_metadata = beat.metadata_given && beat.metadata != target.metadata;
+        const bool other_metadata = beat.metadata_given && beat.metadata_digest != target.metadata_digest;
         if (!other_status && !other_metadata && !beat.details_changed)
             return Heard::refreshed;
         if (other_metadata)
-            target.metadata = beat.metadata;
+            target.metadata_digest = beat.metadata_digest;
         if (other_status)
             target.status = beat.status;
         target.changed = true;
@@ -197,7 +197,7 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     if (beat.status_given)
         target.status = beat.status;
     if (beat.metadata_given)
-        target.metadata = beat.metadata;
+        target.metadata_digest = beat.metadata_digest;
     target.online_since = user.online ? user.online_since : beat.now;
 
     report(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);

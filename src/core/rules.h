@@ -33,7 +33,7 @@ struct Session {
     bool clear_typing = false;  // to be written without the typing state in its metadata
     Status status = Status::active;
     Reason end_reason = Reason::none;
-    std::uint64_t metadata = 0; // a digest of it; 0: none
+    std::uint64_t metadata_digest = 0; // 0: none
     Time online_since = 0;      // of the user
     Time joined_at = 0;
     Time heartbeat_at = 0;      // the effective one
@@ -85,7 +85,7 @@ struct Heartbeat {
     bool status_given = false;
     Status status = Status::active;
     bool metadata_given = false;
-    std::uint64_t metadata = 0;     // a digest of it
+    std::uint64_t metadata_digest = 0;
     bool details_changed = false;   // something else is to be written: agent, address, interval
 };
 

@@ -4,6 +4,7 @@
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
+#include "feed.h"
 #include "retention.h"
 #include "settings.h"
 #include "storage.h"
@@ -14,7 +15,10 @@ namespace {
 
 Statement log_action = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
                         6, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
-Statement note_cleanup = {"INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup) ON CONFLICT DO NOTHING", 0, {}};
+// Two at once must not wait for each other to make it.
+Statement note_cleanup = {
+    "INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup)"
+    " AND pg_try_advisory_xact_lock($1::int4, 2) ON CONFLICT DO NOTHING", 1, {OIDOID}};
 Statement renew_cleanup = {"UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)", 0, {}};
 constexpr int max_agent_bytes = 1024;
 
@@ -115,7 +119,8 @@ bool beat(text *user_name, text *session_name, const Details &d)
     heartbeat.named = session_name != nullptr;
     heartbeat.status_given = d.status != nullptr;
     heartbeat.status = d.parsed;
-    heartbeat.metadata_changed = d.has_metadata && (target->no_metadata || !same_bytes(d.metadata, target->metadata));
+    heartbeat.metadata_given = d.has_metadata;
+    heartbeat.metadata_digest = d.has_metadata ? datum_fingerprint(d.metadata) : 0;
     heartbeat.details_changed = (d.user_agent != nullptr && (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
                                 (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
                                 (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
@@ -158,7 +163,9 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
     StoredUser *user = load_user(name, session_name, Lock::wait, &target);
     if (user != nullptr) {
         EventList events = room_for(*user);
-        const Departure departure{GetCurrentTimestamp(), reason, 0};
+        // Without a worker, nobody would end it in time.
+        const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
+        const Departure departure{GetCurrentTimestamp(), reason, grace};
         if (session_name == nullptr || target != nullptr)
             went = depart(*user, user->span(), session_name == nullptr ? nullptr : target, departure, events);
         store_user(*user, events, departure.now);
@@ -173,8 +180,9 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
 int clean_up(const OwnerWork &work, const char *action, bool always_log)
 {
     const Ended ended = end_stale_sessions(Thoroughness::every_session);
+    Datum table[] = {ObjectIdGetDatum(session_table())};
     if (run(renew_cleanup) == 0)
-        run(note_cleanup);
+        run(note_cleanup, table);
     if (ended.sessions > 0 || always_log)
         log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
     return ended.users;
@@ -215,7 +223,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     if (user_count != session_count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
                         errhint("Pass arrays of one length; where a user has no session id, NULL.")));
-    auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * static_cast<std::size_t>(user_count + 1)));
+    auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * (static_cast<std::size_t>(user_count) + 1)));
     for (int i = 0; i < user_count; ++i) {
         if (no_user[i])
             ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids must not contain NULL: element %d", i + 1)));
@@ -223,7 +231,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     }
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
-    auto *heard = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count + 1)));
+    auto *heard = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
     int online = cache_touch_many(session_table(), {names, static_cast<std::size_t>(user_count)}, heard);
     if (online == user_count)
         PG_RETURN_INT32(online);

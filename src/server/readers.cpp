@@ -1,7 +1,10 @@
 // The SQL functions that read presence and the feed, and what the views ask about a session.
+#include <algorithm>
+
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
+#include "feed.h"
 #include "lists.h"
 #include "settings.h"
 #include "storage.h"
@@ -12,15 +15,6 @@ namespace {
 
 Statement last_number = {"SELECT coalesce(max(last_seq), 0) FROM @.presence_feed", 0, {}};
 Statement log_ended = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_build_object('users_offline', $3, 'sessions_ended', $4))", 4, {TEXTOID, TEXTOID, INT4OID, INT4OID}};
-Statement first_number = {"INSERT INTO @.presence_feed (last_seq, dropped_seq, online_users) SELECT 0, 0, 0 WHERE NOT EXISTS (SELECT FROM @.presence_feed) ON CONFLICT DO NOTHING", 0, {}};
-// In the order of id, which per user is the order of commit. Whoever holds the row is numbering already.
-Statement number_events = {
-    "WITH f AS (SELECT last_seq FROM @.presence_feed FOR UPDATE SKIP LOCKED), moved AS (DELETE FROM @.presence_event_queue WHERE EXISTS (SELECT FROM f) RETURNING *),"
-    " numbered AS (INSERT INTO @.presence_events (seq, at, event, user_id, session_id, reason, sessions, details)"
-    " SELECT (SELECT last_seq FROM f) + row_number() OVER (ORDER BY id), at, event, user_id, session_id, reason, sessions, details FROM moved ORDER BY id)"
-    " UPDATE @.presence_feed SET last_seq = last_seq + (SELECT count(*) FROM moved),"
-    " online_users = online_users + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM moved)"
-    " WHERE EXISTS (SELECT FROM moved)", 0, {}};
 Statement changes = {"SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2", 2, {INT8OID, INT4OID}};
 Statement dropped = {"SELECT dropped_seq FROM @.presence_feed", 0, {}};
 
@@ -89,14 +83,6 @@ void end_met(const UserList &list, const OwnerWork &work, const char *function)
     Datum values[] = {PointerGetDatum(cstring_to_text(function)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
                       Int32GetDatum(ended.users), Int32GetDatum(ended.sessions)};
     run(log_ended, values);
-}
-
-void number_if_allowed()
-{
-    if (!may_write())
-        return;
-    run(first_number);
-    run(number_events);
 }
 
 } // namespace
@@ -255,7 +241,7 @@ PRESENCE_FUNCTION(presence_snapshot)
     InitMaterializedSRF(fcinfo, 0);
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
     const OwnerWork work = begin_owner_work();
-    number_if_allowed();
+    bring_feed_up_to_date();
     begin_consistent_reading();
     run(last_number, nullptr, nullptr, true);
     Datum values[7] = {first_value(1)};
@@ -336,14 +322,14 @@ PRESENCE_FUNCTION(presence_changes_since)
 {
     if (PG_ARGISNULL(0))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"), errhint("Pass 0 to read from the beginning.")));
-    const int64 seq = PG_GETARG_INT64(0);
+    const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
     const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
     if (limit <= 0)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
     extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
     const OwnerWork work = begin_owner_work();
-    number_if_allowed();
+    bring_feed_up_to_date();
     // Retention moves the low end and removes events in one transaction: both are to be seen, or neither.
     begin_consistent_reading();
     run(dropped, nullptr, nullptr, true);

@@ -41,6 +41,7 @@ extern "C" {
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
+#include "utils/wait_event.h"
 }
 
 // Entry points are the only symbols that others see; 15 does not export them by itself.

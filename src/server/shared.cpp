@@ -6,6 +6,8 @@
 
 extern "C" {
 #include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
 #include "storage/shmem.h"
 }
 
@@ -15,13 +17,15 @@ namespace {
 
 constexpr const char *tranche_name = "presence";
 // Enough for a few databases with few sessions; the rest comes in segments, as it is needed.
-constexpr Size area_bytes = 256 * 1024;
+constexpr Size area_bytes = Size{256} * 1024;
 
 struct SharedState {
     LWLock *list_lock;  // protects the list of databases
     dsa_pointer first;
     pg_atomic_uint64 floor_wall;  // 0: not accepting yet
     pg_atomic_uint64 floor_ms;
+    pg_atomic_uint32 launcher_pid;    // 0: none yet
+    pg_atomic_uint32 launcher_procno; // for its latch
     alignas(MAXIMUM_ALIGNOF) char area[area_bytes];
 };
 
@@ -51,6 +55,8 @@ void on_startup()
         state->first = InvalidDsaPointer;
         pg_atomic_init_u64(&state->floor_wall, 0);
         pg_atomic_init_u64(&state->floor_ms, 0);
+        pg_atomic_init_u32(&state->launcher_pid, 0);
+        pg_atomic_init_u32(&state->launcher_procno, 0);
         dsa_area *made = dsa_create_in_place(state->area, area_bytes, state->list_lock->tranche, nullptr);
         dsa_pin(made);
         dsa_detach(made);
@@ -66,6 +72,8 @@ void attach()
     on_shmem_exit(dsa_on_shmem_exit_release_in_place, PointerGetDatum(state->area));
     MemoryContextSwitchTo(caller);
 }
+
+void set_latch_of(std::uint32_t procno) { SetLatch(&ProcGlobal->allProcs[procno].procLatch); }
 
 SharedDatabase *at(dsa_pointer pointer) { return static_cast<SharedDatabase *>(dsa_get_address(area, pointer)); }
 
@@ -85,10 +93,12 @@ dsa_pointer make(Oid database)
     pg_atomic_init_u32(&added->worker_pid, 0);
     pg_atomic_init_u32(&added->worker_procno, 0);
     pg_atomic_init_u32(&added->worker_problem, 0);
-    pg_atomic_init_u32(&added->pauses, 0);
     pg_atomic_init_u32(&added->wants_worker, 0);
+    pg_atomic_init_u32(&added->pauses, 0);
+    pg_atomic_init_u32(&added->look_again, 0);
     pg_atomic_init_u64(&added->written_batches, 0);
     pg_atomic_init_u64(&added->numbered_batches, 0);
+    ConditionVariableInit(&added->numbered);
     pg_atomic_init_u64(&added->next_leave, PG_UINT64_MAX);
     pg_atomic_init_u32(&added->watch_all, 1);
     pg_atomic_init_u32(&added->cache_full, 0);
@@ -117,6 +127,35 @@ dsa_area *shared_area()
     if (unlikely(area == nullptr))
         attach();
     return area;
+}
+
+std::uint32_t my_procno()
+{
+#if PG_VERSION_NUM >= 170000
+    return static_cast<std::uint32_t>(MyProcNumber);
+#else
+    return static_cast<std::uint32_t>(MyProc->pgprocno);
+#endif
+}
+
+void wake_worker(SharedDatabase &database)
+{
+    if (pg_atomic_read_u32(&database.worker_pid) != 0)
+        set_latch_of(pg_atomic_read_u32(&database.worker_procno));
+}
+
+void wake_launcher()
+{
+    if (launcher_exists())
+        set_latch_of(pg_atomic_read_u32(&state->launcher_procno));
+}
+
+bool launcher_exists() { return state != nullptr && pg_atomic_read_u32(&state->launcher_pid) != 0; }
+
+void this_is_the_launcher()
+{
+    pg_atomic_write_u32(&state->launcher_procno, my_procno());
+    pg_atomic_write_u32(&state->launcher_pid, static_cast<std::uint32_t>(MyProcPid));
 }
 
 SharedDatabase *shared_database(Oid database, bool create)

@@ -8,6 +8,7 @@
 
 extern "C" {
 #include "port/atomics.h"
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 #include "utils/dsa.h"
 }
@@ -21,6 +22,9 @@ struct SharedShard {
     dsa_pointer block;  // of a HeartbeatShard; InvalidDsaPointer until the first session
 };
 
+// Why a database that wants a worker has none; 0: no reason.
+enum WorkerProblem : std::uint32_t { no_problem, no_free_process, keeps_failing };
+
 // Allocated at the first use in a database, freed by the launcher after the database was dropped. Whoever is connected
 // to the database may keep the pointer.
 struct SharedDatabase {
@@ -31,10 +35,14 @@ struct SharedDatabase {
     pg_atomic_uint32 worker_pid;       // 0: none
     pg_atomic_uint32 worker_procno;    // for its latch, while worker_pid is set
     pg_atomic_uint32 worker_problem;   // a WorkerProblem
+    pg_atomic_uint32 wants_worker;     // the extension is here, or was when somebody last looked
     pg_atomic_uint32 pauses;           // utility commands that want no worker in this database
-    pg_atomic_uint32 wants_worker;     // somebody has seen the extension here
-    pg_atomic_uint64 written_batches;  // commits that wrote events
-    pg_atomic_uint64 numbered_batches; // of these, how many the worker has seen to
+    pg_atomic_uint32 look_again;       // the worker is to see whether the extension, or its settings, have changed
+
+    // What the worker is to number, and has numbered: commits that wrote events.
+    pg_atomic_uint64 written_batches;
+    pg_atomic_uint64 numbered_batches;
+    ConditionVariable numbered;        // the latter has grown
     pg_atomic_uint64 next_leave;       // wall time of the earliest leave_until, or PG_UINT64_MAX
     pg_atomic_uint32 watch_all;        // the worker is to look for online sessions that are not in the cache
     pg_atomic_uint32 cache_full;       // memory could not be had
@@ -61,6 +69,13 @@ void for_each_database(void (*visit)(SharedDatabase &, void *), void *context);
 void drop_shared_database(Oid database);
 
 dsa_area *shared_area();
+
+// Each says by its latch that there is something to do; nothing happens where it does not run.
+void wake_worker(SharedDatabase &database);
+void wake_launcher();
+bool launcher_exists();
+void this_is_the_launcher();
+std::uint32_t my_procno();
 
 // The server's secret for the keys of sessions; the same after a restart and on a standby.
 const HashKey &server_secret();

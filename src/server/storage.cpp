@@ -2,6 +2,7 @@
 
 #include "cache.h"
 #include "extension.h"
+#include "feed.h"
 #include "settings.h"
 
 namespace presence {
@@ -32,13 +33,15 @@ Statement clear_typing = {
     2, {TEXTOID, TEXTOID}};
 Statement update_user = {"UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
                          6, {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
-// A nearly full notification queue must not fail the caller's commit: the event then stays in the feed only.
+#define EVENT_DETAILS "CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END"
+#define EVENT_ARGUMENTS {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID}
 Statement insert_event = {
-    "WITH e AS (INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, announced)"
-    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END, $9) RETURNING *)"
-    " SELECT pg_notify($10, @.presence_event_payload(seq, at, event, user_id, session_id, reason, sessions, details)) FROM e"
-    " WHERE $9 AND pg_notification_queue_usage() < 0.9",
-    10, {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, BOOLOID, TEXTOID}};
+    "INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, channel)"
+    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)", 9, EVENT_ARGUMENTS};
+// A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
+Statement send_event = {
+    "SELECT pg_notify($9, @.presence_event_payload(NULL, $1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS "))"
+    " WHERE pg_notification_queue_usage() < 0.9", 9, EVENT_ARGUMENTS};
 
 struct Row {
     HeapTuple tuple;
@@ -136,6 +139,7 @@ StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **targ
         loaded->user_agent = row.get(12, loaded->no_user_agent);
         loaded->ip_address = row.get(13, loaded->no_ip_address);
         loaded->metadata = row.get(14, loaded->no_metadata);
+        loaded->metadata_digest = loaded->no_metadata ? 0 : datum_fingerprint(loaded->metadata);
         loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15, is_null)));
         if (loaded->online) {
             const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
@@ -178,6 +182,7 @@ StoredSession *add_session(StoredUser &user, text *name)
 void store_user(const StoredUser &user, const EventList &events, Time now)
 {
     const Datum name = PointerGetDatum(user.name);
+    Time leave_until = 0;
     for (int i = 0; i < user.session_count; ++i) {
         auto &s = *static_cast<StoredSession *>(user.list[i]);
         if (!s.changed)
@@ -197,6 +202,8 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
             cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id), cached_details(s), s.heartbeat_at, false);
         if (s.clear_typing)
             run(clear_typing, values);
+        if (s.leaving)
+            leave_until = s.leave_until;
     }
     if (user.changed) {
         Datum values[] = {name, BoolGetDatum(user.online), Int32GetDatum(user.sessions), PointerGetDatum(make_text(to_text(user.status))),
@@ -204,16 +211,25 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
         const char nulls[] = {' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
         run(update_user, values, nulls);
     }
+    if (events.items().empty())
+        return;
+    const bool by_worker = worker_is_expected();
     for (const Event &e : events.items()) {
         const auto &s = *static_cast<const StoredSession *>(e.session);
+        const auto *shown = static_cast<const StoredSession *>(e.shown);
         const bool tells_all = notify_level == notify_session || e.type == EventType::user_online || e.type == EventType::user_offline || e.type == EventType::update;
-        const bool announce = notifications_wanted() && tells_all;
+        bool to_send = notifications_wanted() && tells_all;
+        const bool no_metadata = shown == nullptr || shown->no_metadata;
         Datum values[] = {TimestampTzGetDatum(now), PointerGetDatum(make_text(to_text(e.type))), name, PointerGetDatum(s.name),
-                          PointerGetDatum(make_text(to_text(e.reason))), Int32GetDatum(e.sessions), PointerGetDatum(make_text(to_text(e.status))), s.metadata,
-                          BoolGetDatum(announce), PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
-        const char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(s.no_metadata), ' ', ' '};
+                          PointerGetDatum(make_text(to_text(e.reason))), Int32GetDatum(e.sessions), PointerGetDatum(make_text(to_text(e.status))),
+                          no_metadata ? 0 : shown->metadata, PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
+        char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
+        if (to_send && !by_worker)
+            to_send = run(send_event, values, nulls) == 0;
+        nulls[8] = null_if(!to_send);
         run(insert_event, values, nulls);
     }
+    events_written(leave_until);
 }
 
 } // namespace presence

@@ -395,7 +395,7 @@ TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
     World world;
     world.beat(0);
     world.news();
-    EXPECT_EQ(world.beat(0, {.metadata_given = true, .metadata = 7}), Heard::changed);
+    EXPECT_EQ(world.beat(0, {.metadata_given = true, .metadata_digest = 7}), Heard::changed);
     EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 1}}));
     world.saved();
     EXPECT_EQ(world.beat(0, {.details_changed = true}), Heard::changed);  // to be written, but nothing that others see
@@ -406,11 +406,11 @@ TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
 TEST(Rules, MetadataThatComesToLightByAnothersEndIsAnUpdate)
 {
     World world;
-    world.beat(0, {.metadata_given = true, .metadata = 1});
+    world.beat(0, {.metadata_given = true, .metadata_digest = 1});
     world.now += second;
-    world.beat(1, {.metadata_given = true, .metadata = 2});
+    world.beat(1, {.metadata_given = true, .metadata_digest = 2});
     world.now += second;
-    world.beat(2, {.metadata_given = true, .metadata = 2});
+    world.beat(2, {.metadata_given = true, .metadata_digest = 2});
     world.news();
     world.leave(2);  // the one below shows the same
     EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}}));
@@ -425,10 +425,10 @@ TEST(Rules, MetadataThatComesToLightByAnothersEndIsAnUpdate)
 TEST(Rules, ANewSessionThatShowsOtherMetadataIsAnUpdate)
 {
     World world;
-    world.beat(0, {.metadata_given = true, .metadata = 1});
+    world.beat(0, {.metadata_given = true, .metadata_digest = 1});
     world.news();
     world.now += second;
-    world.beat(1, {.metadata_given = true, .metadata = 1});
+    world.beat(1, {.metadata_given = true, .metadata_digest = 1});
     EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 2}}));
     world.now += second;
     world.beat(2);  // it has none
@@ -640,7 +640,7 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
                                                      .status_given = pick(2) == 0,
                                                      .status = static_cast<Status>(pick(4)),
                                                      .metadata_given = pick(5) == 0,
-                                                     .metadata = pick(3),
+                                                     .metadata_digest = pick(3),
                                                      .details_changed = pick(5) == 0});
                 ASSERT_EQ(heard == Heard::ignored, !world[who].attending());
                 if (heard == Heard::refreshed && before == world.events().size()) {
