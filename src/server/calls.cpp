@@ -185,6 +185,8 @@ int clean_up(const OwnerWork &work, const char *action, bool always_log)
         run(note_cleanup, table);
     if (ended.sessions > 0 || always_log)
         log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
+    if (!worker_is_expected())
+        bring_feed_up_to_date();
     return ended.users;
 }
 

@@ -28,7 +28,7 @@ Statement make_feed = {
     " WHERE NOT EXISTS (SELECT FROM @.presence_feed) AND pg_try_advisory_xact_lock($1::int4, 1) ON CONFLICT DO NOTHING", 1, {OIDOID}};
 Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE", 0, {}};
 Statement try_lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
-Statement waiting_events = {"SELECT id, xmin FROM @.presence_event_queue ORDER BY id", 0, {}};
+Statement waiting_events = {"SELECT id FROM @.presence_event_queue ORDER BY id", 0, {}};
 Statement new_events = {
     "SELECT id FROM @.presence_event_queue WHERE id > $1 OR id <= $2 OR id = ANY ($3) ORDER BY id LIMIT $4", 4, {INT8OID, INT8OID, INT8ARRAYOID, INT4OID}};
 Statement number_events = {
@@ -127,15 +127,14 @@ bool feed_locked(Statement &lock)
     return run(lock) > 0;
 }
 
-// Ids of the last statement's rows; own: also those of this transaction, which has not committed them.
-Datum *found_ids(int &count, bool own)
+// Of the last statement's rows.
+Datum *found_ids(int &count)
 {
-    count = 0;
+    count = static_cast<int>(SPI_processed);
     auto *ids = static_cast<Datum *>(palloc_extended(sizeof(Datum) * (SPI_processed + 1), MCXT_ALLOC_HUGE));
     bool is_null = false;
-    for (std::uint64_t i = 0; i < SPI_processed; ++i)
-        if (own || !TransactionIdIsCurrentTransactionId(DatumGetTransactionId(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &is_null))))
-            ids[count++] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null);
+    for (int i = 0; i < count; ++i)
+        ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null);
     SPI_freetuptable(SPI_tuptable);
     return ids;
 }
@@ -195,9 +194,8 @@ void bring_feed_up_to_date()
         return;
     run(waiting_events);
     int count = 0;
-    Datum *ids = found_ids(count, false);
-    if (count > 0)
-        number(ids, count);
+    Datum *ids = found_ids(count);
+    number(ids, count);
 }
 
 void restart_window(IdWindow &window)
@@ -221,7 +219,7 @@ bool number_committed_events(IdWindow &window)
     const TransactionId oldest = GetLatestSnapshot()->xmin;
     run(new_events, values);
     int count = 0;
-    Datum *found = found_ids(count, true);
+    Datum *found = found_ids(count);
     const bool complete = count < most_in_a_pass;
     number(found, count);
     const FullTransactionId next = ReadNextFullTransactionId();
