@@ -73,14 +73,14 @@ void describe(const ListedUser &user, Datum *values, bool *nulls)
 }
 
 // The list leaves stale sessions out by itself. To end those that it met costs nothing where there are none.
-void end_met(const UserList &list, const OwnerWork &work, const char *function)
+void end_met(const UserList &list, const OwnerWork &work)
 {
     if (!list.stale_met || !may_write())
         return;
     const Ended ended = end_stale_sessions(Thoroughness::every_session);
     if (ended.sessions == 0)
         return;
-    Datum values[] = {PointerGetDatum(cstring_to_text(function)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
+    Datum values[] = {PointerGetDatum(cstring_to_text("get_active_users")), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
                       Int32GetDatum(ended.users), Int32GetDatum(ended.sessions)};
     run(log_ended, values);
 }
@@ -230,7 +230,7 @@ PRESENCE_FUNCTION(get_active_users)
         describe(list->user(order[i]), values, nulls);
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
-    end_met(*list, work, "get_active_users");
+    end_met(*list, work);
     end_owner_work(work);
     return 0;
 }
