@@ -58,10 +58,9 @@ SELECT is(pg_temp.problems(), NULL, 'helps');
 ROLLBACK;
 
 BEGIN;
-INSERT INTO presence_event_queue (at, event, user_id, sessions, announced) SELECT clock_timestamp(), 'update', 'x', 1, true FROM generate_series(1, 100001);
+INSERT INTO presence_event_queue (at, event, user_id, sessions) SELECT clock_timestamp(), 'update', 'x', 1 FROM generate_series(1, 100001);
 SELECT is(pg_temp.problems(), CASE WHEN NOT :'has_worker' THEN ARRAY['100001 events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().'] END, 'events that nobody numbers, and what to do');
 SELECT count(scheduled_presence_cleanup());
-SELECT todo('the scheduled cleanup numbers no events', 1) WHERE (SELECT unpublished_events > 0 FROM presence_health);
 SELECT is(pg_temp.problems(), NULL, 'helps');
 ROLLBACK;
 
