@@ -1,0 +1,109 @@
+# Tries what README.md says: every sql, sh and js block runs on the server that PG... names, in order, and "--> value" must be the
+# result. Names, columns and defaults in its tables are compared with the extension.
+#
+# A comment before a block may say: <!-- test: needs pg_cron -->, <!-- test: last -->, or why it cannot be tried: <!-- test: no ... -->
+use strict;
+use warnings;
+use Test::More;
+use File::Temp 'tempdir';
+use FindBin;
+
+my $root = "$FindBin::Bin/..";
+my $readme = do { open my $in, '<:encoding(UTF-8)', "$root/README.md" or die $!; local $/; <$in> };
+binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
+my $folder = tempdir(CLEANUP => 1);
+
+# Runs a program with a file as its input; its output, and whether it went well.
+sub run {
+    my ($input, @command) = @_;
+    open my $out, '>:encoding(UTF-8)', "$folder/input" or die $!;
+    print $out $input;
+    close $out;
+    my $output = qx(@command <$folder/input 2>&1);
+    chomp $output;
+    return ($output, $? == 0);
+}
+
+sub sql { my ($output, $fine) = run(shift, 'psql -XAtq -v ON_ERROR_STOP=1'); die "$output\n" unless $fine; return $output; }
+
+my @cron = run(q{SELECT 1 FROM pg_available_extensions WHERE name = 'pg_cron' AND current_setting('cron.database_name', true) = current_database()}, 'psql -XAtq');
+
+my %tried = (sql => 0, sh => 0, js => 0);
+my (@blocks, @last);
+while ($readme =~ /^(?:<!-- test: (?<note>[^\n]*) -->\n)?(?<indent> *)```(?<language>\w+)\n(?<text>.*?)^\g{indent}```$/gms) {
+    my $block = [$+{note} // '', $+{language}, $+{text}];
+    push @{$block->[0] eq 'last' ? \@last : \@blocks}, $block;
+}
+for (@blocks, @last) {
+    my ($note, $language, $text) = @$_;
+    if ($note =~ /^no /) { pass("not tried: $note"); next; }
+    $tried{$language}++;
+    if ($language eq 'sql') {
+        SKIP: {
+            skip 'pg_cron is not there', 1 if $note eq 'needs pg_cron' && $cron[0] ne '1';
+            for my $statement ($text =~ /(.*?;[^\n]*\n)/gs) {
+                my ($expected) = $statement =~ /--> (.*?)\s*$/m;
+                my ($title) = $statement =~ /^\s*((?:[^-\s]|-(?!-)).*?)\s*$/m;
+                my ($output, $fine) = run($statement, 'psql -XAtq -v ON_ERROR_STOP=1');
+                ok($fine, $title) or diag $output;
+                is($output, $expected, "... is $expected") if defined $expected;
+            }
+        }
+    }
+    elsif ($language eq 'sh') {
+        my ($output, $fine) = run($text, 'bash -e -o pipefail');
+        ok($fine, 'sh: ' . ($text =~ /(.*)/)[0]) or diag $output;
+    }
+    elsif ($language eq 'js') {
+        SKIP: {
+            skip 'no Node.js here', 1 unless grep { -x "$_/node" } split /:/, $ENV{PATH};
+            skip 'client/node_modules is not there: npm ci in client/', 1 unless -d "$root/client/node_modules/pg";
+            symlink "$root/client/node_modules", "$folder/node_modules";
+            open my $out, '>:encoding(UTF-8)', "$folder/snippet.mjs" or die $!;
+            print $out $text;
+            close $out;
+            my ($output, $fine) = run('', "timeout 30 node $folder/snippet.mjs");
+            ok($fine, 'js: runs') or diag $output;
+            is($output, join("\n", $text =~ m{console\.log\(.*\); // (.*)}g), 'js: prints what it says');
+        }
+    }
+    elsif ($language eq 'ini') {
+        like(sql('SHOW shared_preload_libraries'), qr/\bpresence\b/, 'ini: the server that tries this is configured like that');
+    }
+    elsif ($language !~ /^(?:text|json)$/) { fail("a $language block, which nothing here can try"); }
+
+    # The tables are compared while the extension is there.
+    if ($language eq 'sql' && $text =~ /^CREATE EXTENSION presence;/) { compare_tables(); }
+}
+cmp_ok($tried{$_}, '>', 0, "there are $_ blocks") for sort keys %tried;
+
+sub compare_tables {
+    my ($reference) = $readme =~ /^(## Functions.*)^## Operation/ms;
+    for my $line (split /\n/, sql(q{
+        SELECT p.proname || E'\t' || coalesce(string_agg(a.name, ', ' ORDER BY a.position) FILTER (WHERE a.mode = 't'), '')
+        FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
+        LEFT JOIN LATERAL unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, position) ON true
+        WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'presence') AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+          AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname <> 'presence_event_payload'
+        GROUP BY p.oid, p.proname ORDER BY 1})) {
+        my ($name, $columns) = split /\t/, $line, -1;
+        my ($row) = $reference =~ /^\| `\Q$name\E\((.*)$/m;
+        ok($row, "README has the function $name") or next;
+        next if $name =~ /^presence_(?:snapshot|changes_since)$/;     # described by others
+        like($row, qr/\Q`$columns`\E/, "... and its columns") if $columns;
+    }
+    for my $line (split /\n/, sql(q{
+        SELECT c.relname || E'\t' || string_agg(a.attname, ', ' ORDER BY a.attnum)
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        WHERE c.relname IN ('presence', 'presence_sessions', 'presence_health', 'presence_events', 'presence_admin_log') GROUP BY c.oid, c.relname})) {
+        my ($name, $columns) = split /\t/, $line;
+        like($reference, qr/^\| `\Q$name\E`[^|]*\| `\Q$columns\E`/m, "README has $name with its columns");
+    }
+    for my $line (split /\n/, sql(q{SELECT name || E'\t' || current_setting(name) FROM pg_settings WHERE name LIKE 'presence.%' AND source = 'default'})) {
+        my ($name, $default) = split /\t/, $line;
+        like($reference, qr/^\| `\Q$name\E` \| `\Q$default\E` \|/m, "README has the setting $name with its default");
+    }
+    is(scalar(() = $reference =~ /^\| `presence\.\w+` \|/gm), sql(q{SELECT count(*) FROM pg_settings WHERE name LIKE 'presence.%'}), 'and no setting that is not there');
+}
+
+done_testing;
