@@ -41,6 +41,9 @@ Aggregate aggregate(std::span<Session *const> sessions) noexcept
     return leaving;
 }
 
+// A tab that says nothing neither hides nor reveals what another has said; the events of the sessions themselves tell it.
+bool shows_other(std::uint64_t before, std::uint64_t after) noexcept { return before != 0 && after != 0 && before != after; }
+
 void report(EventType type, Reason reason, const Session &session, const Aggregate &state, EventList &events) noexcept
 {
     events.add({type, reason, &session, state.latest, state.sessions, state.status, state.online});
@@ -153,7 +156,7 @@ bool expire(User &user, std::span<Session *const> sessions, Time now, EventList 
             end(*first, Reason::timeout, first_end);
             const Aggregate left = aggregate(sessions);
             report(EventType::session_end, Reason::timeout, *first, left, events);
-            went_offline |= settle(user, sessions, Reason::timeout, *first, now, left.metadata() != shown, events);
+            went_offline |= settle(user, sessions, Reason::timeout, *first, now, shows_other(shown, left.metadata()), events);
         }
     }
 }
@@ -201,7 +204,7 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     target.online_since = user.online ? user.online_since : beat.now;
 
     report(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
-    settle(user, sessions, Reason::heartbeat, target, beat.now, aggregate(sessions).metadata() != shown, events);
+    settle(user, sessions, Reason::heartbeat, target, beat.now, shows_other(shown, aggregate(sessions).metadata()), events);
     return Heard::began;
 }
 
@@ -232,7 +235,7 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
         }
         const Aggregate left = aggregate(sessions);
         report(EventType::session_end, departure.reason, *session, left, events);
-        went_offline |= settle(user, sessions, departure.reason, *session, departure.now, left.metadata() != before.metadata(), events);
+        went_offline |= settle(user, sessions, departure.reason, *session, departure.now, shows_other(before.metadata(), left.metadata()), events);
     }
     return went_offline;
 }

@@ -431,8 +431,14 @@ TEST(Rules, ANewSessionThatShowsOtherMetadataIsAnUpdate)
     world.beat(1, {.metadata_given = true, .metadata_digest = 1});
     EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 2}}));
     world.now += second;
-    world.beat(2);  // it has none
-    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 3}, {EventType::update, Reason::heartbeat, 3}}));
+    world.beat(2);  // it says nothing
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 3}}));
+    EXPECT_EQ(world.events().back().shown, &world[2]);
+    world.now += second;
+    world.beat(3, {.metadata_given = true, .metadata_digest = 5});
+    world.now += second;
+    world.beat(4, {.metadata_given = true, .metadata_digest = 6});
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 4}, {EventType::session_start, Reason::heartbeat, 5}, {EventType::update, Reason::heartbeat, 5}}));
 }
 
 TEST(Rules, AReloadWithinTheGraceDoesNotFlicker)
