@@ -13,7 +13,7 @@ END $$;
 CREATE FUNCTION pg_temp.payloads(said text) RETURNS TABLE (number bigint, payload jsonb) LANGUAGE sql AS $$
     SELECT n, line::jsonb FROM regexp_split_to_table(said, '\n') WITH ORDINALITY AS l (line, n) WHERE line <> '' $$;
 
-\set heard `psql -XAtq -c 'LISTEN presence' -c "SELECT update_user_heartbeat('a', '1', metadata => '{\"x\": 1}')" -c "SELECT update_user_heartbeat('a', '2')" -c "SELECT update_user_heartbeat('a', '2', status => 'busy')" -c "SELECT update_user_heartbeat('a', '1', status => 'idle')" -c "SELECT mark_user_offline('a', '1')" -c "SELECT handle_user_disconnect('a', '2')" -c 'SELECT sent()' -c 'SELECT 1' | sed -n 's/^Asynchronous notification "presence" with payload "\(.*\)" received from .*/\1/p'`
+\set heard `psql -XAtq -c 'LISTEN presence' -c "SELECT update_user_heartbeat('a', '1', metadata => '{\"x\": 1}')" -c "SELECT update_user_heartbeat('a', '2', metadata => '{\"x\": 1}')" -c "SELECT update_user_heartbeat('a', '2', status => 'busy')" -c "SELECT update_user_heartbeat('a', '1', status => 'idle')" -c "SELECT mark_user_offline('a', '1')" -c "SELECT handle_user_disconnect('a', '2')" -c 'SELECT sent()' -c 'SELECT 1' | sed -n 's/^Asynchronous notification "presence" with payload "\(.*\)" received from .*/\1/p'`
 CREATE TEMP TABLE heard AS SELECT * FROM pg_temp.payloads(:'heard');
 SELECT is((SELECT array_agg(payload ->> 'event' ORDER BY number) FROM heard), ARRAY['user_online', 'update', 'user_offline'], 'by default users that come, change and go');
 SELECT is((SELECT array_agg(DISTINCT (SELECT string_agg(k, ' ' ORDER BY k) FROM jsonb_object_keys(payload) AS k)) FROM heard),
