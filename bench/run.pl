@@ -82,8 +82,14 @@ measure(memory => sub { Measure::Memory::run(\%run) }) if !$quick;
 
 $report->{machine}{seconds} = int(time - $started);
 mkdir "$repo/bench/results";
+my @plots;
+sub plot ($name, $title, $svg) {
+    return if !defined $svg;
+    push @plots, "![$title](images/bench-$name.svg)";
+    write_file(($write_docs ? "$repo/docs/images" : "$repo/bench/results") . "/bench-$name.svg", $svg);
+}
+
 sub write_file ($file, $text) {
-    return if !defined $text;
     open my $out, '>', $file or die "$file: $!\n";
     binmode $out, ':utf8';
     print $out $text;
@@ -92,25 +98,24 @@ sub write_file ($file, $text) {
 my $json = "$repo/bench/results/" . ($quick ? 'quick' : 'full') . '.json';
 write_file($json, $report->json);
 
-my $images = $write_docs ? "$repo/docs/images" : "$repo/bench/results";
-mkdir $images;
+mkdir "$repo/docs/images" if $write_docs;
 my %bars = (heartbeats => ['Heartbeats per second, one by one, 8 clients', ''], batches => ['Heartbeats per second in batches of 1,000, 8 clients', ''], lists => ['The list of who is online, ms', 'ms']);
 for my $name (sort keys %bars) {
-    write_file("$images/bench-$name.svg", Plot::bars(@{ $bars{$name} }, @{ $report->{bars}{$name} })) if $report->{bars}{$name};
+    plot($name, $bars{$name}[0], Plot::bars(@{ $bars{$name} }, @{ $report->{bars}{$name} })) if $report->{bars}{$name};
 }
 my %lines = (growth => ['What a call costs as presence grows', 'sessions online', 'microseconds', { log_x => 1, log_y => 1 }], memory => ['Shared memory per session', 'sessions online', 'bytes', { log_x => 1 }],
     joins => ['Joins per second', 'clients', 'joins per second', {}], expiry => ['From the timeout to user_offline at a listener', 'milliseconds after the timeout', 'percent of the sessions', {}],
     backend_memory => ['Private memory of a backend', 'heartbeats', 'MB', {}]);
 for my $name (sort keys %lines) {
     my $series = $report->{series}{$name} or next;
-    write_file("$images/bench-$name.svg", Plot::lines(@{ $lines{$name} }, map { ($_ => $series->{$_}) } sort { $series->{$b}[-1][1] <=> $series->{$a}[-1][1] } keys %$series));
+    plot($name, $lines{$name}[0], Plot::lines(@{ $lines{$name} }, map { ($_ => $series->{$_}) } sort { $series->{$b}[-1][1] <=> $series->{$a}[-1][1] } keys %$series));
 }
 if ($write_docs) {
     my $page = "$repo/docs/benchmarks.md";
     open my $in, '<:utf8', $page or die "$page: $!\n";
     my $text = do { local $/; <$in> };
     my %m = %{ $report->{machine} };
-    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . $report->markdown;
+    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . $report->markdown . join("\n", '', @plots, '');
     $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s or die "$page has no place for the results\n";
     write_file($page, $text);
 }
