@@ -9,7 +9,7 @@ use PresenceNode;
 
 my $users = 1000;
 my $timeout = 4;
-my $node = new_node('restart', conf => "presence.timeout = '10min'\npresence.save_interval = 0\n");
+my $node = new_node('restart', conf => "restart_after_crash = on\npresence.timeout = '10min'\npresence.save_interval = 0\n");
 create_extension($node);
 
 my $all = "SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i % 3)) FROM generate_series(1, $users) AS i";
@@ -61,6 +61,23 @@ for my $mode (qw(fast smart immediate))
 	}
 	is(beat_all(), $users, "$mode: and the next ones are taken");
 }
+
+#---------------------------------------------------------------------- a backend is killed: shared memory is made anew
+
+my $bystander = $node->background_psql('postgres', on_error_stop => 0);
+my $started = $node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()');
+my $victim = $bystander->query_safe('SELECT pg_backend_pid()');
+kill 'KILL', $victim if $victim =~ /^\d+$/;
+my $again = wait_until(60, sub { $node->psql('postgres', 'SELECT 1') == 0 && log_since($node, 0) =~ /reinitializing.*ready to accept/s });
+ok($again, 'kill -9 of a backend: the server begins anew');
+is($node->safe_psql('postgres', 'SELECT pg_postmaster_start_time()'), $started, 'kill -9 of a backend: with the same postmaster');
+is(online(), $users, 'kill -9 of a backend: everybody is still online');
+is($node->safe_psql('postgres', 'SELECT cleanup_stale_presence()'), 0, 'kill -9 of a backend: there is nobody to clean up');
+is(beat_all(), $users, 'kill -9 of a backend: heartbeats are taken');
+beat_all();
+cmp_ok($node->safe_psql('postgres', 'SELECT cached_sessions FROM presence_health'), '==', $users, 'kill -9 of a backend: and cached again');
+is(departures(), 0, 'kill -9 of a backend: nobody has left');
+eval { $bystander->{run}->kill_kill };
 
 #---------------------------------------------------------------------- files that are not to be trusted
 
