@@ -17,7 +17,7 @@ sub run ($run) {
         note => 'from ' . plain($memory[1][0]) . ' to ' . plain($memory[-1][0]) . ' heartbeats: ' . plain($memory[1][1]) . ' to ' . plain($memory[-1][1]));
     $report->point(backend_memory => 'private bytes of a backend', $_->[0], $_->[1] / 1e6) for @memory;
 
-    my ($generations, $size) = (10, 100_000);
+    my ($generations, $size) = (10, $run->{most} / 10);
     my (@shared, @private);
     for my $generation (1 .. $generations) {
         $run->{progress}->("sessions come and go, $generation of $generations");
