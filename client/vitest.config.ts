@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    // One private server and one browser at a time: the tests measure seconds.
+    // One after the other: the tests measure seconds. Those in a browser are in ../test/web.
     fileParallelism: false,
     projects: [
       {
@@ -11,7 +11,7 @@ export default defineConfig({
           include: ["test/unit/**/*.test.ts", "test/server/**/*.test.ts", "test/hooks/**/*.test.ts"],
           exclude: ["test/hooks/solid.test.ts"],
           environment: "node",
-          testTimeout: 20_000,
+          testTimeout: 60_000,
         },
       },
       {
@@ -22,15 +22,6 @@ export default defineConfig({
           include: ["test/hooks/solid.test.ts"],
           environment: "happy-dom",
           server: { deps: { inline: [/solid-js/] } },
-        },
-      },
-      {
-        test: {
-          name: "browser",
-          include: ["test/browser/**/*.test.ts"],
-          environment: "node",
-          testTimeout: 60_000,
-          hookTimeout: 120_000,
         },
       },
     ],

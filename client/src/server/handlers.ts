@@ -107,6 +107,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const beginnings = new RateLimit(limits.sessionsPerSecond, limits.sessionBurst);
   const streams = new Map<string, number>();
   let streamCount = 0;
+  let closing = false;
 
   // A restart of this process brings all pages at once: they share one look at the list, and the feed brings what it lacks.
   let sharedSnapshot: Promise<PresenceSnapshot> | undefined;
@@ -128,6 +129,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       const refuse = (status: number, error: string, headers: Record<string, string> = {}) =>
         Response.json({ error }, { status, headers: { ...cors, ...headers, "cache-control": "no-store" } });
       try {
+        if (closing) return refuse(503, "shutting down", { "retry-after": "1" });
         if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: cors });
         if (request.method !== method) return refuse(405, `use ${method}`, { allow: method });
         if (method === "POST" && !comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
@@ -142,7 +144,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       } catch (error) {
         if (error instanceof Refusal) return refuse(error.status, error.message, error.headers);
         if (isCallersFault(error)) return refuse(400, error.message);
-        report(error);
+        if (!closing) report(error); // what was under way when close() was called
         return refuse(503, "presence is not available at the moment", { "retry-after": "1" });
       }
     };
@@ -266,6 +268,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     events,
     cleanup,
     async close() {
+      closing = true;
       batcher.flush();
       await hub.close();
       await pool.end();

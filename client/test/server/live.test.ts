@@ -34,7 +34,7 @@ const open = (site: Site, userId: string, more: Partial<PresenceOptions> = {}) =
 
 const names = (service: PresenceService) => service.state.activeUsers.map((user) => user.user_id).sort();
 const truth = async () => (await db.pool.query("SELECT user_id FROM get_active_users() ORDER BY user_id COLLATE \"C\"")).rows.map((row) => row.user_id);
-const soon = (check: () => unknown) => vi.waitFor(check, { timeout: 10_000, interval: 20 });
+const soon = (check: () => unknown, timeout = 10_000) => vi.waitFor(check, { timeout, interval: 20 });
 
 test("join, tabs, status, leave: others see it at once", async () => {
   const site = await openSite(db.name);
@@ -89,17 +89,19 @@ test("the network is cut and comes back: nothing missed, nothing twice, back by 
 
 test("a hundred pages at once all see each other", async () => {
   const site = await openSite(db.name);
-  const pages = [...Array(100).keys()].map((i) => open(site, `page${i}`));
-  await soon(() => {
-    for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(100);
-  });
+  // All in this process: on a busy machine none of them is as quick as a page of its own.
+  const unhurried = { heartbeatInterval: 1000, silenceLimit: 20_000 };
+  const pages = [...Array(100).keys()].map((i) => open(site, `page${i}`, unhurried));
+  const allSee = (number: number) =>
+    soon(() => {
+      for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(number);
+    }, 30_000);
+  await allSee(100);
   for (const page of pages.splice(0, 50)) page.stop();
-  await soon(() => {
-    for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(50);
-  });
+  await allSee(50);
   expect(pages.every((page) => page.state.stats.heartbeatsFailed === 0)).toBe(true);
   await site.close();
-}, 40_000);
+}, 80_000);
 
 describe("Express", () => {
   test.each([

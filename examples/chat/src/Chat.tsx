@@ -62,7 +62,7 @@ export function Chat(props: Props) {
     onCleanup(() => forget.forEach((each) => each()));
   });
 
-  let log!: HTMLOListElement;
+  let log!: HTMLDivElement;
   createEffect(() => {
     happenings();
     log.scrollTop = log.scrollHeight;
@@ -156,15 +156,19 @@ export function Chat(props: Props) {
 
         <section class="room" aria-labelledby="room-title">
           <h2 id="room-title">What happens</h2>
-          <ol ref={log} role="log" aria-labelledby="room-title" tabindex="0">
-            <For each={happenings()} fallback={<li class="quiet">Open this page in a second browser, or close a tab: it shows here at once.</li>}>
-              {(happening) => (
-                <li class={happening.kind}>
-                  <time dateTime={happening.at}>{timeOfDay(happening.at)}</time> {happening.text}
-                </li>
-              )}
-            </For>
-          </ol>
+          <div ref={log} class="log" role="log" aria-labelledby="room-title" tabindex="0">
+            <Show when={happenings().length > 0} fallback={<p class="quiet">Open this page in a second browser, or close a tab: it shows here at once.</p>}>
+              <ol>
+                <For each={happenings()}>
+                  {(happening) => (
+                    <li class={happening.kind}>
+                      <time dateTime={happening.at}>{timeOfDay(happening.at)}</time> {happening.text}
+                    </li>
+                  )}
+                </For>
+              </ol>
+            </Show>
+          </div>
         </section>
 
         <section class="stats" aria-labelledby="stats-title">
