@@ -11,9 +11,9 @@ SELECT ok(NOT update_user_heartbeat('alice', 'one'), 'a late heartbeat of the cl
 SELECT ok(handle_user_disconnect('alice', 'two'), 'the last tab takes the user offline');
 SELECT ok(NOT handle_user_disconnect('alice', 'two'), 'a second disconnect is harmless');
 SELECT ok(NOT mark_user_offline('nobody'), 'an unknown user is no error');
-SELECT is((SELECT array_agg(event || ':' || sessions ORDER BY seq) FROM presence_changes_since(0) WHERE user_id = 'alice'),
+SELECT is((SELECT array_agg(event || ':' || sessions ORDER BY id) FROM presence_event_queue WHERE user_id = 'alice'),
           ARRAY['session_start:1', 'user_online:1', 'session_start:2', 'session_end:1', 'session_end:0', 'user_offline:0'],
-          'the feed tells it in order');
+          'the events tell it in order');
 SELECT is(update_user_heartbeats(ARRAY[7, 8, 7], ARRAY[NULL, 'x', NULL]), 3, 'a batch counts its elements');
 SELECT is(presence_count(), 2::bigint, 'two users are online');
 SELECT is(presence_count(), (SELECT count(*) FROM presence WHERE online), 'the view agrees');
