@@ -1,7 +1,7 @@
 -- Rollbacks, savepoints, prepared transactions, isolation levels, read-only transactions: a session is a row like any other,
 -- and the cache never knows more than what is committed.
 \ir helpers.psql
-SELECT plan(41);
+SELECT plan(42);
 SELECT preloaded AS cached FROM presence_server_state() \gset
 
 -- A beginning that is rolled back.
@@ -83,6 +83,18 @@ PREPARE TRANSACTION 'presence_ends';
 SELECT ok(pg_temp.online('gus'), 'a departure in a prepared transaction has not happened yet');
 SET lock_timeout = '100ms';
 SELECT throws_ok($$SELECT update_user_heartbeat('gus', 's', status => 'busy')$$, '55P03', NULL, 'it holds the user''s row lock');
+-- An error in the middle of the owner's work leaves the caller as it was.
+CREATE ROLE caller_in_trouble;
+GRANT EXECUTE ON FUNCTION update_user_heartbeat TO caller_in_trouble;
+SET ROLE caller_in_trouble;
+SET search_path = public, pg_catalog;
+DO $$ BEGIN PERFORM update_user_heartbeat('gus', 's', status => 'busy'); EXCEPTION WHEN lock_not_available THEN PERFORM set_config('test.role', current_user || ' ' || current_setting('search_path'), false); END $$;
+SELECT current_user || ' ' || current_setting('search_path') AS afterwards \gset
+RESET ROLE;
+RESET search_path;
+SELECT is(ARRAY[current_setting('test.role'), :'afterwards'], array_fill('caller_in_trouble public, pg_catalog'::text, ARRAY[2]), 'an error in the middle of the owner''s work leaves the caller''s role and search_path alone');
+REVOKE ALL ON FUNCTION update_user_heartbeat FROM caller_in_trouble;
+DROP ROLE caller_in_trouble;
 RESET lock_timeout;
 SET presence.timeout = '1ms';
 SELECT pg_sleep(0.01);
@@ -98,7 +110,7 @@ COMMIT PREPARED 'presence_ends';
 SELECT ok(NOT pg_temp.online('gus') AND NOT update_user_heartbeat('gus', 's'), 'committed, it has ended');
 RESET presence.notify_level;
 \else
-SELECT skip('this server allows no prepared transactions', 11);
+SELECT skip('this server allows no prepared transactions', 12);
 \endif
 
 -- Isolation levels.
