@@ -72,6 +72,19 @@ for (@blocks, @last) {
     }
     elsif ($language !~ /^(?:text|json)$/) { fail("a $language block, which nothing here can try"); }
 
+    # The roles can do what they were granted, and nothing else.
+    if ($text =~ /^CREATE ROLE chat_backend/m) {
+        ok(eval { sql($_); 1 }, $_) or diag $@ for (
+            q{SET ROLE chat_backend; SELECT update_user_heartbeat('eve', 'tab'), update_user_heartbeats('{eve}', '{tab}'), is_user_online('eve'), presence_count()},
+            q{SET ROLE chat_backend; SELECT * FROM get_active_users(), get_presence('{eve}'), presence_snapshot(), presence_changes_since(0)},
+            q{SET ROLE chat_backend; SELECT handle_user_disconnect('eve', 'tab'), mark_user_offline('eve')},
+            q{SET ROLE chat_reports; SELECT * FROM presence, presence_sessions},
+            q{SET ROLE chat_admin; SELECT cleanup_stale_presence(), scheduled_presence_cleanup(); SELECT * FROM presence_health, presence_admin_log, presence_events});
+        ok(!eval { sql($_); 1 }, "refused: $_") for (
+            q{SET ROLE chat_reports; SELECT update_user_heartbeat('eve')}, q{SET ROLE chat_backend; SELECT * FROM presence},
+            q{SET ROLE chat_admin; DELETE FROM presence_session});
+    }
+
     # The tables are compared while the extension is there.
     if ($language eq 'sql' && $text =~ /^CREATE EXTENSION presence;/) { compare_tables(); }
 }
