@@ -60,6 +60,21 @@ text *status_text(Status status)
     return made;
 }
 
+// Like InitMaterializedSRF(), but a list that is in memory anyway is not written to a file because it is larger than work_mem.
+ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
+{
+    constexpr int kilobytes = 64 * 1024;
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    InitMaterializedSRF(fcinfo, 0);
+    if (work_mem < kilobytes) {
+        tuplestore_end(result->setResult);
+        MemoryContext caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+        result->setResult = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0, false, kilobytes);
+        MemoryContextSwitchTo(caller);
+    }
+    return result;
+}
+
 // The columns of get_active_users().
 void describe(const ListedUser &user, Datum *values, bool *nulls)
 {
@@ -217,8 +232,7 @@ PRESENCE_FUNCTION(presence_summary_tell)
 PRESENCE_FUNCTION(get_active_users)
 {
     extension_of(fcinfo);
-    InitMaterializedSRF(fcinfo, 0);
-    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work();
     begin_consistent_reading();
     const UserList *list = list_online(true);
@@ -238,8 +252,7 @@ PRESENCE_FUNCTION(get_active_users)
 PRESENCE_FUNCTION(presence_snapshot)
 {
     extension_of(fcinfo);
-    InitMaterializedSRF(fcinfo, 0);
-    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work();
     bring_feed_up_to_date();
     begin_consistent_reading();
