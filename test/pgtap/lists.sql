@@ -1,6 +1,6 @@
 -- Lists, counts and views: that all of them agree, also about who is silent, and that reading writes nothing.
 BEGIN;
-SELECT plan(33);
+SELECT plan(40);
 
 -- What each reader says of who is online, as one text; equal where they agree.
 CREATE FUNCTION by_list() RETURNS text LANGUAGE sql AS
@@ -81,8 +81,25 @@ SELECT is(by_view(), by_list(), 'view and list agree again');
 SELECT is(friends_by_call(), friends_by_view(), 'so do friend list and view');
 SELECT is((SELECT count(*) FROM presence_admin_log WHERE action = 'get_active_users'), 1::bigint, 'a list that meets nobody silent writes nothing');
 
--- The queries of the contract, by an index where one user is asked for.
+-- The queries of the contract.
 SELECT is((SELECT count(*) FILTER (WHERE online = true AND heartbeat_at < now() - interval '2 minutes') FROM presence), 0::bigint, 'nobody online is silent');
+
+-- One user is found by index, whatever the number of all.
+CREATE FUNCTION plan_of(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE line text; whole text := '';
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN ' || query LOOP whole := whole || line || E'\n'; END LOOP;
+    RETURN whole;
+END $$;
+SELECT update_user_heartbeats(array_agg('many ' || i)::presence_id[], array_agg('one of ' || i)::presence_id[]) FROM generate_series(1, 2000) AS i;
+ANALYZE presence_session;
+SELECT unalike(plan_of($$SELECT * FROM presence WHERE user_id = 'many 7'$$), '%Seq Scan%', 'the view reads the rows of the user asked for');
+SELECT unalike(plan_of($$SELECT * FROM presence_sessions WHERE user_id = 'many 7'$$), '%Seq Scan%', 'so does the view of sessions');
+SELECT unalike(plan_of('SELECT count(*) FROM presence WHERE online'), '%Join%', 'a count fetches no details');
+SELECT is((SELECT concat_ws(' ', online, sessions, session_id) FROM presence WHERE user_id = 'many 7'), 't 1 one of 7', 'with the right result');
+SELECT is((SELECT count(*) FROM get_active_users()), 2003::bigint, 'longer lists come whole');
+SELECT is(by_view(), by_list(), 'and the view agrees');
+SELECT ok(bool_and(later), 'in order') FROM (SELECT online_since <= lag(online_since, 1, 'infinity') OVER (ORDER BY ordinality) AS later FROM get_active_users() WITH ORDINALITY) AS l;
 
 SELECT * FROM finish();
 ROLLBACK;
