@@ -93,6 +93,7 @@ BEGIN
 END $$;
 SELECT update_user_heartbeats(array_agg('many ' || i)::presence_id[], array_agg('one of ' || i)::presence_id[]) FROM generate_series(1, 2000) AS i;
 ANALYZE presence_session;
+SET LOCAL presence.timeout = '2min';
 SELECT unalike(plan_of($$SELECT * FROM presence WHERE user_id = 'many 7'$$), '%Seq Scan%', 'the view reads the rows of the user asked for');
 SELECT unalike(plan_of($$SELECT * FROM presence_sessions WHERE user_id = 'many 7'$$), '%Seq Scan%', 'so does the view of sessions');
 SELECT unalike(plan_of('SELECT count(*) FROM presence WHERE online'), '%Join%', 'a count fetches no details');
