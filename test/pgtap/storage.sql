@@ -27,7 +27,6 @@ CALL beat(1, 'agent ');
 CALL beat(1, 'agent ');
 
 SELECT pg_stat_force_next_flush();
-SELECT updated, hot FROM pg_temp.counted() \gset before_
 -- 50 heartbeats of each session that say nothing new.
 CREATE PROCEDURE beat_unchanged(rounds integer) LANGUAGE plpgsql AS $$
 BEGIN
@@ -38,18 +37,23 @@ BEGIN
         END LOOP;
     END LOOP;
 END $$;
-CALL beat_unchanged(50);
-SELECT pg_stat_force_next_flush();
-SELECT updated - :before_updated AS updated, hot - :before_hot AS hot FROM pg_temp.counted() \gset
+\set work 'CALL beat_unchanged(50)'
+\set disturbed true
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
 SELECT is(:updated, CASE WHEN :'cached' THEN 0 ELSE 1000 END, 'a heartbeat of a known session writes no row with the cache, and updates one row without');
 SELECT is(:hot, :updated, 'every heartbeat on the tables is a HOT update');
 SELECT is((SELECT deleted FROM pg_temp.counted()), 0::bigint, 'and deletes nothing');
 
 -- Changed details take the table path, with the cache as well.
-SELECT updated, hot FROM pg_temp.counted() \gset before_
-CALL beat(50, 'changing agent ');
-SELECT pg_stat_force_next_flush();
-SELECT updated - :before_updated AS updated, hot - :before_hot AS hot FROM pg_temp.counted() \gset
+\set work 'CALL beat(50, clock_timestamp()::text)'
+\set disturbed true
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
 SELECT is(:updated, 1000, 'each change of details updates the row once');
 SELECT is(:hot, :updated, 'every one of them is a HOT update');
 SELECT is((SELECT inserted FROM pg_temp.counted()), 20::bigint, 'nothing was inserted but the sessions');
@@ -58,11 +62,21 @@ SELECT is((SELECT inserted FROM pg_temp.counted()), 20::bigint, 'nothing was ins
 SELECT ok((SELECT n_tup_upd <= 20 FROM pg_stat_user_tables WHERE relname = 'presence_user'), 'heartbeats do not touch the users'' rows');
 
 -- Status changes, which are transitions.
-SELECT updated, hot FROM pg_temp.counted() \gset before_
-DO $$ BEGIN FOR round IN 1 .. 20 LOOP FOR id IN 1 .. 20 LOOP
-    PERFORM update_user_heartbeat(id, 'tab', status => CASE WHEN round % 2 = 0 THEN 'idle' ELSE 'busy' END); COMMIT; END LOOP; END LOOP; END $$;
-SELECT pg_stat_force_next_flush();
-SELECT updated - :before_updated AS updated, hot - :before_hot AS hot FROM pg_temp.counted() \gset
+CREATE PROCEDURE change_status(rounds integer) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR round IN 1 .. rounds LOOP
+        FOR id IN 1 .. 20 LOOP
+            PERFORM update_user_heartbeat(id, 'tab', status => CASE WHEN round % 2 = 0 THEN 'idle' ELSE 'busy' END);
+            COMMIT;
+        END LOOP;
+    END LOOP;
+END $$;
+\set work 'CALL change_status(20)'
+\set disturbed true
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
+\ir count_updates.psql
 SELECT is(:updated, 400, 'a change of status updates the session once');
 SELECT is(:hot, :updated, 'by a HOT update');
 
