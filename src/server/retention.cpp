@@ -16,7 +16,7 @@ namespace presence {
 
 namespace {
 
-Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
+Statement lock_feed = {"SELECT FROM @.presence_feed WHERE EXISTS (SELECT FROM ONLY @.presence_events WHERE at < $1) FOR UPDATE SKIP LOCKED", 1, {TIMESTAMPTZOID}};
 Statement drop_events = {
     "WITH gone AS (DELETE FROM ONLY @.presence_events WHERE seq IN"
     " (SELECT seq FROM ONLY @.presence_events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING seq),"
@@ -55,7 +55,7 @@ Statement drop_users = {
 // What a run may do at most. Users stay locked until the run's transaction ends, so it is to end soon.
 constexpr int most_rows = 50000;
 constexpr int most_users = 10000;
-constexpr Time most_time = 1000000;
+constexpr Time most_time = 500000;
 constexpr BlockNumber step_blocks = 1000;
 constexpr BlockNumber bare_blocks = 200;
 
@@ -80,7 +80,7 @@ ItemPointerData block_start(BlockNumber block)
     return start;
 }
 
-// Decides anew under each user's lock, which every change of a user takes. Returns after the last row of $1 was seen to.
+// Decides anew under each user's lock, which every change of a user takes.
 void forget_users(Datum names, const Cutoffs &cutoffs)
 {
     run(lock_users, &names);
@@ -153,9 +153,10 @@ void forget_old()
     if (cutoffs.user != DT_NOBEGIN)
         forget_bare_users(cutoffs);
     const Time cutoff = ago(now, event_retention_s);
+    Datum old_event = TimestampTzGetDatum(cutoff);
     forget_rows(drop_log, cutoff, now + 2 * most_time);
-    // Whoever numbers events now holds the feed; it is to wait for this as little as this for it.
-    if (run(lock_feed) > 0)
+    // Last, because whoever numbers events needs the feed; and only if nobody else holds it.
+    if (run(lock_feed, &old_event) > 0)
         forget_rows(drop_events, cutoff, now + 3 * most_time);
 }
 
