@@ -16,7 +16,7 @@ describe("page", () => {
   let site, browser;
 
   before(async () => {
-    site = await openSite({ settings: { timeout: "1min" } });
+    site = await openSite({ settings: { timeout: "10min" } });
     browser = await openBrowser();
     // People who beat by SQL, as another backend would let them.
     const people = [

@@ -5,6 +5,14 @@ const READY = "event: ready\ndata: {}\n\n";
 /** The stream stands, but the database behind it is away. */
 const LOST = "event: lost\ndata: {}\n\n";
 
+/** One change as it travels. Made once, however many streams it goes to. */
+const frames = new WeakMap<PresenceEvent, string>();
+function frameOf(event: PresenceEvent): string {
+  let frame = frames.get(event);
+  if (frame === undefined) frames.set(event, (frame = `id: ${event.seq}\ndata: ${JSON.stringify(event)}\n\n`));
+  return frame;
+}
+
 export interface EventStreamOptions {
   hub: EventHub;
   /** Where the client stopped; null: it knows nothing yet. */
@@ -62,7 +70,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     for (const event of events) {
       if (seq !== null && event.seq <= seq) continue;
       seq = event.seq;
-      if (canSee(event.user_id)) text += `id: ${seq}\ndata: ${JSON.stringify(event)}\n\n`;
+      if (canSee(event.user_id)) text += frameOf(event);
     }
     send(text);
   };

@@ -29,12 +29,14 @@ function launch(service: PresenceService): PresenceService {
   return service;
 }
 
-const open = (site: Site, userId: string, more: Partial<PresenceOptions> = {}) =>
-  launch(new PresenceService({ userId, transport: new HttpTransport({ baseUrl: `${site.url}/api`, headers: { "x-user": userId } }), ...FAST, ...more }));
+const open = (site: Site, userId: string, more: Partial<PresenceOptions> = {}, requestTimeout = 10_000) =>
+  launch(
+    new PresenceService({ userId, transport: new HttpTransport({ baseUrl: `${site.url}/api`, headers: { "x-user": userId }, requestTimeout }), ...FAST, ...more }),
+  );
 
 const names = (service: PresenceService) => service.state.activeUsers.map((user) => user.user_id).sort();
 const truth = async () => (await db.pool.query("SELECT user_id FROM get_active_users() ORDER BY user_id COLLATE \"C\"")).rows.map((row) => row.user_id);
-const soon = (check: () => unknown, timeout = 10_000) => vi.waitFor(check, { timeout, interval: 20 });
+const soon = (check: () => unknown, timeout = 10_000, interval = 20) => vi.waitFor(check, { timeout, interval });
 
 test("join, tabs, status, leave: others see it at once", async () => {
   const site = await openSite(db.name);
@@ -90,18 +92,20 @@ test("the network is cut and comes back: nothing missed, nothing twice, back by 
 test("a hundred pages at once all see each other", async () => {
   const site = await openSite(db.name);
   // All in this process: on a busy machine none of them is as quick as a page of its own.
-  const unhurried = { heartbeatInterval: 1000, silenceLimit: 20_000 };
-  const pages = [...Array(100).keys()].map((i) => open(site, `page${i}`, unhurried));
+  const unhurried = { heartbeatInterval: 5000, silenceLimit: 30_000 };
+  const pages = [...Array(100).keys()].map((i) => open(site, `page${i}`, unhurried, 30_000));
   const allSee = (number: number) =>
     soon(() => {
       for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(number);
-    }, 30_000);
+    }, 60_000, 250);
+  const problems: string[] = [];
+  for (const page of pages) page.on("error", (error) => problems.push(error.message));
   await allSee(100);
   for (const page of pages.splice(0, 50)) page.stop();
   await allSee(50);
-  expect(pages.every((page) => page.state.stats.heartbeatsFailed === 0)).toBe(true);
+  expect(problems).toEqual([]);
   await site.close();
-}, 80_000);
+}, 130_000);
 
 describe("Express", () => {
   test.each([
