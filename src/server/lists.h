@@ -22,7 +22,7 @@ struct Judgement {
     bool live;
     Time heartbeat_at;  // the effective one
 };
-Judgement judge(const SeenSession &session);
+Judgement judge(const SeenSession &s);
 
 // One user at this moment. A row that is recorded as online counts only while it is not stale.
 struct Summary {
@@ -36,7 +36,7 @@ struct Summary {
     Time ended_at;      // when the last of them was over, for a user who is offline
 };
 // Adds a session. True where it is the one that beat last so far.
-bool add_session_to(Summary &summary, const SeenSession &session, const Judgement &judgement);
+bool add_session_to(Summary &sum, const SeenSession &session, const Judgement &now);
 
 struct ListedUser {
     Summary summary;

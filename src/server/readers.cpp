@@ -166,8 +166,8 @@ namespace {
 // State of the aggregate presence_summary.
 struct Summing {
     Summary summary;
-    std::string_view session;  // that beat last
-    std::size_t room;
+    char *session;  // that beat last
+    std::size_t length, room;
 };
 
 Time time_or_none(FunctionCallInfo fcinfo, int argument) { return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument); }
@@ -200,11 +200,10 @@ PRESENCE_FUNCTION(presence_summary_add)
     if (add_session_to(sum->summary, s, judge(s))) {
         if (sum->room < s.session.size()) {
             sum->room = std::max<std::size_t>(s.session.size(), 40);
-            sum->session = {static_cast<char *>(MemoryContextAlloc(context, sum->room)), 0};
+            sum->session = static_cast<char *>(MemoryContextAlloc(context, sum->room));
         }
-        char *copy = const_cast<char *>(sum->session.data());
-        memcpy(copy, s.session.data(), s.session.size());
-        sum->session = {copy, s.session.size()};
+        sum->length = s.session.size();
+        memcpy(sum->session, s.session.data(), sum->length);
     }
     PG_RETURN_POINTER(sum);
 }
@@ -224,7 +223,7 @@ PRESENCE_FUNCTION(presence_summary_tell)
         MemoryContextSwitchTo(caller);
     }
     Datum values[] = {BoolGetDatum(s.online), PointerGetDatum(status_text(s.status)), Int32GetDatum(s.sessions), TimestampTzGetDatum(s.online_since),
-                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at), TimestampTzGetDatum(s.heartbeat_at), PointerGetDatum(make_text(sum->session))};
+                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at), TimestampTzGetDatum(s.heartbeat_at), PointerGetDatum(make_text({sum->session, sum->length}))};
     bool nulls[] = {false, !s.online, false, !s.online, false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(static_cast<TupleDesc>(fcinfo->flinfo->fn_extra), values, nulls));
 }
