@@ -23,7 +23,7 @@ constexpr std::size_t magic = 0, version = 8, clean = 12, system_identifier = 16
 }
 namespace section_at
 {
-constexpr std::size_t magic = 0, database = 8, table = 12, records = 16, end = 24;
+constexpr std::size_t magic = 0, database = 8, records = 16, end = 24;
 }
 namespace record_at
 {
@@ -137,7 +137,6 @@ FileBlock HeartbeatFileWriter::section(const FileSection &section) noexcept
     FileBlock block{};
     put(block, section_at::magic, section_magic);
     put(block, section_at::database, section.database_oid);
-    put(block, section_at::table, section.table_oid);
     put(block, section_at::records, section.records);
     ++sections_;
     crc_ = crc32c(crc_, block);
@@ -230,7 +229,6 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_section_or_footer() noexcep
     if (magic != section_magic || !zero_from(partial_, section_at::end))
         return fail(FileError::damaged);
     section_ = {.database_oid = get<std::uint32_t>(partial_, section_at::database),
-                .table_oid = get<std::uint32_t>(partial_, section_at::table),
                 .records = get<std::uint64_t>(partial_, section_at::records)};
     // The footer needs a block, too.
     if (blocks_left_ == 0)

@@ -5,8 +5,8 @@
 // The file is a row of blocks of 64 bytes, little-endian throughout:
 //
 //   header     magic, version, clean flag, system identifier, wall time of the writer
-//   section    database, session table, number of records that follow; a table may have several sections, so that a
-//              writer can copy one shard at a time without knowing the sum
+//   section    database, number of records that follow; a database may have several sections, so that a writer can
+//              copy one shard at a time without knowing the sum
 //   record     one session
 //   footer     magic, numbers of sections and records, CRC-32C of all blocks before it
 //
@@ -39,7 +39,6 @@ struct FileHeader {
 
 struct FileSection {
     std::uint32_t database_oid;
-    std::uint32_t table_oid;
     std::uint64_t records;
 };
 

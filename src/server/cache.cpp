@@ -221,10 +221,12 @@ Life recorded_life(Time floor, Time heartbeat_at, Time interval)
 }
 
 // What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
-void add_cached(Life &life, const HeartbeatShard &beats, std::uint32_t at, const Timeouts &timeouts, Time wall, std::uint64_t now)
+// The promised interval is the row's: a change of it that was rolled back may have left another one here.
+void add_cached(Life &life, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at, const Timeouts &timeouts, Time wall, std::uint64_t now)
 {
     life.heartbeat_at = std::max(life.heartbeat_at, beats.wall_us(at));
-    life.stale_after = wall + (static_cast<std::int64_t>(beats.deadline(at, timeouts)) - static_cast<std::int64_t>(now)) * 1000;
+    const std::uint64_t word = beat_word::pack(beats.beat_ms(at), time_to_ms(promised_interval), SlotState::open);
+    life.stale_after = wall + (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000;
 }
 
 } // namespace
@@ -258,7 +260,7 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
         if (held.beats != nullptr) {
             const std::uint32_t at = held.beats->find(key);
             if (at != HeartbeatShard::no_slot)
-                add_cached(lives[0], *held.beats, at, timeouts, GetCurrentTimestamp(), monotonic_ms());
+                add_cached(lives[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(), monotonic_ms());
         }
         held.unlock();
         return;
@@ -280,7 +282,7 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
                 find_ahead(*held.beats, keys, {order + from, to - from}, slots);
                 for (std::uint32_t i = from; i < to; ++i)
                     if (slots[i - from] != HeartbeatShard::no_slot)
-                        add_cached(lives[order[i]], *held.beats, slots[i - from], timeouts, wall, now);
+                        add_cached(lives[order[i]], sessions[order[i]].interval, *held.beats, slots[i - from], timeouts, wall, now);
             }
             held.unlock();
         }
@@ -307,10 +309,118 @@ bool cache_put(Oid session_table, std::string_view user, std::string_view sessio
     SharedShard &shard = shard_of(*database, entry.key);
     for (;;) {
         Locked held(shard, LW_EXCLUSIVE);
-        const bool done = held.beats != nullptr && held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        bool done = false;
+        if (held.beats != nullptr) {
+            // Until this transaction has committed, the old interval may still be the true one: the search for stale
+            // sessions goes by the shorter, and what it finds is judged by the row.
+            const std::uint32_t at = held.beats->find(entry.key);
+            if (!open && at != HeartbeatShard::no_slot)
+                entry.interval_ms = std::min(details.interval_ms, held.beats->interval_ms(at));
+            done = held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        }
         held.unlock();
         if (done || !grow(*database, shard))
             return done;
+    }
+}
+
+void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session, std::uint64_t interval_ms)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    const SessionKey key = key_of(session_table, user, session);
+    const Timeouts timeouts = current_timeouts();
+    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
+    if (held.beats != nullptr) {
+        const std::uint32_t at = held.beats->find(key);
+        if (at != HeartbeatShard::no_slot && held.beats->state(at) == SlotState::closed) {
+            SessionEntry entry = held.beats->entry(at);
+            entry.interval_ms = interval_ms;
+            (void)held.beats->insert_or_update(entry, timeouts);
+        }
+    }
+    held.unlock();
+}
+
+bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
+{
+    const Timeouts timeouts = current_timeouts();
+    SharedShard &shard = shard_of(database, entry.key);
+    for (;;) {
+        Locked held(shard, LW_EXCLUSIVE);
+        bool done = false;
+        if (held.beats != nullptr) {
+            const std::uint32_t at = held.beats->find(entry.key);
+            if (at != HeartbeatShard::no_slot) {
+                held.beats->hear(at, entry.beat_ms, entry.wall_us);
+                done = true;
+            } else {
+                done = held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+            }
+        }
+        held.unlock();
+        if (done || !grow(database, shard))
+            return done;
+    }
+}
+
+bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, std::uint64_t interval_ms, Time heartbeat_at)
+{
+    const std::uint64_t now = monotonic_ms();
+    const std::uint64_t age = static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - heartbeat_at)) / 1000;
+    SessionEntry entry{};
+    entry.key = key_of(session_table, user, session);
+    entry.row_id = row_id;
+    entry.beat_ms = now > age ? now - age : 1;
+    entry.wall_us = heartbeat_at;
+    entry.interval_ms = interval_ms;
+    entry.state = SlotState::closed;
+    return cache_restore(*my_database(), entry);
+}
+
+SessionEntry *cache_copy(SharedShard &shard, std::uint32_t &count)
+{
+    std::uint32_t room = 0;
+    SessionEntry *entries = nullptr;
+    for (;;) {
+        Locked held(shard, LW_SHARED);
+        const std::uint32_t wanted = held.beats == nullptr ? 0 : held.beats->count();
+        if (wanted <= room) {
+            count = 0;
+            for (std::uint32_t at = 0; count < wanted; ++at)
+                if (held.beats->state(at) != SlotState::free)
+                    entries[count++] = held.beats->entry(at);
+            held.unlock();
+            return entries;
+        }
+        held.unlock();
+        if (entries != nullptr)
+            pfree(entries);
+        room = wanted + wanted / 16 + 16;
+        entries = static_cast<SessionEntry *>(palloc_extended(sizeof(SessionEntry) * room, MCXT_ALLOC_HUGE));
+    }
+}
+
+void cache_shrink()
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    for (SharedShard &shard : database->shards) {
+        Locked seen(shard, LW_SHARED);
+        const std::uint32_t capacity = seen.beats != nullptr && seen.beats->should_shrink() ? seen.beats->shrunk_capacity() : 0;
+        seen.unlock();
+        dsa_pointer block = capacity != 0 ? allocate(HeartbeatShard::bytes_for(capacity)) : InvalidDsaPointer;
+        if (!DsaPointerIsValid(block))
+            continue;
+        void *address = dsa_get_address(shared_area(), block);
+        Locked held(shard, LW_EXCLUSIVE);
+        // More may have come meanwhile.
+        if (held.beats->should_shrink() && held.beats->rebuild_into(address, capacity) != nullptr)
+            std::swap(shard.block, block);
+        held.unlock();
+        dsa_free(shared_area(), block);
     }
 }
 
@@ -399,6 +509,12 @@ std::size_t cache_collect_stale(std::span<ExpiredSession> found)
         held.unlock();
     }
     return count;
+}
+
+bool cache_any_stale()
+{
+    ExpiredSession one;
+    return cache_collect_stale({&one, 1}) > 0;
 }
 
 void cache_forget_stale(const SessionKey &key)

@@ -46,6 +46,16 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
 bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open);
 // Before a change of the row: from here on heartbeats wait for its outcome.
 void cache_close(Oid session_table, std::string_view user, std::string_view session);
+// The row's interval, where a closed entry may have another; under the lock on the user.
+void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session, std::uint64_t interval_ms);
+// A session that is recorded as online but may not be known here: comes in closed. False: no memory.
+bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, std::uint64_t interval_ms, Time heartbeat_at);
+// The same of a database to which nobody need be connected. In a transaction.
+bool cache_restore(SharedDatabase &database, const SessionEntry &entry);
+// All sessions of a shard, in memory of the caller's context; null: none.
+SessionEntry *cache_copy(SharedShard &shard, std::uint32_t &count);
+// Gives back the memory of sessions that have gone. In a transaction.
+void cache_shrink();
 // Of all sessions of this database, when the extension is dropped.
 void cache_clear();
 
@@ -58,6 +68,7 @@ CacheNumbers cache_numbers();
 
 // When the next session can be stale at the earliest, by the monotonic clock.
 std::uint64_t cache_next_deadline();
+bool cache_any_stale();
 // Row ids of stale sessions, as many as there is room for; how many were found.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.

@@ -11,10 +11,14 @@ namespace presence {
 namespace {
 
 Statement stale_by_table = {"SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id", 0, {}};
+Statement departed = {"SELECT DISTINCT user_id FROM @.presence_session WHERE leave_until < clock_timestamp() ORDER BY user_id", 0, {}};
+Statement first_departure = {"SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL", 0, {}};
 Statement users_of_rows = {"SELECT id, user_id FROM @.presence_session WHERE online AND id = ANY ($1) ORDER BY user_id", 1, {INT8ARRAYOID}};
 
 // The server may be asked to end a million sessions at once; a part at a time bounds the memory.
 constexpr std::size_t most_at_once = 100000;
+// The worker's transactions are short, so that listeners hear of the first before the last has been dealt with.
+constexpr std::size_t most_in_background = 2000;
 
 struct Users {
     text **names;
@@ -23,9 +27,9 @@ struct Users {
 
 text *copied(Datum value) { return DatumGetTextPCopy(value); }
 
-Users by_table()
+Users users_of(Statement &statement)
 {
-    const auto count = static_cast<int>(run(stale_by_table));
+    const auto count = static_cast<int>(run(statement));
     Users users{static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(count + 1))), count};
     bool is_null = false;
     for (int i = 0; i < count; ++i)
@@ -69,15 +73,10 @@ bool cache_watches_everybody()
     return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 && pg_atomic_read_u32(&database->cache_full) == 0;
 }
 
-Ended end_stale_sessions(Thoroughness thoroughness)
-{
-    auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most_at_once));
-    const std::span<ExpiredSession> all(room, most_at_once);
-    Users users = by_cache(all.first(cache_collect_stale(all)));
-    if (thoroughness == Thoroughness::every_session && !cache_watches_everybody())
-        users = by_table();
+namespace {
 
-    Ended ended;
+void end_for(const Users &users, Ended &ended)
+{
     MemoryContext each = AllocSetContextCreate(CurrentMemoryContext, "presence expiry", ALLOCSET_DEFAULT_SIZES);
     for (int i = 0; i < users.count; ++i) {
         CHECK_FOR_INTERRUPTS();
@@ -89,6 +88,11 @@ Ended end_stale_sessions(Thoroughness thoroughness)
             EventList events = room_for(*user);
             const Time now = GetCurrentTimestamp();
             ended.users += expire(*user, user->span(), now, events);
+            for (int at = 0; at < user->session_count; ++at) {
+                const auto &session = *static_cast<const StoredSession *>(user->list[at]);
+                if (session.attending() && !session.changed)
+                    cache_correct_interval(session_table(), text_view(user->name), text_view(session.name), session.no_interval ? 0 : interval_ms(session.interval));
+            }
             store_user(*user, events, now);
             for (const Event &event : events.items())
                 ended.sessions += event.type == EventType::session_end;
@@ -97,7 +101,40 @@ Ended end_stale_sessions(Thoroughness thoroughness)
         MemoryContextReset(each);
     }
     MemoryContextDelete(each);
+}
+
+} // namespace
+
+Ended end_stale_sessions(Thoroughness thoroughness)
+{
+    const std::size_t most = thoroughness == Thoroughness::watched_sessions ? most_in_background : most_at_once;
+    auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most));
+    const std::span<ExpiredSession> all(room, most);
+    const std::size_t found = cache_collect_stale(all);
+    Ended ended;
+    ended.more = found == most;
+    const Users users = by_cache(all.first(found));
+    if (thoroughness == Thoroughness::every_session && !cache_watches_everybody()) {
+        end_for(users_of(stale_by_table), ended);
+    } else {
+        end_for(users, ended);
+        if (thoroughness == Thoroughness::every_session)
+            end_for(users_of(departed), ended);
+    }
     return ended;
+}
+
+Ended end_departures()
+{
+    Ended ended;
+    end_for(users_of(departed), ended);
+    return ended;
+}
+
+Time next_departure()
+{
+    run(first_departure);
+    return DatumGetTimestampTz(first_value(1));
 }
 
 } // namespace presence

@@ -2,6 +2,7 @@
 // lets the rules decide under each user's lock. For the cleanup functions and the worker; the rules live in core/rules.h.
 #pragma once
 
+#include "../core/rules.h"
 #include "server.h"
 
 namespace presence {
@@ -15,10 +16,16 @@ struct Ended {
     int users = 0;          // went offline
     int sessions = 0;       // ended
     bool locked = false;    // some were held by others, and are left for another time
+    bool more = false;      // there may be more than one call takes
 };
 
 // In one transaction, within owner work. Never waits for a lock.
 Ended end_stale_sessions(Thoroughness thoroughness);
+
+// Those who have used up their grace.
+Ended end_departures();
+// When the next one has; 0: there is none.
+Time next_departure();
 
 // Whether every online session is in the cache, so that it knows of every stale one.
 bool cache_watches_everybody();

@@ -1,5 +1,14 @@
 #include "extension.h"
 
+#include "shared.h"
+
+extern "C" {
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_extension.h"
+#include "utils/fmgroids.h"
+}
+
 namespace presence {
 
 namespace {
@@ -51,6 +60,24 @@ void watch_catalog()
     CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, 0);
 }
 
+bool find_extension()
+{
+    if (known)
+        return true;
+    const Oid oid = get_extension_oid("presence", true);
+    if (!OidIsValid(oid))
+        return false;
+    Relation extensions = table_open(ExtensionRelationId, AccessShareLock);
+    ScanKeyData key;
+    ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
+    SysScanDesc scan = systable_beginscan(extensions, ExtensionOidIndexId, true, nullptr, 1, &key);
+    HeapTuple row = systable_getnext(scan);
+    const Oid schema = HeapTupleIsValid(row) ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(row))->extnamespace : InvalidOid;
+    systable_endscan(scan);
+    table_close(extensions, AccessShareLock);
+    return OidIsValid(schema) && look_up(schema);
+}
+
 const Extension &extension_of(FunctionCallInfo fcinfo)
 {
     if (likely(known))
@@ -59,6 +86,7 @@ const Extension &extension_of(FunctionCallInfo fcinfo)
         ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                         errmsg("the tables of extension \"presence\" are missing"),
                         errhint("Create the extension again with CREATE EXTENSION presence.")));
+    ask_for_worker();
     return extension;
 }
 

@@ -52,18 +52,15 @@ Statement take_put_off = {
 Statement last_id = {"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM @.presence_event_queue_id_seq", 0, {}};
 
 bool wrote_events = false;
+bool some_put_off = false;
 Time wrote_leave = 0;
 
-void tell_worker(Time leave_until)
+void tell_worker(SharedDatabase *database, Time leave_until)
 {
-    SharedDatabase *database = my_database();
     if (database == nullptr)
         return;
-    if (leave_until != 0) {
-        std::uint64_t known = pg_atomic_read_u64(&database->next_leave);
-        while (static_cast<std::uint64_t>(leave_until) < known && !pg_atomic_compare_exchange_u64(&database->next_leave, &known, static_cast<std::uint64_t>(leave_until))) {
-        }
-    }
+    if (leave_until != 0)
+        note_leave(*database, leave_until);
     pg_atomic_fetch_add_u64(&database->written_batches, 1);
     wake_worker(*database);
 }
@@ -74,7 +71,7 @@ void at_transaction_end(XactEvent event, void *)
     if (!wrote_events)
         return;
     if (event == XACT_EVENT_COMMIT)
-        tell_worker(wrote_leave);
+        tell_worker(my_database(), wrote_leave);
     else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
         return;
     wrote_events = false;
@@ -103,16 +100,17 @@ void send_or_put_off(bool send)
 void number(Datum *ids, int count)
 {
     bool send = queue_has_room();
-    if (run(any_put_off) > 0) {
-        if (send) {
-            Datum most[] = {Int32GetDatum(most_in_a_pass)};
-            run(take_put_off, most);
-            send_or_put_off(true);
-            send = run(any_put_off) == 0;
-        }
+    some_put_off = run(any_put_off) > 0;
+    if (some_put_off && send) {
+        Datum most[] = {Int32GetDatum(most_in_a_pass)};
+        run(take_put_off, most);
+        send_or_put_off(true);
+        some_put_off = run(any_put_off) > 0;
     }
+    send = send && !some_put_off;
     if (count == 0)
         return;
+    some_put_off = !send;
     Datum values[] = {PointerGetDatum(construct_array(ids, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
     run(number_events, values);
     send_or_put_off(send);
@@ -179,7 +177,9 @@ void events_written(Time leave_until)
         wrote_leave = leave_until;
 }
 
-void events_may_be_written() { tell_worker(1); }
+void events_may_be_written() { tell_worker(shared_database(MyDatabaseId, false), 1); }
+
+bool announcements_wait() { return some_put_off; }
 
 void bring_feed_up_to_date()
 {

@@ -17,7 +17,7 @@ void watch_transactions();
 // This transaction has written events: to be told to the worker when it has committed. leave_until: 0, or when somebody's
 // grace ends.
 void events_written(Time leave_until);
-// Others' transactions that this one has committed, about which nothing is known.
+// Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 
 // Within owner work. Before a reader looks: waits for the worker to have numbered what is committed, or does it.
@@ -26,6 +26,8 @@ void bring_feed_up_to_date();
 // Numbers and sends what the window says may be there; whether there was more than one pass takes. Within owner work, in
 // a transaction that ends at once.
 bool number_committed_events(IdWindow &window);
+// Whether numbered events waited for room in the notification queue when this process last looked.
+bool announcements_wait();
 void restart_window(IdWindow &window);
 
 } // namespace presence

@@ -1,6 +1,8 @@
 // The library's entry point: what has to happen when a process loads it, and nothing else.
 #include "extension.h"
 #include "feed.h"
+#include "hooks.h"
+#include "launcher.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -16,6 +18,9 @@ extern "C" void _PG_init(void)
     presence::define_settings();
     presence::watch_catalog();
     presence::watch_transactions();
-    if (process_shared_preload_libraries_in_progress)
+    if (process_shared_preload_libraries_in_progress) {
         presence::request_shared_memory();
+        presence::register_launcher();
+        presence::install_hooks();
+    }
 }

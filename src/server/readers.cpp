@@ -137,11 +137,22 @@ PRESENCE_FUNCTION(presence_server_state)
     const CacheNumbers cache = cache_numbers();
     SharedDatabase *database = my_database();
     const std::uint32_t worker = database != nullptr ? pg_atomic_read_u32(&database->worker_pid) : 0;
+    const char *worker_problem = nullptr;
+    if (database != nullptr && worker_enabled && !RecoveryInProgress()) {
+        if (!launcher_exists())
+            worker_problem = "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
+        else if (pg_atomic_read_u32(&database->worker_problem) == no_free_process)
+            worker_problem = "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
+        else if (pg_atomic_read_u32(&database->worker_problem) == keeps_failing)
+            worker_problem = "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
+    }
     const bool full = database != nullptr && pg_atomic_read_u32(&database->cache_full) != 0;
     Datum values[11] = {BoolGetDatum(database != nullptr), BoolGetDatum(RecoveryInProgress()), BoolGetDatum(worker_enabled), Int32GetDatum(static_cast<int32>(worker)), 0,
                         Int64GetDatum(cache.sessions), Int64GetDatum(cache.hits), Int64GetDatum(cache.misses), Int64GetDatum(cache.bytes), BoolGetDatum(full), 0};
+    if (worker_problem != nullptr)
+        values[4] = CStringGetTextDatum(worker_problem);
     values[10] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
-    bool nulls[11] = {false, false, false, worker == 0, true, false, false, false, false, false, false};
+    bool nulls[11] = {false, false, false, worker == 0, worker_problem == nullptr, false, false, false, false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 

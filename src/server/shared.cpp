@@ -26,6 +26,7 @@ struct SharedState {
     pg_atomic_uint64 floor_ms;
     pg_atomic_uint32 launcher_pid;    // 0: none yet
     pg_atomic_uint32 launcher_procno; // for its latch
+    pg_atomic_uint32 databases_changed;
     alignas(MAXIMUM_ALIGNOF) char area[area_bytes];
 };
 
@@ -57,6 +58,7 @@ void on_startup()
         pg_atomic_init_u64(&state->floor_ms, 0);
         pg_atomic_init_u32(&state->launcher_pid, 0);
         pg_atomic_init_u32(&state->launcher_procno, 0);
+        pg_atomic_init_u32(&state->databases_changed, 0);
         dsa_area *made = dsa_create_in_place(state->area, area_bytes, state->list_lock->tranche, nullptr);
         dsa_pin(made);
         dsa_detach(made);
@@ -96,6 +98,7 @@ dsa_pointer make(Oid database)
     pg_atomic_init_u32(&added->wants_worker, 0);
     pg_atomic_init_u32(&added->pauses, 0);
     pg_atomic_init_u32(&added->look_again, 0);
+    pg_atomic_init_u32(&added->left_on_purpose, 0);
     pg_atomic_init_u64(&added->written_batches, 0);
     pg_atomic_init_u64(&added->numbered_batches, 0);
     ConditionVariableInit(&added->numbered);
@@ -152,10 +155,55 @@ void wake_launcher()
 
 bool launcher_exists() { return state != nullptr && pg_atomic_read_u32(&state->launcher_pid) != 0; }
 
-void this_is_the_launcher()
+bool this_is_the_launcher()
 {
     pg_atomic_write_u32(&state->launcher_procno, my_procno());
-    pg_atomic_write_u32(&state->launcher_pid, static_cast<std::uint32_t>(MyProcPid));
+    return pg_atomic_exchange_u32(&state->launcher_pid, static_cast<std::uint32_t>(MyProcPid)) == 0;
+}
+
+void mark_databases_changed()
+{
+    if (state == nullptr)
+        return;
+    pg_atomic_write_u32(&state->databases_changed, 1);
+    wake_launcher();
+}
+
+bool databases_have_changed() { return pg_atomic_exchange_u32(&state->databases_changed, 0) != 0; }
+
+void ask_for_worker()
+{
+    if (state == nullptr || !worker_enabled || RecoveryInProgress())
+        return;
+    SharedDatabase *database = my_database();
+    if (pg_atomic_read_u32(&database->wants_worker) != 0)
+        return;
+    pg_atomic_write_u32(&database->wants_worker, 1);
+    wake_launcher();
+}
+
+void look_again(Oid database)
+{
+    if (state == nullptr || area == nullptr)
+        return;
+    LWLockAcquire(state->list_lock, LW_SHARED);
+    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next) {
+        if (OidIsValid(database) && at(p)->database != database)
+            continue;
+        pg_atomic_write_u32(&at(p)->look_again, 1);
+        pg_atomic_write_u32(&at(p)->wants_worker, 1);
+        wake_worker(*at(p));
+    }
+    LWLockRelease(state->list_lock);
+    wake_launcher();
+}
+
+void note_leave(SharedDatabase &database, std::int64_t leave_until)
+{
+    const auto time = static_cast<std::uint64_t>(leave_until);
+    std::uint64_t known = pg_atomic_read_u64(&database.next_leave);
+    while (time < known && !pg_atomic_compare_exchange_u64(&database.next_leave, &known, time)) {
+    }
 }
 
 SharedDatabase *shared_database(Oid database, bool create)
@@ -189,15 +237,23 @@ SharedDatabase *my_database()
     return mine;
 }
 
-void for_each_database(void (*visit)(SharedDatabase &, void *), void *context)
+std::span<SharedDatabase *> known_databases()
 {
     if (state == nullptr)
-        return;
+        return {};
     shared_area();
-    LWLockAcquire(state->list_lock, LW_SHARED);
-    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next)
-        visit(*at(p), context);
-    LWLockRelease(state->list_lock);
+    for (std::size_t room = 16;; room *= 2) {
+        auto **found = static_cast<SharedDatabase **>(palloc(sizeof(SharedDatabase *) * room));
+        std::size_t count = 0;
+        LWLockAcquire(state->list_lock, LW_SHARED);
+        for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next, ++count)
+            if (count < room)
+                found[count] = at(p);
+        LWLockRelease(state->list_lock);
+        if (count <= room)
+            return {found, count};
+        pfree(found);
+    }
 }
 
 void drop_shared_database(Oid database)

@@ -37,7 +37,8 @@ struct SharedDatabase {
     pg_atomic_uint32 worker_problem;   // a WorkerProblem
     pg_atomic_uint32 wants_worker;     // the extension is here, or was when somebody last looked
     pg_atomic_uint32 pauses;           // utility commands that want no worker in this database
-    pg_atomic_uint32 look_again;       // the worker is to see whether the extension, or its settings, have changed
+    pg_atomic_uint32 look_again;       // the extension or its settings may have changed: the worker gives way to a new one
+    pg_atomic_uint32 left_on_purpose;  // the last worker has not failed
 
     // What the worker is to number, and has numbered: commits that wrote events.
     pg_atomic_uint64 written_batches;
@@ -63,8 +64,8 @@ SharedDatabase *shared_database(Oid database, bool create);
 // The one that this backend is connected to, made if necessary.
 SharedDatabase *my_database();
 
-// Calls visit for each known database, with the list locked against changes.
-void for_each_database(void (*visit)(SharedDatabase &, void *), void *context);
+// All that are known, in memory of the caller's context. Good until drop_shared_database(), which only the launcher calls.
+std::span<SharedDatabase *> known_databases();
 // Forgets a database that nobody is or can be connected to.
 void drop_shared_database(Oid database);
 
@@ -74,7 +75,17 @@ dsa_area *shared_area();
 void wake_worker(SharedDatabase &database);
 void wake_launcher();
 bool launcher_exists();
-void this_is_the_launcher();
+// True for the first one since the server started.
+bool this_is_the_launcher();
+// Databases have come or gone: the launcher is to look. The latter takes the word back.
+void mark_databases_changed();
+bool databases_have_changed();
+// The extension is used here: there should be a worker.
+void ask_for_worker();
+// Has the worker of that database, or with InvalidOid of all, replaced by a new one. Raises nothing.
+void look_again(Oid database);
+// Somebody's grace ends then.
+void note_leave(SharedDatabase &database, std::int64_t leave_until);
 std::uint32_t my_procno();
 
 // The server's secret for the keys of sessions; the same after a restart and on a standby.

@@ -79,7 +79,12 @@ std::uint64_t datum_fingerprint(Datum value)
 Time interval_time(Datum interval)
 {
     const Interval &value = *DatumGetIntervalP(interval);
-    return value.time + (static_cast<Time>(value.day) + static_cast<Time>(value.month) * 30) * USECS_PER_DAY;
+    const Time days = value.day + static_cast<Time>(value.month) * 30;
+    Time sum = 0;
+    // Nobody means more than what is left then.
+    if (__builtin_mul_overflow(days, USECS_PER_DAY, &sum) || __builtin_add_overflow(sum, value.time, &sum))
+        return days < 0 || (days == 0 && value.time < 0) ? PG_INT64_MIN : PG_INT64_MAX;
+    return sum;
 }
 
 SessionDetails cached_details(const StoredSession &session)

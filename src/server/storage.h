@@ -4,6 +4,7 @@
 
 #include "../core/rules.h"
 #include "server.h"
+#include "settings.h"
 
 namespace presence {
 
@@ -35,7 +36,7 @@ void refresh(const StoredUser &user, const StoredSession &session);
 void store_user(const StoredUser &user, const EventList &events, Time now);
 
 Time interval_time(Datum interval);
-inline std::uint64_t interval_ms(Datum interval) { return static_cast<std::uint64_t>((interval_time(interval) + 999) / 1000); }
+inline std::uint64_t interval_ms(Datum interval) { return time_to_ms(interval_time(interval)); }
 // Of a text, inet or jsonb; what the cache compares instead of the value.
 std::uint64_t datum_fingerprint(Datum value);
 

@@ -1,0 +1,10 @@
+// What presence has to know of other commands: those that want a database for themselves, so that the worker leaves it for
+// a moment; those that change its settings; and the end of the extension. Nothing that a heartbeat needs lives here.
+#pragma once
+
+namespace presence {
+
+// Before the server starts.
+void install_hooks();
+
+} // namespace presence
