@@ -167,7 +167,7 @@ void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, P
     Node *command = statement->utilityStmt;
     const char *name = wanted_database(command);
     const Oid wanted = name != nullptr && IsTransactionState() ? get_database_oid(name, true) : InvalidOid;
-    SharedDatabase *database = OidIsValid(wanted) && wanted != MyDatabaseId ? shared_database(wanted, false) : nullptr;
+    SharedDatabase *database = OidIsValid(wanted) ? shared_database(wanted, false) : nullptr;
     if (database == nullptr)
         whole.execute();
     else
