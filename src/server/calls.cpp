@@ -177,13 +177,13 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
     PG_RETURN_BOOL(went);
 }
 
-int clean_up(const OwnerWork &work, const char *action, bool always_log)
+int clean_up(const OwnerWork &work, const char *action, bool scheduled)
 {
-    const Ended ended = end_stale_sessions(Thoroughness::every_session);
+    const Ended ended = end_stale_sessions(scheduled ? Thoroughness::whole_table : Thoroughness::every_session);
     Datum table[] = {ObjectIdGetDatum(session_table())};
     if (run(renew_cleanup) == 0)
         run(note_cleanup, table);
-    if (ended.sessions > 0 || always_log)
+    if (ended.sessions > 0 || scheduled)
         log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
     if (!worker_is_expected())
         bring_feed_up_to_date();

@@ -114,7 +114,7 @@ Ended end_stale_sessions(Thoroughness thoroughness)
     Ended ended;
     ended.more = found == most;
     const Users users = by_cache(all.first(found));
-    if (thoroughness == Thoroughness::every_session && !cache_watches_everybody()) {
+    if (thoroughness == Thoroughness::whole_table || (thoroughness == Thoroughness::every_session && !cache_watches_everybody())) {
         end_for(users_of(stale_by_table), ended);
     } else {
         end_for(users, ended);

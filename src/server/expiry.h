@@ -10,6 +10,7 @@ namespace presence {
 enum class Thoroughness {
     watched_sessions,  // those that the cache knows; costs next to nothing where nobody is stale
     every_session,     // also those that it does not; reads all online sessions where the cache may have gaps
+    whole_table,       // reads all online sessions in any case: somebody may have written to the table by hand
 };
 
 struct Ended {

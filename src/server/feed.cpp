@@ -52,7 +52,7 @@ Statement take_put_off = {
 Statement last_id = {"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM @.presence_event_queue_id_seq", 0, {}};
 
 bool wrote_events = false;
-bool some_put_off = false;
+bool some_put_off = true;  // nobody knows
 Time wrote_leave = 0;
 
 void tell_worker(SharedDatabase *database, Time leave_until)
@@ -116,10 +116,13 @@ void number(Datum *ids, int count)
     send_or_put_off(send);
 }
 
-bool feed_locked(Statement &lock)
+// make: it may be made where it is missing. While a dump is being restored, the one in the dump must come first.
+bool feed_locked(Statement &lock, bool make)
 {
     if (run(lock) > 0)
         return true;
+    if (!make)
+        return false;
     Datum table[] = {ObjectIdGetDatum(session_table())};
     run(make_feed, table);
     return run(lock) > 0;
@@ -190,7 +193,7 @@ void bring_feed_up_to_date()
         wait_for_worker(*my_database());
         return;
     }
-    if (XactReadOnly || run(waiting_events) == 0 || !feed_locked(try_lock_feed))
+    if (XactReadOnly || run(waiting_events) == 0 || !feed_locked(try_lock_feed, true))
         return;
     run(waiting_events);
     int count = 0;
@@ -207,8 +210,6 @@ void restart_window(IdWindow &window)
 
 bool number_committed_events(IdWindow &window)
 {
-    if (!feed_locked(lock_feed))
-        return false;
     const std::span<const std::int64_t> holes = window.holes();
     auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (holes.size() + 1)));
     for (std::size_t i = 0; i < holes.size(); ++i)
@@ -221,7 +222,15 @@ bool number_committed_events(IdWindow &window)
     int count = 0;
     Datum *found = found_ids(count);
     const bool complete = count < most_in_a_pass;
-    number(found, count);
+    if (count > 0 || some_put_off) {
+        if (feed_locked(lock_feed, pg_atomic_read_u64(&my_database()->written_batches) > 0)) {
+            number(found, count);
+        } else {
+            // What is there stays for a pass after the first event written here.
+            some_put_off = false;
+            return false;
+        }
+    }
     const FullTransactionId next = ReadNextFullTransactionId();
     static_assert(sizeof(Datum) == sizeof(std::int64_t));
     window.passed({reinterpret_cast<const std::int64_t *>(found), static_cast<std::size_t>(count)}, full_id(oldest, next), U64FromFullTransactionId(next), complete);

@@ -118,6 +118,13 @@ void note_changes(Node *command)
             changed_database = MyDatabaseId;
         }
         break;
+    case T_CopyStmt: {
+        // A dump is being restored: its sessions are to be watched, and nobody has called a function.
+        const auto *copy = reinterpret_cast<CopyStmt *>(command);
+        if (copy->is_from && copy->relation != nullptr && strcmp(copy->relation->relname, "presence_session") == 0)
+            changed_database = MyDatabaseId;
+        break;
+    }
     case T_TransactionStmt:
         if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
             events_may_be_written();

@@ -92,7 +92,7 @@ void end_met(const UserList &list, const OwnerWork &work)
 {
     if (!list.stale_met || !may_write())
         return;
-    const Ended ended = end_stale_sessions(Thoroughness::every_session);
+    const Ended ended = end_stale_sessions(Thoroughness::whole_table);
     if (ended.sessions == 0)
         return;
     Datum values[] = {PointerGetDatum(cstring_to_text("get_active_users")), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),

@@ -23,7 +23,7 @@ struct SharedShard {
 };
 
 // Why a database that wants a worker has none; 0: no reason.
-enum WorkerProblem : std::uint32_t { no_problem, no_free_process, keeps_failing };
+enum WorkerProblem : std::uint32_t { no_problem, switched_off, no_free_process, keeps_failing };
 
 // Allocated at the first use in a database, freed by the launcher after the database was dropped. Whoever is connected
 // to the database may keep the pointer.

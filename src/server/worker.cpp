@@ -30,6 +30,8 @@ namespace {
 constexpr std::uint64_t expiry_pause_ms = 250;
 // Under load, events gather for so long before the next of them are numbered together.
 constexpr std::uint64_t numbering_pause_ms = 5;
+// Sessions that came in by other ways than the functions, as a restored dump does, are found after so long.
+constexpr std::uint64_t review_ms = 600000;
 // Without memory for the cache, everybody has to be looked at; at most this part of the time.
 constexpr std::uint64_t full_scan_share = 20;
 
@@ -53,7 +55,8 @@ void at_exit(int, Datum)
         pg_atomic_write_u32(&database->left_on_purpose, 1);
         if (!wanted) {
             pg_atomic_write_u32(&database->wants_worker, 0);
-            pg_atomic_write_u32(&database->worker_problem, no_problem);
+            // Also for sessions that still have another setting of it.
+            pg_atomic_write_u32(&database->worker_problem, worker_enabled ? no_problem : switched_off);
         }
     }
     proc_exit(0);
@@ -115,6 +118,7 @@ struct Diary {
     std::uint64_t number_at = 0;    // not before
     std::uint64_t expire_at = 0;
     std::uint64_t scan_at = 0;      // the whole table, where the cache has no memory
+    std::uint64_t review_at = 0;    // the whole table, for sessions that the cache does not know
 };
 
 void number_events(Diary &diary)
@@ -163,12 +167,14 @@ std::uint64_t end_leaves()
 void end_silent_sessions(Diary &diary)
 {
     std::uint64_t now = monotonic_ms();
-    if (pg_atomic_read_u32(&database->watch_all) != 0 && now >= diary.scan_at) {
+    const bool gaps = pg_atomic_read_u32(&database->watch_all) != 0 && now >= diary.scan_at;
+    if (gaps || now >= diary.review_at) {
         in_transaction("reading online sessions", [] {
             if (watch_everybody())
                 pg_atomic_write_u32(&database->watch_all, 0);
         });
         diary.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
+        diary.review_at = monotonic_ms() + review_ms;
     }
     now = monotonic_ms();
     if (!cache_watches_everybody() && now >= diary.scan_at) {
@@ -223,15 +229,14 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(diary->expire_at, cache_next_deadline()));
+        next = std::min(next, diary->review_at);
         if (!cache_watches_everybody())
             next = std::min(next, diary->scan_at);
         if (diary->more_events || announcements_wait() ||
             pg_atomic_read_u64(&database->written_batches) != pg_atomic_read_u64(&database->numbered_batches))
             next = std::min(next, diary->number_at);
-        const bool timed = next < now + 3600000;
-        const long wait_ms = next > now ? static_cast<long>(next - now) : 0;
-        if (!timed || wait_ms > 0)
-            (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timed ? WL_TIMEOUT : 0), timed ? wait_ms : -1, idle_event("PresenceWorkerMain"));
+        if (next > now)
+            (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, static_cast<long>(next - now), idle_event("PresenceWorkerMain"));
         ResetLatch(MyLatch);
     }
 }
