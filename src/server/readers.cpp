@@ -90,7 +90,8 @@ void describe(const ListedUser &user, Datum *values, bool *nulls)
 // The list leaves stale sessions out by itself. To end those that it met costs nothing where there are none.
 void end_met(const UserList &list, const OwnerWork &work)
 {
-    if (!list.stale_met || !may_write())
+    // Under a snapshot of the transaction's own, ending them could fail for what others have done since.
+    if (!list.stale_met || !may_write() || IsolationUsesXactSnapshot())
         return;
     const Ended ended = end_stale_sessions(Thoroughness::whole_table);
     if (ended.sessions == 0)
