@@ -66,6 +66,8 @@ say 'presence, side by side: medians; spread is the least and the most of the ro
 say join ', ', map { "$_ $report->{machine}{$_}" } qw(cpu cores system postgresql redis form);
 $server->create_database('big');
 my @sizes = $quick ? (1_000, 10_000) : grep { $_ <= max($most, 100_000) } (1_000, 10_000, 100_000, 1_000_000);
+# Growing takes longer than the default timeout.
+$server->set('presence.timeout' => '1h');
 for my $size (@sizes) {
     measure(growth => sub { Measure::Heartbeats::growth(\%run, $size) });
     next if $size != $sessions;

@@ -184,7 +184,7 @@ sub kill9 ($self) {
     my $postmaster = $self->postmaster;
     kill KILL => $postmaster, children($postmaster);
     $self->wait_for(10, sub { !kill(0, $postmaster) || zombie($postmaster) });
-    capture("$self->{repo}/scripts/private-server", 'start', $self->{dir});
+    capture("$self->{repo}/scripts/private-server", 'restart', $self->{dir});    # it finds nothing to stop
 }
 
 sub children ($parent) {

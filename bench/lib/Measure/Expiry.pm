@@ -21,9 +21,11 @@ sub run ($run) {
     }
     $run->{progress}->("worker with $online sessions");
     # Events of those who joined come first.
-    $server->wait_for(120, sub { $server->value('big', 'SELECT count(*) FROM presence_event_queue') == 0 });
+    $server->wait_for(300, sub { $server->value('big', 'SELECT count(*) FROM presence_event_queue') == 0 });
     my $window = $run->{quick} ? 4 : 40;
+    $server->load('big', 1, $run->{loaded});
     my $keeper = $server->start_probe('big', 'keep', $run->{loaded}, 30);
+    $server->set('presence.timeout' => undef);
     sleep 2;
     my $cpu = Server->cpu($worker);
     my $start = Time::HiRes::time();
@@ -34,8 +36,8 @@ sub run ($run) {
     $run->{progress}->("$count sessions fall silent");
     $server->finish_probe($keeper);
     $server->load('big', 1, $run->{loaded});
-    $keeper = $server->start_probe('big', 'keep', $run->{loaded}, $timeout / 2);
-    sleep $timeout / 2 + 1;
+    $keeper = $server->start_probe('big', 'keep', $run->{loaded}, $timeout / 3);
+    sleep $timeout / 3 + 1;
     $server->set('presence.timeout' => "${timeout}s");
     my $listener = $server->listen('big');
     my %beat = map { my ($i, $at) = split /\t/; ("silent-$i" => $at) } split /\n/, $server->probe('big', 'beats', $count, 'silent-', $pause);
@@ -44,7 +46,7 @@ sub run ($run) {
     my ($others, $before_timeout) = (0, 0);
     for my $line ($server->finish_probe($listener)) {
         my ($at, $payload) = split /\t/, $line, 2;
-        next if $payload !~ /^\{/;
+        next if !defined $payload;
         my $event = decode_json($payload);
         next if $event->{event} ne 'user_offline';
         my $beat = delete $beat{ $event->{user_id} };

@@ -17,15 +17,15 @@ sub run ($run) {
         note => 'from ' . plain($memory[1][0]) . ' to ' . plain($memory[-1][0]) . ' heartbeats: ' . plain($memory[1][1]) . ' to ' . plain($memory[-1][1]));
     $report->point(backend_memory => 'private bytes of a backend', $_->[0], $_->[1] / 1e6) for @memory;
 
-    my ($generations, $size) = (10, $run->{most} / 10);
+    my ($generations, $size) = (10, $run->{most} / 50);
     my (@shared, @private);
     for my $generation (1 .. $generations) {
         $run->{progress}->("sessions come and go, $generation of $generations");
         $server->load('memory', $generation * $size + 1, $generation * $size + $size);
         $server->set('presence.timeout' => '1s');
-        my $gone = $server->wait_for(60, sub { $server->value('memory', 'SELECT cleanup_stale_presence(); SELECT count(*) FROM presence_user WHERE online') =~ /\b0$/ });
+        my $gone = $server->wait_for(180, sub { $server->value('memory', 'SELECT cleanup_stale_presence(); SELECT count(*) FROM presence_user WHERE online') =~ /\b0$/ });
         $server->set('presence.timeout' => undef);
-        die "sessions did not end within a minute\n" if !$gone;
+        die "sessions did not end within three minutes\n" if !$gone;
         my ($bytes, $cached) = $server->row('memory', 'SELECT cache_bytes, cached_sessions FROM presence_server_state()');
         push @shared, [$bytes, $cached];
         push @private, $worker ? Server->private_bytes($worker) // 0 : 0;

@@ -15,6 +15,7 @@ sub clean ($run, $sessions) {
     my ($server, $report) = @$run{qw(server report)};
     my $text = plain($sessions);
     $run->{progress}->("restart with $text sessions");
+    $server->set('presence.timeout' => '15min');
     $server->load('big', 1, $sessions);
     $server->value('big', 'DROP TABLE IF EXISTS beats_before');
     $server->value('big', 'CREATE UNLOGGED TABLE beats_before AS SELECT user_id, session_id, heartbeat_at FROM presence_sessions WHERE online');
@@ -29,6 +30,7 @@ sub clean ($run, $sessions) {
         SELECT count(*) FILTER (WHERE now.online IS NOT TRUE), count(*) FILTER (WHERE now.heartbeat_at < before.heartbeat_at - interval '1 second')
         FROM beats_before AS before LEFT JOIN presence_sessions AS now USING (user_id, session_id)});
     $server->value('big', 'DROP TABLE beats_before');
+    $server->set('presence.timeout' => undef);
     $report->group("Restarts ($text sessions: pg_ctl restart -m fast)");
     $report->row(restart_offline => 'sessions offline after it', reach => ['<=', 0], values => [$gone]);
     $report->row(restart_forgotten => 'sessions whose last heartbeat is forgotten', reach => ['<=', 0], values => [$forgotten], note => 'known before by a second and more');
