@@ -20,7 +20,6 @@ SELECT ok(update_user_heartbeat('a', 's', heartbeat_interval => '1 day'), 'a pro
 SELECT ok(update_user_heartbeat('a', 's', heartbeat_interval => '1 ms'), 'one of a millisecond is kept as well');
 SELECT is((SELECT state FROM pg_temp.failure(format('SELECT update_user_heartbeat(''a'', heartbeat_interval => %L)', i))), '22023', 'interval refused: ' || i)
 FROM unnest(ARRAY['0', '-1 us', '1 day 1 us', '-1 day 23 hours', '-178000000 years', '178000000 years', '2147483647 days', '-2147483648 days']) AS i;
-SELECT todo('the sum overflows', 3);
 SELECT is((SELECT state FROM pg_temp.failure(format('SELECT update_user_heartbeat(''a'', heartbeat_interval => %L)', i))), '22023', 'interval refused: ' || i)
 FROM unnest(ARRAY['213503983 days', '427007965 days']) AS i;
 SELECT is((SELECT array_agg(heartbeat_interval) FROM presence_sessions), ARRAY['1 ms']::interval[], 'nothing was written by any of them');

@@ -52,7 +52,7 @@ SELECT is((SELECT array_agg(DISTINCT length(payload ->> 'user_id') || ' ' || len
 -- Any channel that NOTIFY takes.
 \set heard `PGOPTIONS='-c presence.notify_channel=Odd\ channel' psql -XAtq -c 'LISTEN "Odd channel"' -c "SELECT update_user_heartbeat('j')" -c 'SELECT sent()' -c 'SELECT 1' | grep -c 'notification "Odd channel"'`
 SELECT is(:'heard'::text, '1', 'another channel, whatever its name');
-\set sent `psql -XAtq -c "SELECT update_user_heartbeat('k')" -c 'LISTEN presence' -c 'SELECT sent()' -c 'SELECT 1' | grep Asynchronous`
+\set sent `psql -XAtq -c "SELECT update_user_heartbeat('k')" -c 'SELECT sent()' -c 'LISTEN presence' -c 'SELECT sent()' -c 'SELECT 1' | grep Asynchronous`
 SELECT is(:'sent'::text, '', 'who listens later has missed it, and reads the feed');
 
 SELECT * FROM finish();

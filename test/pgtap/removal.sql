@@ -48,7 +48,6 @@ SELECT set_eq('SELECT * FROM pg_temp.everything()', 'SELECT * FROM before', 'DRO
 SELECT is((SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND NOT EXISTS (SELECT FROM pg_extension WHERE oid = refobjid)), 0::bigint, 'and nothing that depends on what is gone');
 
 CREATE EXTENSION presence;
-SELECT todo('the cache is not cleared', 1) WHERE :'cached';
 SELECT is((SELECT cached_sessions FROM presence_health), 0::bigint, 'created again, cached_sessions is 0');
 SELECT is(presence_count(), 0::bigint, 'nobody is online');
 SELECT is((SELECT count(*) FROM presence), 0::bigint, 'nobody is known');
