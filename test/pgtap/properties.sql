@@ -27,7 +27,7 @@ BEGIN
         EXCEPTION WHEN SQLSTATE 'UNDO1' THEN RETURN operation;
         END;
     END IF;
-    PERFORM set_config('presence.rejoin_guard', pg_temp.pick('0', '0', '10s'), true);
+    PERFORM set_config('presence.rejoin_guard', pg_temp.pick('0', '0', '10s'), true), set_config('presence.leave_grace', pg_temp.pick('0', '1h'), true);
     CASE operation
         WHEN 'beat' THEN said := update_user_heartbeat(who, tab);
         WHEN 'change' THEN
