@@ -59,6 +59,6 @@ test.each([
   ["docs/front-end.md", false, 7],
   ["docs/front-end.md", true, 1],
   ["client/README.md", false, 2],
-])("the snippets of %s compile (Solid: %s)", { timeout: 60_000 }, (document, solid, count) => {
+])("the snippets of %s compile (Solid: %s)", { timeout: 240_000 }, (document, solid, count) => {
   expect(compile(document, solid)).toHaveLength(count);
 });
