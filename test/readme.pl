@@ -90,6 +90,22 @@ for (@blocks, @last) {
 }
 cmp_ok($tried{$_}, '>', 0, "there are $_ blocks") for sort keys %tried;
 
+# Links within the repository lead somewhere, for all documents.
+for my $document ('README.md', map { s{^\Q$root\E/}{}r } glob "$root/docs/*.md") {
+    my $text = do { open my $in, '<:encoding(UTF-8)', "$root/$document" or die $!; local $/; <$in> };
+    my ($folder_of) = $document =~ m{^(.*/)?[^/]*$};
+    my @dead;
+    while ($text =~ /\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)/g) {
+        my ($target, $anchor) = ($1 eq '' ? $document : ($folder_of // '') . $1, $2);
+        if (!-e "$root/$target") { push @dead, $target; next; }
+        next unless defined $anchor;
+        open my $in, '<:encoding(UTF-8)', "$root/$target" or die $!;
+        my %anchors = map { my $slug = lc; $slug =~ s/[^\w\s-]//g; $slug =~ s/ /-/g; ($slug => 1) } map { /^#+ (.*)/ ? $1 : () } <$in>;
+        push @dead, "$target#$anchor" unless $anchors{$anchor};
+    }
+    is_deeply(\@dead, [], "$document has no dead link");
+}
+
 sub compare_tables {
     my ($reference) = $readme =~ /^(## Functions.*)^## Operation/ms;
     for my $line (split /\n/, sql(q{
