@@ -6,6 +6,7 @@ extern "C" {
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_extension.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 }
 
@@ -62,11 +63,15 @@ void watch_catalog()
 
 bool find_extension()
 {
-    if (known)
-        return true;
     const Oid oid = get_extension_oid("presence", true);
     if (!OidIsValid(oid))
         return false;
+    // Whoever drops it locks it first, and the tables in an order of its own: that must not meet ours.
+    LockDatabaseObject(ExtensionRelationId, oid, 0, AccessShareLock);
+    if (get_extension_oid("presence", true) != oid)
+        return false;
+    if (known)
+        return true;
     Relation extensions = table_open(ExtensionRelationId, AccessShareLock);
     ScanKeyData key;
     ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));

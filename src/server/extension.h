@@ -14,7 +14,7 @@ struct Extension {
 
 // Of the function that is being called; looked up once and then again only after a change of the catalogs.
 const Extension &extension_of(FunctionCallInfo fcinfo);
-// Whether there is one; for processes in which nobody calls a function. In a transaction.
+// Whether there is one, which then stays until the end of the transaction; for processes in which nobody calls a function.
 bool find_extension();
 // Of the last extension_of(), which is that of this database.
 Oid session_table();
