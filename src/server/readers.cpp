@@ -215,7 +215,8 @@ PRESENCE_FUNCTION(presence_summary_add)
             sum->session = static_cast<char *>(MemoryContextAlloc(context, sum->room));
         }
         sum->length = s.session.size();
-        memcpy(sum->session, s.session.data(), sum->length);
+        if (!s.session.empty())
+            memcpy(sum->session, s.session.data(), sum->length);
     }
     PG_RETURN_POINTER(sum);
 }
