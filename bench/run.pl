@@ -50,7 +50,7 @@ $redis = Redis->start($dir, $sessions);
 $server = Server->start($repo, "$dir/server");
 my $report = Report->new(machine());
 my %run = (quick => $quick, repo => $repo, server => $server, redis => $redis, report => $report, progress => \&progress,
-    seconds => $quick ? 1 : 3, rounds => $quick ? 2 : 5, sessions => $sessions, session_text => plain($sessions), most => max($most, 100_000));
+    seconds => $quick ? 1 : 2, rounds => $quick ? 2 : 5, sessions => $sessions, session_text => plain($sessions), most => max($most, 100_000));
 
 my $failures = 0;
 my %wanted = map { $_ => 1 } split /,/, $only // '';
