@@ -1,5 +1,5 @@
 -- DROP EXTENSION leaves nothing behind, and what was dropped is not remembered.
-SELECT plan(22);
+SELECT plan(25);
 SET client_min_messages = warning;
 
 -- How many entries each catalog has; temporary objects, of which pgTAP makes some, do not count.
@@ -68,5 +68,25 @@ CREATE VIEW who AS SELECT * FROM presence;
 SELECT throws_ok('DROP EXTENSION presence', '2BP01', NULL, 'what an application built upon it is not dropped unasked');
 SELECT lives_ok('DROP EXTENSION presence CASCADE', 'but with CASCADE');
 SELECT is((SELECT count(*) FROM pg_class WHERE relname ~ '^presence|^who$'), 0::bigint, 'then nothing is left');
+
+-- Often, and at once after changes, while the worker is at them.
+CREATE PROCEDURE come_and_go(rounds integer) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR round IN 1 .. rounds LOOP
+        EXECUTE 'CREATE EXTENSION presence';
+        EXECUTE 'SELECT update_user_heartbeats(array_agg(n), array_agg(n)) FROM generate_series(1, 50) AS n';
+        COMMIT;
+        EXECUTE 'SELECT presence_count()';
+        COMMIT;
+        EXECUTE 'DROP EXTENSION presence';
+        COMMIT;
+    END LOOP;
+END $$;
+CALL come_and_go(30);
+SELECT is((SELECT count(*) FROM pg_class WHERE relname ~ '^presence'), 0::bigint, 'creating and dropping it thirty times in a row works beside the worker');
+CREATE EXTENSION presence;
+SELECT is(presence_count(), 0::bigint, 'and leaves nobody online');
+SELECT is(update_user_heartbeats(ARRAY[1, 2], ARRAY[NULL, NULL]::text[]), 2, 'but a working extension');
+DROP EXTENSION presence;
 
 SELECT * FROM finish();
