@@ -102,13 +102,8 @@ ok(sql("SELECT last_cleanup_at > now() - interval '2 min' FROM presence_health")
 
 #---------------------------------------------------------------------- and the end
 
-TODO:
-{
-	sql('SET client_min_messages = warning; DROP EXTENSION presence');
-	my $left = sql("SELECT count(*) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'");
-	local $TODO = 'DROP EXTENSION leaves the job' if $left ne '0';
-	is($left, 0, 'DROP EXTENSION presence takes the job away');
-}
+sql('SET client_min_messages = warning; DROP EXTENSION presence');
+is(sql("SELECT count(*) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"), 0, 'DROP EXTENSION presence takes the job away');
 is(sql("SELECT count(*) FROM cron.job WHERE jobname = 'of somebody else'"), 1, 'and no other');
 
 # An owner who is no superuser, with rights to pg_cron.

@@ -109,14 +109,10 @@ set('session_retention', '0');
 ask('SELECT scheduled_presence_cleanup()');
 is(ask("SELECT count(*) FROM presence_sessions WHERE user_id = 'user7'"), 1, 'session_retention: not at all');
 is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"), 1, 'user_retention: the last row of a user stays for ever by default');
-TODO:
-{
-	set('user_retention', '0');
-	ask('SELECT scheduled_presence_cleanup()');
-	local $TODO = 'user_retention is not built yet' if ask("SELECT count(*) FROM presence WHERE user_id = 'user1'") ne '0';
-	is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"), 0, 'user_retention: not at all');
-	is(ask("SELECT count(*) FROM presence_user WHERE user_id = 'user1'"), 0, 'user_retention: and nothing stays of the user');
-}
+set('user_retention', '0');
+ask('SELECT scheduled_presence_cleanup()');
+is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"), 0, 'user_retention: not at all');
+is(ask("SELECT count(*) FROM presence_user WHERE user_id = 'user1'"), 0, 'user_retention: and nothing stays of the user');
 is(online('user7'), 't', 'user_retention: who is online stays');
 
 #---------------------------------------------------------------------- per database, and who may

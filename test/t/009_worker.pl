@@ -233,6 +233,13 @@ cmp_ok(seconds_until(sub { sql($workers, 'other') eq '1' }), '<', 3, 'a new exte
 sql('BEGIN; DROP EXTENSION presence; ROLLBACK', 'other');
 sql("SELECT update_user_heartbeat('still', 's')", 'other');
 ok(wait_until(10, sub { sql("SELECT count(*) FROM ONLY presence_events WHERE user_id = 'still'", 'other') eq '2' }), 'a rolled back DROP EXTENSION leaves it at work');
+for my $round (1 .. 10)
+{
+	sql("SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i)) FROM generate_series(1, 50) AS i", 'other');
+	sql('DROP EXTENSION presence', 'other');
+	sql('CREATE EXTENSION presence', 'other');
+}
+unlike(slurp_file($node->logfile), qr/deadlock detected/, 'an extension dropped while the worker has something to do: no deadlock');
 ask('VACUUM presence_session, presence_events');
 $session->quit;
 cmp_ok(takes(sub { $node->stop('smart') }), '<', 15, 'a smart shutdown is not blocked');
