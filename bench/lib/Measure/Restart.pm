@@ -26,14 +26,22 @@ sub clean ($run, $sessions) {
     my $took = time - $start;
     my (undef, $line) = $server->finish_probe($outage, 0);
     my ($last, $answered, $beat) = split /\t/, $line;
-    my ($gone, $forgotten) = $server->row('big', q{
+    my $look = sub { $server->row('big', q{
         SELECT count(*) FILTER (WHERE now.online IS NOT TRUE), count(*) FILTER (WHERE now.heartbeat_at < before.heartbeat_at - interval '1 second')
-        FROM beats_before AS before LEFT JOIN presence_sessions AS now USING (user_id, session_id)});
+        FROM beats_before AS before LEFT JOIN presence_sessions AS now USING (user_id, session_id)}) };
+    # Reading the file goes on beside the first heartbeats; nobody may be offline meanwhile.
+    my ($gone, $forgotten, $until) = (0);
+    $server->wait_for(60, sub {
+        $until = time - $answered / 1e6;
+        (my $offline, $forgotten) = $look->();
+        $gone = $offline if $offline > $gone;
+        $forgotten == 0;
+    });
     $server->value('big', 'DROP TABLE beats_before');
     $server->set('presence.timeout' => undef);
     $report->group("Restarts ($text sessions: pg_ctl restart -m fast)");
-    $report->row(restart_offline => 'sessions offline after it', reach => ['<=', 0], values => [$gone]);
-    $report->row(restart_forgotten => 'sessions whose last heartbeat is forgotten', reach => ['<=', 0], values => [$forgotten], note => 'known before by a second and more');
+    $report->row(restart_offline => 'sessions offline at any moment after it', reach => ['<=', 0], values => [$gone]);
+    $report->row(restart_forgotten => 'sessions whose last heartbeat is forgotten', reach => ['<=', 0], values => [$forgotten], note => 'by a second and more; looked at ' . plain($until) . ' s after the first answer');
     $report->row(restart_first_beat => 'first heartbeat after the first answer to SELECT 1', reach => ['<=', 100], values => [($beat - $answered) / 1000], unit => 'ms');
     $report->row(restart_gap => 'from the last heartbeat before it to the first after it', values => [($beat - $last) / 1e6], unit => 's', note => 'the whole restart took ' . plain($took) . ' s');
 }
