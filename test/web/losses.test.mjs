@@ -13,7 +13,7 @@ describe("losses", () => {
   let site, browser, watcher;
 
   before(async () => {
-    site = await openSite();
+    site = await openSite({ settings: { timeout: `${TIMEOUT}s` } });
     browser = await openBrowser();
     watcher = await (await browser.person(site, "Watcher")).tab();
   });
@@ -24,14 +24,14 @@ describe("losses", () => {
 
   /** Silent from about `moment` on: he must go by timeout, not before his time and at most a second after it, and the watcher must see it. */
   async function goesSilently(user, seq, moment) {
-    const gone = await site.departure(user, seq, TIMEOUT + LATE + 5);
+    const gone = await site.departure(user, seq, TIMEOUT + 30);
     const heard = await site.one("SELECT max(heartbeat_at) FROM presence_sessions WHERE user_id = $1", [user]);
     assert.equal(gone.reason, "timeout");
     const silence = (gone.at - heard) / 1000;
     assert.ok(silence >= TIMEOUT - 0.01, `gone after ${silence} s of silence, before his time`);
     const took = (gone.at - Math.max(heard, moment)) / 1000;
     assert.ok(took <= TIMEOUT + LATE, `gone after ${took} s, too late`);
-    await shows(watcher, user, null, 3);
+    await shows(watcher, user, null);
     return took;
   }
 
@@ -65,8 +65,8 @@ describe("losses", () => {
     await shows(watcher, visitor.id, null);
 
     await gus.context.setOffline(false);
-    await connected(tab, 5);
-    await shows(watcher, gus.id, "1 tab", 5);
+    await connected(tab);
+    await shows(watcher, gus.id, "1 tab");
     await tab.getByText("Passer By left").waitFor();
     assert.equal(await tab.getByText("Passer By came in").count(), 1);
     assert.deepEqual(await online(tab), await online(watcher));
@@ -91,8 +91,8 @@ describe("losses", () => {
     await shows(watcher, visitor.id, null);
 
     proxy.kill("SIGCONT");
-    await connected(tab, 8);
-    await shows(watcher, hal.id, "1 tab", 5);
+    await connected(tab);
+    await shows(watcher, hal.id, "1 tab");
     await tab.getByText("Passer Too left").waitFor();
     assert.deepEqual(await online(tab), await online(watcher));
     await hal.leave();
@@ -115,7 +115,7 @@ describe("losses", () => {
     assert.equal(await tab.evaluate("ticks"), ticks); // it really stood still
 
     await tab.send("Page.setWebLifecycleState", { state: "active" });
-    await shows(watcher, "ida", "1 tab", 3);
+    await shows(watcher, "ida", "1 tab");
     assert.equal(await tab.evaluate("document.visibilityState"), "hidden"); // thawed, still in the background
     await interval(TIMING.hiddenHeartbeatInterval / 1000);
     await tab.show();
@@ -127,7 +127,7 @@ describe("losses", () => {
 });
 
 describe("database restarts", () => {
-  const patience = 10; // seconds: longer than a restart takes
+  const patience = 20; // seconds: longer than a restart takes
 
   for (const mode of ["fast", "immediate"]) {
     it(`${mode}: all pages come back, nothing is missed, nobody is said to have left`, async (t) => {

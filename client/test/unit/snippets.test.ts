@@ -1,7 +1,8 @@
-import { execFileSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, expect, test } from "vitest";
 import { snippetsOf } from "../server/documents.js";
 
@@ -12,7 +13,7 @@ afterAll(() => made.forEach((folder) => rmSync(folder, { recursive: true, force:
 const AUTH = `export declare function sessionOf(cookie: string | null): Promise<{ userId: string; isAdmin: boolean; name: string } | null>;\n`;
 
 /** Everything a document says in TypeScript, at the paths that it names, given to the compiler. */
-function compile(document: string, solid: boolean): string[] {
+async function compile(document: string, solid: boolean): Promise<string[]> {
   const chosen = snippetsOf(document).filter(
     ({ language, text }) => (language === "ts" || language === "tsx") && text.includes('from "presence-client/solid"') === solid,
   );
@@ -48,7 +49,7 @@ function compile(document: string, solid: boolean): string[] {
     }),
   );
   try {
-    execFileSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "--noEmit", "-p", folder], { encoding: "utf8" });
+    await promisify(execFile)(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "--noEmit", "-p", folder]);
   } catch (error) {
     expect.fail((error as { stdout: string }).stdout);
   }
@@ -59,6 +60,6 @@ test.each([
   ["docs/front-end.md", false, 7],
   ["docs/front-end.md", true, 1],
   ["client/README.md", false, 2],
-])("the snippets of %s compile (Solid: %s)", { timeout: 240_000 }, (document, solid, count) => {
-  expect(compile(document, solid)).toHaveLength(count);
+])("the snippets of %s compile (Solid: %s)", { timeout: 240_000 }, async (document, solid, count) => {
+  expect(await compile(document, solid)).toHaveLength(count);
 });
