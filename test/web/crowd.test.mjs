@@ -1,4 +1,5 @@
-// A full room: 200 tabs of simulated clients, each with a connection of its own, beside a real browser.
+// A full room: 200 tabs of simulated clients beside a real browser. They beat and leave as pages do; every fifth also follows the changes, and the
+// others are like tabs in the background.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import { TIMING, online, openBrowser, openSite, shows, until } from "./support.mjs";
@@ -25,6 +26,7 @@ describe("crowd", () => {
     await site?.close();
   });
 
+  const watchers = () => crowd.filter(({ tab, watches }) => watches && tab.state.connection !== "stopped");
   const truth = async () => Object.fromEntries((await site.sql("SELECT user_id, sessions FROM get_active_users()")).map(({ user_id, sessions }) => [user_id, sessions]));
   const shown = async () => Object.fromEntries(Object.entries(await online(page)).map(([user, text]) => [user, parseInt(text.match(/\d+ tab/)[0])]));
   const count = async (users, tabs) => {
@@ -40,14 +42,15 @@ describe("crowd", () => {
     for (let user = 0; user < USERS; user++) {
       for (let tab = 0; tab < TABS; tab++) {
         const name = `Guest ${user}`;
-        const service = visitor(site.address, name, { ...TIMING, heartbeatInterval: 5000, silenceLimit: 30_000 });
+        const watches = user % 5 === 0;
+        const service = visitor(site.address, name, { ...TIMING, heartbeatInterval: 5000, silenceLimit: 30_000 }, watches);
         service.start();
-        crowd.push({ name, tab: service });
+        crowd.push({ name, tab: service, watches });
       }
     }
     await count(USERS + 1, USERS * TABS + 1);
-    await until("each of them is connected", () => crowd.every(({ tab }) => tab.state.isConnected), 120);
-    for (const { tab } of crowd) await until("each sees them all", () => tab.state.activeUsers.length === USERS + 1, 120);
+    await until("each of them has joined", () => crowd.every(({ tab }) => tab.state.joined), 120);
+    for (const { tab } of watchers()) await until("each sees them all", () => tab.state.activeUsers.length === USERS + 1, 120);
   });
 
   it("the real tab among them opens, closes and reloads as if it were alone", async () => {
@@ -72,7 +75,7 @@ describe("crowd", () => {
     for (const { tab } of crowd.slice(0, USERS)) tab.stop();
     await count(USERS / 2 + 1, USERS / 2 + 1);
     // Everybody else has seen the same.
-    for (const { tab } of crowd.filter((each) => each.tab.state.connection !== "stopped")) {
+    for (const { tab } of watchers()) {
       await until("each sees the rest", () => tab.state.activeUsers.length === USERS / 2 + 1);
     }
     const events = (await site.feed(0)).filter(({ event }) => event === "user_offline");
