@@ -83,6 +83,11 @@ measure(feed => sub { $server->drop_database('big'); Measure::Feed::run(\%run) }
 measure(memory => sub { Measure::Memory::run(\%run) }) if !$quick;
 
 $report->{machine}{seconds} = int(time - $started);
+my $json = "$repo/bench/results/" . ($quick ? 'quick' : 'full') . '.json';
+if ($only && !$quick && -e $json) {
+    open my $in, '<:utf8', $json or die "$json: $!\n";
+    $report->complete_from(do { local $/; <$in> }, $only);
+}
 mkdir "$repo/bench/results";
 my @plots;
 sub plot ($name, $title, $svg) {
@@ -97,7 +102,6 @@ sub write_file ($file, $text) {
     print $out $text;
     close $out;
 }
-my $json = "$repo/bench/results/" . ($quick ? 'quick' : 'full') . '.json';
 write_file($json, $report->json);
 
 mkdir "$repo/docs/images" if $write_docs;
@@ -117,7 +121,7 @@ if ($write_docs) {
     open my $in, '<:utf8', $page or die "$page: $!\n";
     my $text = do { local $/; <$in> };
     my %m = %{ $report->{machine} };
-    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . $report->markdown . join("\n", '', @plots, '');
+    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . join('', map { "Measured again later: $_.\n" } @{ $m{again} // [] }) . $report->markdown . join("\n", '', @plots, '');
     $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s or die "$page has no place for the results\n";
     write_file($page, $text);
 }

@@ -62,6 +62,24 @@ sub counts ($self) {
     return map { $count{$_} // 0 } 'reached', 'NOT REACHED', 'skipped';
 }
 
+# Some groups were measured again: the others stay as the last whole run had them.
+sub complete_from ($self, $json, $again) {
+    my $old = JSON::PP->new->decode($json);
+    my %new = map { $_->{id} => $_ } @{ $self->{rows} };
+    my %known = map { $_->{id} => 1 } @{ $old->{rows} };
+    my $machine = $old->{machine};
+    push @{ $machine->{again} }, "$again (revision $self->{machine}{presence}, $self->{machine}{date})";
+    my @rows = map { $new{ $_->{id} } // $_ } @{ $old->{rows} };
+    for my $row (grep { !$known{ $_->{id} } } @{ $self->{rows} }) {
+        my ($last) = grep { $rows[$_]{group} eq $row->{group} } reverse 0 .. $#rows;
+        splice @rows, defined $last ? $last + 1 : scalar @rows, 0, $row;
+    }
+    $self->{rows} = \@rows;
+    $self->{series} = { %{ $old->{series} }, %{ $self->{series} } };
+    $self->{bars} = { %{ $old->{bars} }, %{ $self->{bars} } };
+    $self->{machine} = $machine;
+}
+
 sub json ($self) {
     return JSON::PP->new->canonical->pretty->encode({ map { $_ => $self->{$_} } qw(machine rows series bars) });
 }

@@ -22,7 +22,7 @@ sub run ($run) {
     $run->{progress}->("worker with $online sessions");
     # Events of those who joined come first.
     $server->wait_for(300, sub { $server->value('big', 'SELECT count(*) FROM presence_event_queue') == 0 });
-    my $window = $run->{quick} ? 4 : 40;
+    my $window = $run->{quick} ? 2 : 40;
     $server->load('big', 1, $run->{loaded});
     my $keeper = $server->start_probe('big', 'keep', $run->{loaded}, 30);
     $server->set('presence.timeout' => undef);
@@ -32,7 +32,7 @@ sub run ($run) {
     sleep $window;
     my $load = 100 * (Server->cpu($worker) - $cpu) / (Time::HiRes::time() - $start);
 
-    my ($count, $pause, $timeout) = $run->{quick} ? (200, 10, 4) : (2000, 10, 15);
+    my ($count, $pause, $timeout) = $run->{quick} ? (200, 5, 3) : (2000, 10, 15);
     $run->{progress}->("$count sessions fall silent");
     $server->finish_probe($keeper);
     $server->load('big', 1, $run->{loaded});

@@ -70,7 +70,7 @@ sub latency ($run) {
 
 sub storm ($run) {
     my ($server, $report) = @$run{qw(server report)};
-    my $people = $run->{quick} ? 5_000 : 100_000;
+    my $people = $run->{quick} ? 2_000 : 100_000;
     my $text = plain($people);
     my $title = "A network cut: $text people come back at once (64 clients)";
     $run->{progress}->("$text people go");
