@@ -90,7 +90,7 @@ Details checked_details(FunctionCallInfo fcinfo)
     if (!PG_ARGISNULL(5)) {
         d.status = PG_GETARG_TEXT_PP(5);
         if (!parse(text_view(d.status), d.parsed))
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("status \"%.40s\" is not known", text_to_cstring(d.status)),
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("status \"%s\" is not known", excerpt(text_view(d.status))),
                             errhint("Use active, busy, idle or away.")));
     }
     if ((d.has_metadata = !PG_ARGISNULL(6))) {
@@ -98,35 +98,45 @@ Details checked_details(FunctionCallInfo fcinfo)
         Jsonb *json = DatumGetJsonbP(d.metadata);
         const char *shown = JsonbToCString(nullptr, &json->root, VARSIZE(json));
         if (strlen(shown) > 4096)
-            ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%.40s...\"", shown),
+            ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
                             errdetail("It has %zu bytes; metadata has at most 4096.", strlen(shown))));
     }
     return d;
 }
 
-bool beat(text *user_name, text *session_name, const Details &d)
+// Heartbeats of some of a user's sessions; an empty name is the unnamed one. How many of them are online now.
+int beat(text *user_name, std::span<text *const> session_names, const Details &d)
 {
-    StoredSession *target = nullptr;
-    StoredUser *user = load_user(user_name, session_name, Lock::create_missing, &target);
+    const auto count = static_cast<int>(session_names.size());
+    StoredUser *user = load_user(user_name, session_names, Lock::create_missing);
     if (user == nullptr)
         ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
-    if (target == nullptr)
-        target = add_session(*user, session_name != nullptr ? session_name : make_text(""));
-
+    EventList events = room_for(*user, count);
     Heartbeat heartbeat;
     heartbeat.now = GetCurrentTimestamp();
     heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
-    heartbeat.named = session_name != nullptr;
     heartbeat.status_given = d.status != nullptr;
     heartbeat.status = d.parsed;
     heartbeat.metadata_given = d.has_metadata;
     heartbeat.metadata_digest = d.has_metadata ? datum_fingerprint(d.metadata) : 0;
-    heartbeat.details_changed = (d.user_agent != nullptr && (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
-                                (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
-                                (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
-    EventList events = room_for(*user);
-    const Heard heard = hear(*user, user->span(), *target, heartbeat, events);
-    if (heard == Heard::began || heard == Heard::changed) {
+
+    int online = 0;
+    auto **refreshed = static_cast<StoredSession **>(palloc(sizeof(StoredSession *) * session_names.size()));
+    int refreshed_count = 0;
+    for (text *session_name : session_names) {
+        StoredSession *target = session_of(*user, session_name);
+        if (target == nullptr)
+            target = add_session(*user, session_name);
+        heartbeat.named = !text_view(session_name).empty();
+        heartbeat.details_changed = (d.user_agent != nullptr && (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
+                                    (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
+                                    (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
+        const Heard heard = hear(*user, user->span(), *target, heartbeat, events);
+        online += heard != Heard::ignored;
+        if (heard == Heard::refreshed && !target->changed)
+            refreshed[refreshed_count++] = target;
+        if (heard != Heard::began && heard != Heard::changed)
+            continue;
         if (d.user_agent != nullptr)
             target->user_agent = PointerGetDatum(d.user_agent), target->no_user_agent = false;
         if (d.has_ip)
@@ -135,11 +145,13 @@ bool beat(text *user_name, text *session_name, const Details &d)
             target->interval = d.interval, target->no_interval = false;
         if (d.has_metadata)
             target->metadata = d.metadata, target->no_metadata = false;
+        // The next of this call must not find it silent.
+        target->stale_after = heartbeat.now + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), target->no_interval ? 0 : interval_time(target->interval));
     }
     store_user(*user, events, heartbeat.now);
-    if (heard == Heard::refreshed)
-        refresh(*user, *target);
-    return heard != Heard::ignored;
+    for (int i = 0; i < refreshed_count; ++i)
+        refresh(*user, *refreshed[i]);
+    return online;
 }
 
 void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users, int sessions)
@@ -159,15 +171,15 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
     const OwnerWork work = begin_owner_work();
     bool went = false;
     int ended = 0;
-    StoredSession *target = nullptr;
-    StoredUser *user = load_user(name, session_name, Lock::wait, &target);
+    StoredUser *user = load_user(name, {&session_name, session_name != nullptr ? 1U : 0U}, Lock::wait);
     if (user != nullptr) {
+        StoredSession *target = session_name != nullptr ? session_of(*user, session_name) : nullptr;
         EventList events = room_for(*user);
         // Without a worker, nobody would end it in time.
         const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
         const Departure departure{GetCurrentTimestamp(), reason, grace};
         if (session_name == nullptr || target != nullptr)
-            went = depart(*user, user->span(), session_name == nullptr ? nullptr : target, departure, events);
+            went = depart(*user, user->span(), target, departure, events);
         store_user(*user, events, departure.now);
         for (const Event &event : events.items())
             ended += event.type == EventType::session_end && event.reason == reason;
@@ -208,7 +220,8 @@ PRESENCE_FUNCTION(update_user_heartbeat)
 
     const Details details = checked_details(fcinfo);
     const OwnerWork work = begin_owner_work();
-    const bool online = beat(user, session, details);
+    text *const named = session != nullptr ? session : make_text("");
+    const bool online = beat(user, {&named, 1}, details) > 0;
     end_owner_work(work);
     PG_RETURN_BOOL(online);
 }
@@ -245,11 +258,14 @@ PRESENCE_FUNCTION(update_user_heartbeats)
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
     std::sort(order, order + left, [names](int a, int b) { return names[a].user < names[b].user; });
+    auto **of_user = static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(left)));
+    text *const unnamed = make_text("");
     const OwnerWork work = begin_owner_work();
-    for (int i = 0; i < left; ++i) {
+    for (int from = 0, to = 0; from < left; from = to) {
         CHECK_FOR_INTERRUPTS();
-        const int at = order[i];
-        online += beat(DatumGetTextPP(users[at]), no_session[at] ? nullptr : DatumGetTextPP(sessions[at]), Details{});
+        for (to = from; to < left && names[order[to]].user == names[order[from]].user; ++to)
+            of_user[to - from] = no_session[order[to]] ? unnamed : DatumGetTextPP(sessions[order[to]]);
+        online += beat(DatumGetTextPP(users[order[from]]), {of_user, static_cast<std::size_t>(to - from)}, Details{});
     }
     end_owner_work(work);
     PG_RETURN_INT32(online);

@@ -81,7 +81,7 @@ void end_for(const Users &users, Ended &ended)
     for (int i = 0; i < users.count; ++i) {
         CHECK_FOR_INTERRUPTS();
         MemoryContext outer = MemoryContextSwitchTo(each);
-        StoredUser *user = load_user(users.names[i], nullptr, Lock::skip_locked, nullptr);
+        StoredUser *user = load_user(users.names[i], {}, Lock::skip_locked);
         if (user == nullptr) {
             ended.locked = true;
         } else {

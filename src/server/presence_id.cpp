@@ -8,25 +8,17 @@ namespace {
 
 [[noreturn]] void refuse(std::string_view id, IdFault fault)
 {
-    // An over-long or unprintable id must not flood or garble the log.
-    constexpr int shown_bytes = 40;
-    const int length = pg_mbcliplen(id.data(), static_cast<int>(id.size()), shown_bytes);
-    char shown[shown_bytes + 1];
-    for (int i = 0; i < length; ++i)
-        shown[i] = static_cast<unsigned char>(id[i]) < 0x20 || id[i] == 0x7f ? '?' : id[i];
-    shown[length] = '\0';
-    const char *const more = static_cast<std::size_t>(length) < id.size() ? "..." : "";
-
+    const char *const shown = excerpt(id);
     switch (fault) {
     case IdFault::too_long:
         ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
-                        errmsg("user_id or session_id \"%s%s\" is too long", shown, more),
+                        errmsg("user_id or session_id \"%s\" is too long", shown),
                         errdetail("It has %zu bytes; an id has 1 to %zu.", id.size(), max_id_bytes),
                         errhint("Pass the application's own short id, such as an integer or a uuid.")));
         break;
     case IdFault::control_character:
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("user_id or session_id \"%s%s\" contains a control character", shown, more),
+                        errmsg("user_id or session_id \"%s\" contains a control character", shown),
                         errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes)));
         break;
     default:

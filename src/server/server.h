@@ -60,4 +60,23 @@ inline std::string_view text_view(const text *value)
 
 inline text *make_text(std::string_view value) { return cstring_to_text_with_len(value.data(), static_cast<int>(value.size())); }
 
+// The beginning of what was passed, for error messages: whole characters, none of which garbles a log.
+inline const char *excerpt(std::string_view value)
+{
+    constexpr int shown_bytes = 40;
+    const int length = pg_mbcliplen(value.data(), static_cast<int>(value.size()), shown_bytes);
+    const bool utf8 = GetDatabaseEncoding() == PG_UTF8;
+    StringInfoData shown;
+    initStringInfo(&shown);
+    for (int i = 0; i < length; ++i) {
+        const auto byte = static_cast<unsigned char>(value[static_cast<std::size_t>(i)]);
+        const bool two_byte_control = utf8 && byte == 0xc2 && i + 1 < length && static_cast<unsigned char>(value[static_cast<std::size_t>(i) + 1]) < 0xa0;
+        appendStringInfoChar(&shown, byte < 0x20 || byte == 0x7f || two_byte_control ? '?' : static_cast<char>(byte));
+        i += two_byte_control;
+    }
+    if (static_cast<std::size_t>(length) < value.size())
+        appendStringInfoString(&shown, "...");
+    return shown.data;
+}
+
 } // namespace presence

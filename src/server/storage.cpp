@@ -17,8 +17,8 @@ Statement create_user = {"INSERT INTO @.presence_user (user_id) VALUES ($1) ON C
     " leave_until, user_agent, ip_address, metadata, xmin"
 Statement load_sessions = {
     "SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND online"
-    " UNION ALL SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND session_id = $2 AND NOT online",
-    2, {TEXTOID, TEXTOID}};
+    " UNION ALL SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND session_id = ANY ($2) AND NOT online",
+    2, {TEXTOID, TEXTARRAYOID}};
 Statement insert_session = {
     "INSERT INTO @.presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason,"
     " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
@@ -102,9 +102,12 @@ SessionDetails cached_details(const StoredSession &session)
     return details;
 }
 
-StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **target)
+StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
 {
-    Datum key[] = {PointerGetDatum(name), PointerGetDatum(session != nullptr ? session : make_text(""))};
+    auto *named = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
+    for (std::size_t i = 0; i < sessions.size(); ++i)
+        named[i] = PointerGetDatum(sessions[i]);
+    Datum key[] = {PointerGetDatum(name), PointerGetDatum(construct_array(named, static_cast<int>(sessions.size()), TEXTOID, -1, false, TYPALIGN_INT))};
     Statement &lock_statement = lock == Lock::skip_locked ? try_lock_user : lock_user;
     // One who is there when it is to be created, and gone when it is to be locked, was deleted by retention in between.
     for (int attempt = 0; run(lock_statement, key) == 0; ++attempt) {
@@ -123,9 +126,7 @@ StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **targ
     user->offline_at = user_row.time(5);
 
     const auto count = static_cast<int>(run(load_sessions, key));
-    user->list = static_cast<Session **>(palloc(sizeof(Session *) * static_cast<std::size_t>(count + 1)));  // and one that may begin
-    if (target != nullptr)
-        *target = nullptr;
+    user->list = static_cast<Session **>(palloc(sizeof(Session *) * (static_cast<std::size_t>(count) + sessions.size() + 1)));
     for (int i = 0; i < count; ++i) {
         const Row row{SPI_tuptable->vals[i], SPI_tuptable->tupdesc};
         auto *loaded = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
@@ -153,10 +154,18 @@ StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **targ
             loaded->stale_after = life.stale_after;
         }
         user->list[user->session_count++] = loaded;
-        if (target != nullptr && text_view(loaded->name) == text_view(DatumGetTextPP(key[1])))
-            *target = loaded;
     }
     return user;
+}
+
+StoredSession *session_of(const StoredUser &user, const text *name)
+{
+    for (Session *session : user.span()) {
+        auto *stored = static_cast<StoredSession *>(session);
+        if (text_view(stored->name) == text_view(name))
+            return stored;
+    }
+    return nullptr;
 }
 
 void refresh(const StoredUser &user, const StoredSession &session)
@@ -169,9 +178,9 @@ void refresh(const StoredUser &user, const StoredSession &session)
     run(refresh_session, values);
 }
 
-EventList room_for(const StoredUser &user)
+EventList room_for(const StoredUser &user, int heartbeats)
 {
-    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + 1);
+    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count)) * static_cast<std::size_t>(heartbeats > 1 ? 2 : 1) + 4 * static_cast<std::size_t>(heartbeats);
     return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
 }
 

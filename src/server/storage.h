@@ -27,9 +27,12 @@ struct StoredUser : User {
 enum class Lock { create_missing, wait, skip_locked };
 
 // Null where there is no such user, or another transaction holds it and it is to be skipped. Loads the live sessions and
-// the named one, which target becomes; null where it does not exist.
-StoredUser *load_user(text *name, text *session, Lock lock, StoredSession **target);
-EventList room_for(const StoredUser &user);
+// those named (an empty name is the unnamed one), whether they are live or not. Has room for all of these to be added.
+StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock);
+// Null where it has none of that name.
+StoredSession *session_of(const StoredUser &user, const text *name);
+// For the events of so many heartbeats, or of one departure.
+EventList room_for(const StoredUser &user, int heartbeats = 1);
 StoredSession *add_session(StoredUser &user, text *name);
 // A heartbeat that changes nothing: to the cache where that is possible, else to the row.
 void refresh(const StoredUser &user, const StoredSession &session);
