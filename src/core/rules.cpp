@@ -181,7 +181,9 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     }
 
     const bool on_purpose = target.end_reason == Reason::leave || target.end_reason == Reason::disconnect || target.end_reason == Reason::admin;
-    if (beat.named && on_purpose && beat.now < target.ended_at + beat.rejoin_guard)
+    // An end in the future says that the clock was set back, not that the guard lasts until then.
+    const bool guarded = beat.now >= target.ended_at - beat.rejoin_guard && beat.now < target.ended_at + beat.rejoin_guard;
+    if (beat.named && on_purpose && guarded)
         return Heard::ignored;
 
     const std::uint64_t shown = aggregate(sessions).metadata();

@@ -237,6 +237,17 @@ TEST(Rules, OnlyADisconnectClearsTheTypingState)
     EXPECT_FALSE(world[1].clear_typing);
 }
 
+TEST(Rules, AClockThatWasSetBackDoesNotProlongTheGuard)
+{
+    World world;
+    world.beat(0);
+    world.leave(0);
+    world.now -= guard;
+    EXPECT_EQ(world.beat(0), Heard::ignored);
+    world.now -= 1;
+    EXPECT_EQ(world.beat(0), Heard::began);
+}
+
 TEST(Rules, ALateHeartbeatDoesNotReviveWhatEndedOnPurpose)
 {
     for (const bool beacon : {false, true}) {
