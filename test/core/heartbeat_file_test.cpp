@@ -133,7 +133,7 @@ TEST(HeartbeatFile, HasAFixedLayout)
     const std::string_view text(reinterpret_cast<const char *>(file.data()), file.size());
     EXPECT_EQ(text.substr(0, 8), "PRESHB1\n");
     EXPECT_EQ(text.substr(8, 8), std::string_view("\1\0\0\0\1\0\0\0", 8));
-    EXPECT_EQ(text.substr(64, 16), std::string_view("PRESSEC\n\5\0\0\0\5\x40\0\0", 16));
+    EXPECT_EQ(text.substr(64, 16), std::string_view("PRESSEC\n\5\0\0\0\0\0\0\0", 16));
     EXPECT_EQ(text.substr(file.size() - 64, 8), "PRESEND\n");
 }
 
