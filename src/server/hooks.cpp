@@ -25,6 +25,7 @@ ProcessUtility_hook_type previous_utility_hook = nullptr;
 object_access_hook_type previous_access_hook = nullptr;
 
 SharedDatabase *paused = nullptr;
+bool dropped = false;  // the paused one, should this transaction commit
 
 // To be told when this transaction has committed.
 Oid changed_database = InvalidOid;
@@ -164,7 +165,11 @@ pg_noinline void execute_without_worker(const Command &command, SharedDatabase *
         PG_RE_THROW();
     }
     PG_END_TRY();
-    resume_worker();
+    // A database that is gone once this commits gets no worker any more.
+    if (IsA(command.statement->utilityStmt, DropdbStmt))
+        dropped = true;
+    else
+        resume_worker();
 }
 
 void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context, ParamListInfo parameters,
@@ -205,11 +210,16 @@ void at_transaction_end(XactEvent event, void *)
             look_again(InvalidOid);
         else if (OidIsValid(changed_database))
             look_again(changed_database);
+        if (dropped)
+            paused = nullptr;  // the launcher forgets it
         if (databases_changed)
             mark_databases_changed();
     } else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) {
         return;
+    } else if (dropped) {
+        resume_worker();
     }
+    dropped = false;
     any_may_have_changed = databases_changed = extension_dropped = false;
     changed_database = InvalidOid;
 }

@@ -249,11 +249,11 @@ void wait_for_others()
             save_heartbeats(false);
             now = saved_ms = monotonic_ms();
         }
-        look_after_children(now);
         if (databases_have_changed()) {
             review_databases();
             MemoryContextSwitchTo(loop);
         }
+        look_after_children(now);
         start_children(now);
 
         std::uint64_t next = next_start();
