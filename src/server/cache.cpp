@@ -226,7 +226,8 @@ void add_cached(Life &life, Time promised_interval, const HeartbeatShard &beats,
 {
     life.heartbeat_at = std::max(life.heartbeat_at, beats.wall_us(at));
     const std::uint64_t word = beat_word::pack(beats.beat_ms(at), time_to_ms(promised_interval), SlotState::open);
-    life.stale_after = wall + (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000;
+    // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
+    life.stale_after = wall + (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000 + 999;
 }
 
 } // namespace

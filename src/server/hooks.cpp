@@ -109,9 +109,11 @@ void note_changes(Node *command)
         databases_changed = true;
         break;
     case T_AlterRoleSetStmt:
-        (void)shared_area();
-        any_may_have_changed = true;
-        databases_changed = true;
+        if (reinterpret_cast<AlterRoleSetStmt *>(command)->role == nullptr) {  // of all roles, so of the worker's as well
+            (void)shared_area();
+            any_may_have_changed = true;
+            databases_changed = true;
+        }
         break;
     case T_CreateExtensionStmt:
         if (strcmp(reinterpret_cast<CreateExtensionStmt *>(command)->extname, "presence") == 0) {

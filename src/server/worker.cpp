@@ -264,6 +264,9 @@ extern "C" void presence_worker_main(Datum argument)
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, die);
     BackgroundWorkerUnblockSignals();
+    // What changes from here on, this one may not see any more.
+    if (SharedDatabase *known = shared_database(oid, false))
+        pg_atomic_write_u32(&known->look_again, 0);
     BackgroundWorkerInitializeConnectionByOid(oid, InvalidOid, 0);
     // Whatever the database's settings say to its users.
     overrule("default_transaction_isolation", "read committed");
@@ -271,6 +274,9 @@ extern "C" void presence_worker_main(Datum argument)
     overrule("default_transaction_deferrable", "off");
     overrule("statement_timeout", "0");
     overrule("lock_timeout", "0");
+#if PG_VERSION_NUM >= 170000
+    overrule("transaction_timeout", "0");
+#endif
 
     StartTransactionCommand();
     const bool wanted = worker_enabled && find_extension();

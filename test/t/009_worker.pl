@@ -28,7 +28,7 @@ is(ask($workers), 0, 'no worker without the extension');
 ask('CREATE EXTENSION presence');
 cmp_ok(seconds_until(sub { ask('SELECT worker_pid IS NOT NULL FROM presence_health') eq 't' }), '<', 20, 'a worker starts by itself after CREATE EXTENSION')
   or BAIL_OUT('there is no worker');
-is(ask("SELECT backend_type LIKE 'presence%', datname FROM pg_stat_activity JOIN presence_health ON pid = worker_pid"), 't|postgres', 'it shows under a telling name');
+ok(wait_until(10, sub { ask("SELECT backend_type LIKE 'presence%', datname FROM pg_stat_activity JOIN presence_health ON pid = worker_pid") eq 't|postgres' }), 'it shows under a telling name');
 ok(wait_until(10, sub { ask("SELECT wait_event IS NOT NULL FROM pg_stat_activity JOIN presence_health ON pid = worker_pid") eq 't' }), 'and waits for something');
 is(ask('SELECT problem FROM presence_health'), '{}', 'all is well');
 
