@@ -105,37 +105,64 @@ bool grow(SharedDatabase &database, SharedShard &shard)
     return true;
 }
 
-SessionKey key_of(Oid table, std::string_view user, std::string_view session) { return session_key(server_secret(), table, user, session); }
-
-// Positions of keys in the order of their shards: of shard s those from begin[s] up to begin[s + 1].
-std::uint32_t *by_shard(std::span<const SessionKey> keys, std::uint32_t (&begin)[shard_count + 1])
+// write() with the shard locked, where there is one: false for lack of room, which is then made. False: there is no memory.
+template <typename Write>
+bool write_with_room(SharedDatabase &database, SharedShard &shard, Write write)
 {
-    auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * keys.size(), MCXT_ALLOC_HUGE));
-    std::fill_n(begin, shard_count + 1, 0);
-    for (const SessionKey &key : keys)
-        ++begin[shard_number(key) + 1];
-    for (unsigned s = 0; s < shard_count; ++s)
-        begin[s + 1] += begin[s];
-    std::uint32_t next[shard_count];
-    std::copy_n(begin, shard_count, next);
-    for (std::size_t i = 0; i < keys.size(); ++i)
-        order[next[shard_number(keys[i])]++] = static_cast<std::uint32_t>(i);
-    return order;
+    for (;;) {
+        Locked held(shard, LW_EXCLUSIVE);
+        const bool done = held.beats != nullptr && write(*held.beats);
+        held.unlock();
+        if (done || !grow(database, shard))
+            return done;
+    }
 }
+
+SessionKey key_of(Oid table, std::string_view user, std::string_view session) { return session_key(server_secret(), table, user, session); }
 
 // Batches hold a shard's lock for so many at a time, and ask for their memory ahead of its use.
 constexpr std::uint32_t batch_step = 64;
 
-void find_ahead(const HeartbeatShard &beats, const SessionKey *keys, std::span<const std::uint32_t> order, std::uint32_t *slots)
+// Looks many sessions up, in the order of their shards: visit(beats, positions, slots) with the shard locked, for some
+// positions at a time; beats is null where the shard has no block yet.
+template <typename NameAt, typename Visit>
+void find_many(SharedDatabase &database, Oid session_table, std::size_t count, NameAt name_at, Visit visit)
 {
-    for (const std::uint32_t i : order)
-        beats.prefetch_find(keys[i]);
-    for (const std::uint32_t i : order) {
-        *slots = beats.find(keys[i]);
-        if (*slots != HeartbeatShard::no_slot)
-            beats.prefetch_slot(*slots);
-        ++slots;
+    auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
+    auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * count, MCXT_ALLOC_HUGE));
+    std::uint32_t begin[shard_count + 1] = {};
+    for (std::size_t i = 0; i < count; ++i) {
+        const SessionName name = name_at(i);
+        keys[i] = key_of(session_table, name.user, name.session);
+        ++begin[shard_number(keys[i]) + 1];
     }
+    for (unsigned s = 0; s < shard_count; ++s)
+        begin[s + 1] += begin[s];
+    std::uint32_t next[shard_count];
+    std::copy_n(begin, shard_count, next);
+    for (std::size_t i = 0; i < count; ++i)
+        order[next[shard_number(keys[i])]++] = static_cast<std::uint32_t>(i);
+
+    for (unsigned s = 0; s < shard_count; ++s) {
+        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
+            const std::span<const std::uint32_t> positions(order + from, std::min(batch_step, begin[s + 1] - from));
+            std::uint32_t slots[batch_step];
+            Locked held(database.shards[s], LW_SHARED);
+            if (held.beats != nullptr) {
+                for (const std::uint32_t i : positions)
+                    held.beats->prefetch_find(keys[i]);
+                for (std::size_t i = 0; i < positions.size(); ++i) {
+                    slots[i] = held.beats->find(keys[positions[i]]);
+                    if (slots[i] != HeartbeatShard::no_slot)
+                        held.beats->prefetch_slot(slots[i]);
+                }
+            }
+            visit(held.beats, positions, slots);
+            held.unlock();
+        }
+    }
+    pfree(keys);
+    pfree(order);
 }
 
 } // namespace
@@ -179,36 +206,21 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
     const std::uint64_t now = monotonic_ms();
     const Time wall = GetCurrentTimestamp();
 
-    // In the order of shards, so that each is locked once, and its memory is asked for ahead of its use.
-    auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
-    for (std::size_t i = 0; i < count; ++i)
-        keys[i] = key_of(session_table, sessions[i].user, sessions[i].session);
-    std::uint32_t begin[shard_count + 1];
-    std::uint32_t *order = by_shard({keys, count}, begin);
-
     int taken = 0;
-    for (unsigned s = 0; s < shard_count; ++s) {
-        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
-            const std::uint32_t to = std::min(from + batch_step, begin[s + 1]);
-            std::uint32_t slots[batch_step];
-            int taken_here = 0;
-            Locked held(database->shards[s], LW_SHARED);
-            if (held.beats != nullptr) {
-                find_ahead(*held.beats, keys, {order + from, to - from}, slots);
-                for (std::uint32_t i = from; i < to; ++i)
-                    if (slots[i - from] != HeartbeatShard::no_slot && held.beats->touch(slots[i - from], now, wall, timeouts))
-                        heard[order[i]] = true, ++taken_here;
-                held.beats->count_hits(static_cast<std::uint64_t>(taken_here));
-                held.beats->count_misses(to - from - static_cast<std::uint64_t>(taken_here));
-            } else {
-                pg_atomic_fetch_add_u64(&database->early_misses, to - from);
-            }
-            held.unlock();
-            taken += taken_here;
+    const auto touch = [&](HeartbeatShard *beats, std::span<const std::uint32_t> positions, const std::uint32_t *slots) {
+        if (beats == nullptr) {
+            pg_atomic_fetch_add_u64(&database->early_misses, static_cast<int64>(positions.size()));
+            return;
         }
-    }
-    pfree(keys);
-    pfree(order);
+        std::size_t taken_here = 0;
+        for (std::size_t i = 0; i < positions.size(); ++i)
+            if (slots[i] != HeartbeatShard::no_slot && beats->touch(slots[i], now, wall, timeouts))
+                heard[positions[i]] = true, ++taken_here;
+        beats->count_hits(taken_here);
+        beats->count_misses(positions.size() - taken_here);
+        taken += static_cast<int>(taken_here);
+    };
+    find_many(*database, session_table, count, [sessions](std::size_t i) { return sessions[i]; }, touch);
     return taken;
 }
 
@@ -267,29 +279,14 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
         return;
     }
 
-    auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
-    for (std::size_t i = 0; i < count; ++i)
-        keys[i] = key_of(session_table, sessions[i].name.user, sessions[i].name.session);
-    std::uint32_t begin[shard_count + 1];
-    std::uint32_t *order = by_shard({keys, count}, begin);
     const Time wall = GetCurrentTimestamp();
     const std::uint64_t now = monotonic_ms();
-    for (unsigned s = 0; s < shard_count; ++s) {
-        for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
-            const std::uint32_t to = std::min(from + batch_step, begin[s + 1]);
-            std::uint32_t slots[batch_step];
-            Locked held(database->shards[s], LW_SHARED);
-            if (held.beats != nullptr) {
-                find_ahead(*held.beats, keys, {order + from, to - from}, slots);
-                for (std::uint32_t i = from; i < to; ++i)
-                    if (slots[i - from] != HeartbeatShard::no_slot)
-                        add_cached(lives[order[i]], sessions[order[i]].interval, *held.beats, slots[i - from], timeouts, wall, now);
-            }
-            held.unlock();
-        }
-    }
-    pfree(keys);
-    pfree(order);
+    const auto add = [&](const HeartbeatShard *beats, std::span<const std::uint32_t> positions, const std::uint32_t *slots) {
+        for (std::size_t i = 0; beats != nullptr && i < positions.size(); ++i)
+            if (slots[i] != HeartbeatShard::no_slot)
+                add_cached(lives[positions[i]], sessions[positions[i]].interval, *beats, slots[i], timeouts, wall, now);
+    };
+    find_many(*database, session_table, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
 }
 
 bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open)
@@ -307,22 +304,14 @@ bool cache_put(Oid session_table, std::string_view user, std::string_view sessio
     entry.state = open ? SlotState::open : SlotState::closed;
     entry.status = static_cast<std::uint8_t>(details.status);
     const Timeouts timeouts = current_timeouts();
-    SharedShard &shard = shard_of(*database, entry.key);
-    for (;;) {
-        Locked held(shard, LW_EXCLUSIVE);
-        bool done = false;
-        if (held.beats != nullptr) {
-            // Until this transaction has committed, the old interval may still be the true one: the search for stale
-            // sessions goes by the shorter, and what it finds is judged by the row.
-            const std::uint32_t at = held.beats->find(entry.key);
-            if (!open && at != HeartbeatShard::no_slot)
-                entry.interval_ms = std::min(details.interval_ms, held.beats->interval_ms(at));
-            done = held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
-        }
-        held.unlock();
-        if (done || !grow(*database, shard))
-            return done;
-    }
+    return write_with_room(*database, shard_of(*database, entry.key), [&](HeartbeatShard &beats) {
+        // Until this transaction has committed, the old interval may still be the true one: the search for stale
+        // sessions goes by the shorter, and what it finds is judged by the row.
+        const std::uint32_t at = beats.find(entry.key);
+        if (!open && at != HeartbeatShard::no_slot)
+            entry.interval_ms = std::min(details.interval_ms, beats.interval_ms(at));
+        return beats.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+    });
 }
 
 void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session, std::uint64_t interval_ms)
@@ -347,23 +336,13 @@ void cache_correct_interval(Oid session_table, std::string_view user, std::strin
 bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
 {
     const Timeouts timeouts = current_timeouts();
-    SharedShard &shard = shard_of(database, entry.key);
-    for (;;) {
-        Locked held(shard, LW_EXCLUSIVE);
-        bool done = false;
-        if (held.beats != nullptr) {
-            const std::uint32_t at = held.beats->find(entry.key);
-            if (at != HeartbeatShard::no_slot) {
-                held.beats->hear(at, entry.beat_ms, entry.wall_us);
-                done = true;
-            } else {
-                done = held.beats->insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
-            }
-        }
-        held.unlock();
-        if (done || !grow(database, shard))
-            return done;
-    }
+    return write_with_room(database, shard_of(database, entry.key), [&](HeartbeatShard &beats) {
+        const std::uint32_t at = beats.find(entry.key);
+        if (at == HeartbeatShard::no_slot)
+            return beats.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        beats.hear(at, entry.beat_ms, entry.wall_us);
+        return true;
+    });
 }
 
 bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, std::uint64_t interval_ms, Time heartbeat_at)
@@ -467,7 +446,6 @@ CacheNumbers cache_numbers()
         if (held.beats != nullptr) {
             for (std::uint32_t at = 0; at < held.beats->slots_used(); ++at)
                 sum.sessions += held.beats->state(at) == SlotState::open;
-            sum.entries += held.beats->count();
             sum.hits += static_cast<std::int64_t>(held.beats->hits());
             sum.misses += static_cast<std::int64_t>(held.beats->misses());
             sum.bytes += static_cast<std::int64_t>(HeartbeatShard::bytes_for(held.beats->capacity()));
@@ -510,6 +488,14 @@ std::size_t cache_collect_stale(std::span<ExpiredSession> found)
         held.unlock();
     }
     return count;
+}
+
+Datum row_ids(std::span<const ExpiredSession> sessions)
+{
+    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
+    for (std::size_t i = 0; i < sessions.size(); ++i)
+        ids[i] = Int64GetDatum(static_cast<int64>(sessions[i].row_id));
+    return int8_array(ids, sessions.size());
 }
 
 bool cache_any_stale()

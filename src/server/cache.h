@@ -61,7 +61,6 @@ void cache_clear();
 
 struct CacheNumbers {
     std::int64_t sessions;  // open entries
-    std::int64_t entries;   // open or closed
     std::int64_t hits, misses, bytes;
 };
 CacheNumbers cache_numbers();
@@ -71,6 +70,8 @@ std::uint64_t cache_next_deadline();
 bool cache_any_stale();
 // Row ids of stale sessions, as many as there is room for; how many were found.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
+// Their rows, as a bigint[] for a statement.
+Datum row_ids(std::span<const ExpiredSession> sessions);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 

@@ -5,6 +5,7 @@
 #include "expiry.h"
 #include "extension.h"
 #include "feed.h"
+#include "log.h"
 #include "retention.h"
 #include "settings.h"
 #include "storage.h"
@@ -13,8 +14,6 @@ namespace presence {
 
 namespace {
 
-Statement log_action = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
-                        6, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
 // Two at once must not wait for each other to make it.
 Statement note_cleanup = {
     "INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup)"
@@ -152,14 +151,6 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
     for (int i = 0; i < refreshed_count; ++i)
         refresh(*user, *refreshed[i]);
     return online;
-}
-
-void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users, int sessions)
-{
-    Datum values[] = {PointerGetDatum(cstring_to_text(action)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))), PointerGetDatum(user),
-                      PointerGetDatum(session), Int32GetDatum(users), Int32GetDatum(sessions)};
-    const char nulls[] = {' ', ' ', user != nullptr ? ' ' : 'n', session != nullptr ? ' ' : 'n', ' ', ' '};
-    run(log_action, values, nulls);
 }
 
 Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)

@@ -44,10 +44,7 @@ Users by_cache(std::span<const ExpiredSession> stale)
     Users users{static_cast<text **>(palloc(sizeof(text *) * (stale.size() + 1))), 0};
     if (stale.empty())
         return users;
-    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * stale.size()));
-    for (std::size_t i = 0; i < stale.size(); ++i)
-        ids[i] = Int64GetDatum(static_cast<int64>(stale[i].row_id));
-    Datum values[] = {PointerGetDatum(construct_array(ids, static_cast<int>(stale.size()), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+    Datum values[] = {row_ids(stale)};
     const auto count = static_cast<int>(run(users_of_rows, values));
     auto *found = static_cast<std::uint64_t *>(palloc(sizeof(std::uint64_t) * static_cast<std::size_t>(count + 1)));
     bool is_null = false;

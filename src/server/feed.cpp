@@ -28,6 +28,7 @@ Statement make_feed = {
     " WHERE NOT EXISTS (SELECT FROM @.presence_feed) AND pg_try_advisory_xact_lock($1::int4, 1) ON CONFLICT DO NOTHING", 1, {OIDOID}};
 Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE", 0, {}};
 Statement try_lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
+Statement any_waiting = {"SELECT FROM @.presence_event_queue LIMIT 1", 0, {}};
 Statement waiting_events = {"SELECT id FROM @.presence_event_queue ORDER BY id", 0, {}};
 Statement new_events = {
     "SELECT id FROM @.presence_event_queue WHERE id > $1 OR id <= $2 OR id = ANY ($3) ORDER BY id LIMIT $4", 4, {INT8OID, INT8OID, INT8ARRAYOID, INT4OID}};
@@ -111,7 +112,7 @@ void number(Datum *ids, int count)
     if (count == 0)
         return;
     some_put_off = !send;
-    Datum values[] = {PointerGetDatum(construct_array(ids, count, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+    Datum values[] = {int8_array(ids, static_cast<std::size_t>(count))};
     run(number_events, values);
     send_or_put_off(send);
 }
@@ -145,7 +146,7 @@ void wait_for_worker(SharedDatabase &database)
     const std::uint64_t wanted = pg_atomic_read_u64(&database.written_batches);
     const std::uint64_t give_up = monotonic_ms() + patience_of_readers_ms;
     ConditionVariablePrepareToSleep(&database.numbered);
-    while (pg_atomic_read_u64(&database.numbered_batches) < wanted && pg_atomic_read_u32(&database.worker_problem) == 0) {
+    while (pg_atomic_read_u64(&database.numbered_batches) < wanted && pg_atomic_read_u32(&database.worker_problem) == no_problem) {
         const std::uint64_t now = monotonic_ms();
         if (now >= give_up)
             break;
@@ -167,7 +168,7 @@ std::uint64_t full_id(TransactionId id, FullTransactionId next)
 bool worker_is_expected()
 {
     SharedDatabase *database = my_database();
-    return database != nullptr && worker_enabled && launcher_exists() && pg_atomic_read_u32(&database->worker_problem) == 0;
+    return database != nullptr && worker_enabled && launcher_exists() && pg_atomic_read_u32(&database->worker_problem) == no_problem;
 }
 
 void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
@@ -193,7 +194,7 @@ void bring_feed_up_to_date()
         wait_for_worker(*my_database());
         return;
     }
-    if (XactReadOnly || run(waiting_events) == 0 || !feed_locked(try_lock_feed, true))
+    if (XactReadOnly || run(any_waiting) == 0 || !feed_locked(try_lock_feed, true))
         return;
     run(waiting_events);
     int count = 0;
@@ -215,7 +216,7 @@ bool number_committed_events(IdWindow &window)
     for (std::size_t i = 0; i < holes.size(); ++i)
         ids[i] = Int64GetDatum(holes[i]);
     Datum values[] = {Int64GetDatum(window.above()), Int64GetDatum(window.again_up_to()),
-                      PointerGetDatum(construct_array(ids, static_cast<int>(holes.size()), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE)), Int32GetDatum(most_in_a_pass)};
+                      int8_array(ids, holes.size()), Int32GetDatum(most_in_a_pass)};
     // Older than the snapshot of the next statement, so never too young.
     const TransactionId oldest = GetLatestSnapshot()->xmin;
     run(new_events, values);

@@ -293,10 +293,7 @@ UserList *list_suspects()
     const std::size_t count = cache_collect_stale({stale, most_suspects});
     if (count == most_suspects)
         return nullptr;
-    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (count + 1)));
-    for (std::size_t i = 0; i < count; ++i)
-        ids[i] = Int64GetDatum(static_cast<int64>(stale[i].row_id));
-    Datum values[] = {PointerGetDatum(construct_array(ids, static_cast<int>(count), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE))};
+    Datum values[] = {row_ids({stale, count})};
     run(suspects, values, nullptr, true);
     const Datum names = first_value(1);
     return names == 0 ? new_list(false) : list_named(names, false);

@@ -6,6 +6,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "lists.h"
+#include "log.h"
 #include "settings.h"
 #include "storage.h"
 
@@ -14,7 +15,6 @@ namespace presence {
 namespace {
 
 Statement last_number = {"SELECT coalesce(max(last_seq), 0) FROM @.presence_feed", 0, {}};
-Statement log_ended = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_build_object('users_offline', $3, 'sessions_ended', $4))", 4, {TEXTOID, TEXTOID, INT4OID, INT4OID}};
 Statement changes = {"SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2", 2, {INT8OID, INT4OID}};
 Statement dropped = {"SELECT dropped_seq FROM @.presence_feed", 0, {}};
 
@@ -94,11 +94,8 @@ void end_met(const UserList &list, const OwnerWork &work)
     if (!list.stale_met || !may_write() || IsolationUsesXactSnapshot())
         return;
     const Ended ended = end_stale_sessions(Thoroughness::whole_table);
-    if (ended.sessions == 0)
-        return;
-    Datum values[] = {PointerGetDatum(cstring_to_text("get_active_users")), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
-                      Int32GetDatum(ended.users), Int32GetDatum(ended.sessions)};
-    run(log_ended, values);
+    if (ended.sessions > 0)
+        log_call(work, "get_active_users", nullptr, nullptr, ended.users, ended.sessions);
 }
 
 } // namespace
@@ -293,7 +290,7 @@ PRESENCE_FUNCTION(is_user_online)
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
     Datum user[] = {PG_GETARG_DATUM(0)};
-    const UserList *list = list_named(PointerGetDatum(construct_array(user, 1, TEXTOID, -1, false, TYPALIGN_INT)), false);
+    const UserList *list = list_named(text_array(user, 1), false);
     const bool online = list->online_users > 0;
     end_owner_work(work);
     PG_RETURN_BOOL(online);
@@ -318,7 +315,7 @@ PRESENCE_FUNCTION(get_presence)
 
     const OwnerWork work = begin_owner_work();
     // Inside, ids are text.
-    UserList *list = list_named(PointerGetDatum(construct_array(names, known, TEXTOID, -1, false, TYPALIGN_INT)), true);
+    UserList *list = list_named(text_array(names, static_cast<std::size_t>(known)), true);
     for (int i = 0; i < known; ++i) {
         ListedUser &user = take_user(*list, text_view(DatumGetTextPP(names[i])));
         if (user.told)

@@ -60,6 +60,15 @@ inline std::string_view text_view(const text *value)
 
 inline text *make_text(std::string_view value) { return cstring_to_text_with_len(value.data(), static_cast<int>(value.size())); }
 
+inline Datum text_array(Datum *values, std::size_t count)
+{
+    return PointerGetDatum(construct_array(values, static_cast<int>(count), TEXTOID, -1, false, TYPALIGN_INT));
+}
+inline Datum int8_array(Datum *values, std::size_t count)
+{
+    return PointerGetDatum(construct_array(values, static_cast<int>(count), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
+}
+
 // The beginning of what was passed, for error messages: whole characters, none of which garbles a log.
 inline const char *excerpt(std::string_view value)
 {

@@ -107,7 +107,7 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
     auto *named = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
     for (std::size_t i = 0; i < sessions.size(); ++i)
         named[i] = PointerGetDatum(sessions[i]);
-    Datum key[] = {PointerGetDatum(name), PointerGetDatum(construct_array(named, static_cast<int>(sessions.size()), TEXTOID, -1, false, TYPALIGN_INT))};
+    Datum key[] = {PointerGetDatum(name), text_array(named, sessions.size())};
     Statement &lock_statement = lock == Lock::skip_locked ? try_lock_user : lock_user;
     // One who is there when it is to be created, and gone when it is to be locked, was deleted by retention in between.
     for (int attempt = 0; run(lock_statement, key) == 0; ++attempt) {
@@ -180,7 +180,7 @@ void refresh(const StoredUser &user, const StoredSession &session)
 
 EventList room_for(const StoredUser &user, int heartbeats)
 {
-    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count)) * static_cast<std::size_t>(heartbeats > 1 ? 2 : 1) + 4 * static_cast<std::size_t>(heartbeats);
+    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count + heartbeats));
     return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
 }
 
