@@ -97,11 +97,13 @@ const Extension &extension_of(FunctionCallInfo fcinfo)
 
 Oid session_table() { return extension.session_table; }
 
-OwnerWork begin_owner_work()
+OwnerWork begin_owner_work() { return begin_work_as(extension.owner, 0); }
+
+OwnerWork begin_work_as(Oid role, int restrictions)
 {
     OwnerWork work;
     GetUserIdAndSecContext(&work.role, &work.security_context);
-    SetUserIdAndSecContext(extension.owner, work.security_context | SECURITY_LOCAL_USERID_CHANGE);
+    SetUserIdAndSecContext(role, work.security_context | SECURITY_LOCAL_USERID_CHANGE | restrictions);
     work.guc_level = NewGUCNestLevel();
     set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
     if (SPI_connect() != SPI_OK_CONNECT)

@@ -27,6 +27,8 @@ struct OwnerWork {
     int guc_level;
 };
 OwnerWork begin_owner_work();
+// The same as another role, with further restrictions.
+OwnerWork begin_work_as(Oid role, int restrictions);
 void end_owner_work(const OwnerWork &work);
 
 inline constexpr int max_statement_arguments = 14;

@@ -29,21 +29,12 @@ void remove_cron_job()
 {
     if (!OidIsValid(get_extension_oid("pg_cron", true)))
         return;
-    Oid role = InvalidOid;
-    int security_context = 0;
-    GetUserIdAndSecContext(&role, &security_context);
-    SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, security_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-    const int guc_level = NewGUCNestLevel();
-    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-    if (SPI_connect() != SPI_OK_CONNECT)
-        elog(ERROR, "could not connect to SPI");
+    const OwnerWork work = begin_work_as(BOOTSTRAP_SUPERUSERID, SECURITY_RESTRICTED_OPERATION);
     // Not by a prepared statement, which would want to know the extension's schema.
     Oid types[] = {TEXTOID};
     Datum values[] = {job_name()};
     (void)SPI_execute_with_args(unschedule_job.text, 1, types, values, nullptr, false, 0);
-    SPI_finish();
-    AtEOXact_GUC(false, guc_level);
-    SetUserIdAndSecContext(role, security_context);
+    end_owner_work(work);
 }
 
 } // namespace presence

@@ -1,6 +1,7 @@
 #include "worker.h"
 
 #include <algorithm>
+#include <new>
 
 #include "cache.h"
 #include "expiry.h"
@@ -204,8 +205,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 
 [[noreturn]] void serve()
 {
-    auto *diary = static_cast<Diary *>(MemoryContextAllocZero(TopMemoryContext, sizeof(Diary)));
-    *diary = Diary();
+    auto *diary = new (MemoryContextAlloc(TopMemoryContext, sizeof(Diary))) Diary;
     note_leave(*database, 1);  // nobody knows
     in_transaction("starting", [diary] { restart_window(diary->window); });
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
