@@ -180,7 +180,7 @@ void refresh(const StoredUser &user, const StoredSession &session)
 
 EventList room_for(const StoredUser &user, int heartbeats)
 {
-    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count + heartbeats));
+    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + static_cast<std::size_t>(heartbeats));
     return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
 }
 
