@@ -15,8 +15,7 @@
 #include <string>
 #include <vector>
 
-namespace
-{
+namespace {
 
 using namespace presence;
 
@@ -39,7 +38,14 @@ double seconds(Work work)
 
 SessionEntry entry_of(const SessionKey &key, std::uint64_t row)
 {
-    return {.key = key, .row_id = row, .beat_ms = 1'000'000 + row % 30'000, .wall_us = 0, .interval_ms = 30'000, .fingerprints = {}, .state = SlotState::open, .status = 0};
+    return {.key = key,
+            .row_id = row,
+            .beat_ms = 1'000'000 + row % 30'000,
+            .wall_us = 0,
+            .interval_ms = 30'000,
+            .fingerprints = {},
+            .state = SlotState::open,
+            .status = 0};
 }
 
 }  // namespace
@@ -60,7 +66,9 @@ int main(int argc, char **argv)
 
     // Grown as the server grows it, so that the slack is the real one.
     std::uint32_t capacity = HeartbeatShard::min_capacity;
-    const auto block_of = [](std::uint32_t size) { return std::make_unique<std::uint64_t[]>(HeartbeatShard::bytes_for(size) / 8); };
+    const auto block_of = [](std::uint32_t size) {
+        return std::make_unique<std::uint64_t[]>(HeartbeatShard::bytes_for(size) / 8);
+    };
     auto block = block_of(capacity);
     HeartbeatShard *shard = HeartbeatShard::create(block.get(), capacity);
     for (std::uint32_t i = 0; i < sessions; ++i) {

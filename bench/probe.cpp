@@ -113,7 +113,7 @@ void append_int(std::string &bytes, std::uint32_t number)
 
 struct ArrayFormat {
     bool binary;
-    std::uint32_t element; // oid of the element type, for the binary form
+    std::uint32_t element;  // oid of the element type, for the binary form
 };
 
 std::string array_of(const std::vector<long> &ids, ArrayFormat format)
@@ -126,11 +126,11 @@ std::string array_of(const std::vector<long> &ids, ArrayFormat format)
         array.back() = '}';
         return array;
     }
-    append_int(array, 1); // dimensions
-    append_int(array, 0); // no NULL in it
+    append_int(array, 1);  // dimensions
+    append_int(array, 0);  // no NULL in it
     append_int(array, format.element);
     append_int(array, static_cast<std::uint32_t>(ids.size()));
-    append_int(array, 1); // lower bound
+    append_int(array, 1);  // lower bound
     for (const long id : ids) {
         const std::string text = std::to_string(id);
         append_int(array, static_cast<std::uint32_t>(text.size()));
@@ -181,7 +181,8 @@ int load(long from, long to, int clients)
             PGconn *conn = connect();
             prepare_batch(conn, "update_user_heartbeats", "presence_id");
             for (long first; !stopped && (first = next.fetch_add(1000)) <= to;) {
-                const std::string array = array_of(range(first, std::min(first + 999, to)), {.binary = false, .element = 0});
+                const std::string array =
+                    array_of(range(first, std::min(first + 999, to)), {.binary = false, .element = 0});
                 for (int twice = 0; twice < 2; ++twice)
                     if (send_batch(conn, array, {.binary = false, .element = 0}) == 0)
                         fail("nobody online after a batch", conn);
@@ -193,9 +194,10 @@ int load(long from, long to, int clients)
     return 0;
 }
 
-int batches(int clients, double length, int size, long sessions, const std::string &format_name, const std::string &function)
+int batches(int clients, double length, int size, long sessions, const std::string &format_name,
+            const std::string &function)
 {
-    constexpr int prepared_arrays = 16; // so that building them is not measured, as redis-benchmark does it
+    constexpr int prepared_arrays = 16;  // so that building them is not measured, as redis-benchmark does it
     const char *type = function == "update_user_heartbeats" ? "presence_id" : "text";
     std::atomic<long> beats{0};
     std::atomic<bool> go{false};
@@ -210,7 +212,7 @@ int batches(int clients, double length, int size, long sessions, const std::stri
             std::mt19937_64 random(static_cast<std::uint64_t>(i) + 1);
             std::vector<std::string> arrays;
             for (int a = 0; a < prepared_arrays; ++a) {
-                std::set<long> distinct; // an upsert refuses a row that comes twice
+                std::set<long> distinct;  // an upsert refuses a row that comes twice
                 while (static_cast<long>(distinct.size()) < std::min<long>(size, sessions))
                     distinct.insert(1 + static_cast<long>(random() % static_cast<std::uint64_t>(sessions)));
                 std::vector<long> ids(distinct.begin(), distinct.end());
@@ -246,7 +248,8 @@ int keep(long sessions, double period)
     PGconn *conn = connect();
     prepare_batch(conn, "update_user_heartbeats", "presence_id");
     const ArrayFormat format = format_of(conn, "binary", "presence_id");
-    const auto pause = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(period * 1000.0 / static_cast<double>(sessions)));
+    const auto pause = std::chrono::duration_cast<Clock::duration>(
+        std::chrono::duration<double>(period * 1000.0 / static_cast<double>(sessions)));
     auto next = Clock::now();
     for (long first = 1; !stopped; first = first + 1000 > sessions ? 1 : first + 1000) {
         send_batch(conn, array_of(range(first, std::min(first + 999, sessions)), format), format);
@@ -382,7 +385,8 @@ int latency(double length)
         const auto start = Clock::now();
         if (!run(conn, "SELECT 1"))
             fail("SELECT 1", conn);
-        std::printf("%lld\n", static_cast<long long>(std::chrono::duration_cast<microseconds>(Clock::now() - start).count()));
+        std::printf("%lld\n",
+                    static_cast<long long>(std::chrono::duration_cast<microseconds>(Clock::now() - start).count()));
         std::this_thread::sleep_for(milliseconds(5));
     }
     PQfinish(conn);
@@ -432,7 +436,8 @@ int storm(long count, int clients)
     }
     for (std::thread &thread : threads)
         thread.join();
-    std::printf("seconds\t%.3f\nfailed\t%ld\nheard\t%ld\ndisordered\t%ld\nlast_heard\t%.3f\n", absorbed, failed.load(), heard, disordered, last_heard);
+    std::printf("seconds\t%.3f\nfailed\t%ld\nheard\t%ld\ndisordered\t%ld\nlast_heard\t%.3f\n", absorbed, failed.load(),
+                heard, disordered, last_heard);
     PQfinish(listener);
     return 0;
 }
@@ -465,18 +470,19 @@ int memory(long count, long sessions)
     const long step = count / 10;
     long done = 0;
     for (long report = 0; report <= count; report += step) {
-        for (long i = 0; i < 1000; ++i, ++done) // also the call for one
+        for (long i = 0; i < 1000; ++i, ++done)  // also the call for one
             if (!beat(conn, std::to_string(1 + i % sessions)))
                 fail("heartbeat", conn);
         for (; done < report; done += 1000)
-            send_batch(conn, array_of(range(1 + done % (sessions - 999), 1000 + done % (sessions - 999)), format), format);
+            send_batch(conn, array_of(range(1 + done % (sessions - 999), 1000 + done % (sessions - 999)), format),
+                       format);
         std::printf("%ld\t%ld\n", done, private_kb(pid) * 1024);
     }
     PQfinish(conn);
     return 0;
 }
 
-} // namespace
+}  // namespace
 
 int main(int argc, char **argv)
 {

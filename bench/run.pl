@@ -21,7 +21,12 @@ use Measure::Restart;
 
 $| = 1;
 my $repo = shift @ARGV;
-GetOptions('quick' => \my $quick, 'write-docs' => \my $write_docs, 'only=s' => \my $only, 'most=i' => \(my $most = 1_000_000)) or exit 2;
+GetOptions(
+    'quick' => \my $quick,
+    'write-docs' => \my $write_docs,
+    'only=s' => \my $only,
+    'most=i' => \(my $most = 1_000_000)
+) or exit 2;
 
 my $started = time;
 my $dir = tempdir('/tmp/presence-bench.XXXXXX', CLEANUP => 1);
@@ -39,9 +44,18 @@ sub machine () {
     my %cpu = map { /^(.*?)\s*:\s*(.*)$/ ? ($1 => $2) : () } split /\n/, `lscpu`;
     my ($kb) = do { open my $in, '<', '/proc/meminfo'; <$in> =~ /(\d+)/ };
     my ($os) = `cat /etc/os-release` =~ /^PRETTY_NAME="(.*)"/m;
-    return (cpu => $cpu{'Model name'}, cores => $cpu{'CPU(s)'} + 0, memory_gb => int($kb / 1e6 + 0.5), system => $os // '', kernel => (POSIX::uname())[2] =~ s/-.*//r,
-        postgresql => $server->value('postgres', 'SHOW server_version') =~ s/ .*//r, redis => $redis->version,
-        presence => `git -C $repo describe --always --dirty 2>/dev/null` =~ s/\s//gr, date => strftime('%Y-%m-%d', gmtime), form => $quick ? 'quick' : 'full');
+    return (
+        cpu => $cpu{'Model name'},
+        cores => $cpu{'CPU(s)'} + 0,
+        memory_gb => int($kb / 1e6 + 0.5),
+        system => $os // '',
+        kernel => (POSIX::uname())[2] =~ s/-.*//r,
+        postgresql => $server->value('postgres', 'SHOW server_version') =~ s/ .*//r,
+        redis => $redis->version,
+        presence => `git -C $repo describe --always --dirty 2>/dev/null` =~ s/\s//gr,
+        date => strftime('%Y-%m-%d', gmtime),
+        form => $quick ? 'quick' : 'full'
+    );
 }
 
 progress('starting the servers');
@@ -49,11 +63,23 @@ my $sessions = $quick ? 10_000 : 100_000;
 $redis = Redis->start($dir, $sessions);
 $server = Server->start($repo, "$dir/server");
 my $report = Report->new(machine());
-my %run = (quick => $quick, repo => $repo, server => $server, redis => $redis, report => $report, progress => \&progress,
-    seconds => $quick ? 1 : 2, rounds => $quick ? 2 : 5, sessions => $sessions, session_text => plain($sessions), most => max($most, 100_000));
+my %run = (
+    quick => $quick,
+    repo => $repo,
+    server => $server,
+    redis => $redis,
+    report => $report,
+    progress => \&progress,
+    seconds => $quick ? 1 : 2,
+    rounds => $quick ? 2 : 5,
+    sessions => $sessions,
+    session_text => plain($sessions),
+    most => max($most, 100_000)
+);
 
 my $failures = 0;
 my %wanted = map { $_ => 1 } split /,/, $only // '';
+
 sub measure ($name, $sub) {
     return if $only && !$wanted{$name};
     return if eval { $sub->(); 1 };
@@ -62,10 +88,12 @@ sub measure ($name, $sub) {
     eval { $server->set('presence.timeout' => undef, autovacuum => undef) };
 }
 
-say 'presence, side by side: medians; spread is the least and the most of the rounds; ratios are of neighbouring rounds';
-say join ', ', map { "$_ $report->{machine}{$_}" } qw(cpu cores system postgresql redis form);
+say
+    'presence, side by side: medians; spread is the least and the most of the rounds; ratios are of neighbouring rounds';
+say join ', ', map {"$_ $report->{machine}{$_}"} qw(cpu cores system postgresql redis form);
 $server->create_database('big');
 my @sizes = $quick ? (1_000, 10_000) : grep { $_ <= max($most, 100_000) } (1_000, 10_000, 100_000, 1_000_000);
+
 # Growing takes longer than the default timeout.
 $server->set('presence.timeout' => '1h');
 for my $size (@sizes) {
@@ -90,6 +118,7 @@ if ($only && !$quick && -e $json) {
 }
 mkdir "$repo/bench/results";
 my @plots;
+
 sub plot ($name, $title, $svg) {
     return if !defined $svg;
     push @plots, "![$title](images/bench-$name.svg)";
@@ -105,28 +134,53 @@ sub write_file ($file, $text) {
 write_file($json, $report->json);
 
 mkdir "$repo/docs/images" if $write_docs;
-my %bars = (heartbeats => ['Heartbeats per second, one by one, 8 clients', ''], batches => ['Heartbeats per second in batches of 1,000, 8 clients', ''], lists => ['The list of who is online, ms', 'ms']);
+my %bars = (
+    heartbeats => ['Heartbeats per second, one by one, 8 clients', ''],
+    batches => ['Heartbeats per second in batches of 1,000, 8 clients', ''],
+    lists => ['The list of who is online, ms', 'ms']
+);
 for my $name (sort keys %bars) {
     plot($name, $bars{$name}[0], Plot::bars(@{ $bars{$name} }, @{ $report->{bars}{$name} })) if $report->{bars}{$name};
 }
-my %lines = (growth => ['What a call costs as presence grows', 'sessions online', 'microseconds', { log_x => 1, log_y => 1 }], memory => ['Shared memory per session', 'sessions online', 'bytes', { log_x => 1 }],
-    joins => ['Joins per second', 'clients', 'joins per second', {}], expiry => ['From the timeout to user_offline at a listener', 'milliseconds after the timeout', 'percent of the sessions', {}],
-    backend_memory => ['Private memory of a backend', 'heartbeats', 'MB', {}]);
+my %lines = (
+    growth => ['What a call costs as presence grows', 'sessions online', 'microseconds', { log_x => 1, log_y => 1 }],
+    memory => ['Shared memory per session', 'sessions online', 'bytes', { log_x => 1 }],
+    joins => ['Joins per second', 'clients', 'joins per second', {}],
+    expiry => [
+        'From the timeout to user_offline at a listener',
+        'milliseconds after the timeout',
+        'percent of the sessions', {}
+    ],
+    backend_memory => ['Private memory of a backend', 'heartbeats', 'MB', {}]
+);
 for my $name (sort keys %lines) {
     my $series = $report->{series}{$name} or next;
-    plot($name, $lines{$name}[0], Plot::lines(@{ $lines{$name} }, map { ($_ => $series->{$_}) } sort { $series->{$b}[-1][1] <=> $series->{$a}[-1][1] } keys %$series));
+    plot(
+        $name,
+        $lines{$name}[0],
+        Plot::lines(
+            @{ $lines{$name} },
+            map { ($_ => $series->{$_}) } sort { $series->{$b}[-1][1] <=> $series->{$a}[-1][1] } keys %$series
+        )
+    );
 }
 if ($write_docs) {
     my $page = "$repo/docs/benchmarks.md";
     open my $in, '<:utf8', $page or die "$page: $!\n";
     my $text = do { local $/; <$in> };
     my %m = %{ $report->{machine} };
-    my $table = "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n" . join('', map { "Measured again later: $_.\n" } @{ $m{again} // [] }) . $report->markdown . join("\n", '', @plots, '');
-    $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s or die "$page has no place for the results\n";
+    my $table =
+        "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n"
+        . join('', map {"Measured again later: $_.\n"} @{ $m{again} // [] })
+        . $report->markdown
+        . join("\n", '', @plots, '');
+    $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s
+        or die "$page has no place for the results\n";
     write_file($page, $text);
 }
 
 my ($reached, $missed, $skipped) = $report->counts;
 printf STDERR "\r\e[K" if -t STDERR;
-printf "\n%d reached, %d not reached, %d skipped, in %d s; details in %s\n", $reached, $missed, $skipped, time - $started, $json =~ s{^\Q$repo\E/}{}r;
+printf "\n%d reached, %d not reached, %d skipped, in %d s; details in %s\n", $reached, $missed, $skipped,
+    time - $started, $json =~ s{^\Q$repo\E/}{}r;
 exit($failures ? 1 : 0);

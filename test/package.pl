@@ -17,32 +17,45 @@ my $meta = eval { JSON::PP->new->utf8->decode(slurp('META.json')) };
 ok($meta, 'META.json is JSON') or diag $@;
 
 my $semver = qr/\A(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)\.(?:0|[1-9]\d*)(?:-?[A-Za-z][-0-9A-Za-z]*)?\z/;
-my %known = map { $_ => 1 } qw(abstract maintainer license provides name version meta-spec description generated_by tags no_index prereqs
+my %known = map { $_ => 1 }
+    qw(abstract maintainer license provides name version meta-spec description generated_by tags no_index prereqs
     release_status resources);
 is_deeply([grep { !$known{$_} && !/^[xX]_/ } sort keys %$meta], [], 'META.json has only keys that the spec knows');
 for my $key (qw(abstract license name version maintainer)) {
     ok(ref $meta->{$key} || length($meta->{$key} // ''), "META.json says $key");
 }
-like($meta->{name}, qr/\A[^\s\/\\\x00-\x1f]{2,}\z/, 'name is two characters or more, without slashes or control characters');
+like(
+    $meta->{name},
+    qr/\A[^\s\/\\\x00-\x1f]{2,}\z/,
+    'name is two characters or more, without slashes or control characters'
+);
 like($meta->{version}, $semver, 'version is a semantic version');
 is($meta->{license}, 'postgresql', 'license is one of the names in the spec');
 like($meta->{release_status}, qr/\A(?:stable|testing|unstable)\z/, 'release_status is one that the spec knows');
 is($meta->{'meta-spec'}{version}, '1.0.0', 'meta-spec.version');
 like($meta->{'meta-spec'}{url}, qr{\Ahttps?://pgxn\.org/(?:meta/spec|spec/1\.0\.0)}, 'meta-spec.url');
-ok(@{$meta->{tags}} > 0 && !grep({ !length || length > 255 || m{[/\\\x00-\x1f]} } @{$meta->{tags}}), 'tags are short plain strings');
-for my $name (sort keys %{$meta->{provides}}) {
+ok(@{ $meta->{tags} } > 0 && !grep({ !length || length > 255 || m{[/\\\x00-\x1f]} } @{ $meta->{tags} }),
+    'tags are short plain strings');
+
+for my $name (sort keys %{ $meta->{provides} }) {
     my $provided = $meta->{provides}{$name};
-    is_deeply([grep { !/^(?:file|version|abstract|docfile|x_.*)$/i } keys %$provided], [], "provides.$name has only keys that the spec knows");
+    is_deeply([grep { !/^(?:file|version|abstract|docfile|x_.*)$/i } keys %$provided],
+        [], "provides.$name has only keys that the spec knows");
     like($provided->{version}, $semver, "provides.$name.version is a semantic version");
     ok(-f $provided->{file}, "provides.$name.file is there");
     ok(-f $provided->{docfile}, "provides.$name.docfile is there");
 }
-for my $phase (sort keys %{$meta->{prereqs}}) {
+for my $phase (sort keys %{ $meta->{prereqs} }) {
     like($phase, qr/\A(?:configure|build|test|runtime|develop)\z/, "prereqs.$phase is a phase");
-    for my $relation (sort keys %{$meta->{prereqs}{$phase}}) {
-        like($relation, qr/\A(?:requires|recommends|suggests|conflicts)\z/, "prereqs.$phase.$relation is a relationship");
+    for my $relation (sort keys %{ $meta->{prereqs}{$phase} }) {
+        like(
+            $relation,
+            qr/\A(?:requires|recommends|suggests|conflicts)\z/,
+            "prereqs.$phase.$relation is a relationship"
+        );
         my $wanted = $meta->{prereqs}{$phase}{$relation};
-        is_deeply([grep { $wanted->{$_} ne '0' && $wanted->{$_} !~ $semver } keys %$wanted], [], "prereqs.$phase.$relation has versions");
+        is_deeply([grep { $wanted->{$_} ne '0' && $wanted->{$_} !~ $semver } keys %$wanted],
+            [], "prereqs.$phase.$relation has versions");
     }
 }
 
@@ -58,8 +71,11 @@ my $root = tempdir(CLEANUP => 1);
 ask("make -s install DESTDIR=$root PG_CONFIG=$pg_config 2>&1");
 my $extensions = $root . ask("$pg_config --sharedir") . '/extension';
 my $library = $root . ask("$pg_config --pkglibdir") . '/presence.so';
-is_deeply([sort map { s{.*/}{}r } glob "$extensions/*"], [sort('presence.control', glob 'presence--*.sql')],
-    'make install brings the control file and every script, upgrades included');
+is_deeply(
+    [sort map {s{.*/}{}r} glob "$extensions/*"],
+    [sort('presence.control', glob 'presence--*.sql')],
+    'make install brings the control file and every script, upgrades included'
+);
 ok(-f $library, 'and the library');
 ok(-x $root . ask("$pg_config --bindir") . '/presence_tail', 'and presence_tail');
 
@@ -68,12 +84,14 @@ ok(-x $root . ask("$pg_config --bindir") . '/presence_tail', 'and presence_tail'
 my %wanted = (Pg_magic_func => 1, _PG_init => 1);
 for my $script (glob 'presence--*.sql') {
     my $sql = slurp($script);
-    while ($sql =~ /CREATE (?:OR REPLACE )?FUNCTION \@extschema\@\.(\w+)\s*\([^;]*?AS 'MODULE_PATHNAME'(?:, '(\w+)')? LANGUAGE C/gs) {
+    while ($sql =~
+        /CREATE (?:OR REPLACE )?FUNCTION \@extschema\@\.(\w+)\s*\([^;]*?AS 'MODULE_PATHNAME'(?:, '(\w+)')? LANGUAGE C/gs
+    ) {
         my $symbol = $2 // $1;
-        @wanted{$symbol, "pg_finfo_$symbol"} = (1, 1);
+        @wanted{ $symbol, "pg_finfo_$symbol" } = (1, 1);
     }
 }
-my %exported = map { (split)[2] => 1 } grep { /^\S+ [A-Z] / } split /\n/, ask("nm -D --defined-only $library");
+my %exported = map { (split)[2] => 1 } grep {/^\S+ [A-Z] /} split /\n/, ask("nm -D --defined-only $library");
 is_deeply([grep { !$exported{$_} } sort keys %wanted], [], 'the library exports what the scripts call');
 is_deeply([grep { !$wanted{$_} && !/^presence_\w+_main$/ } sort keys %exported], [], 'and nothing else');
 

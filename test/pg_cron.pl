@@ -5,43 +5,46 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 # psql's output for one command string, errors included.
-sub sql_in
-{
-	my ($database, $sql, @options) = @_;
-	open my $psql, '-|', 'psql', '-XAtq', '-v', 'VERBOSITY=verbose', @options, '-d', $database, '-c', $sql or die $!;
-	my $output = do { local $/; <$psql> };
-	close $psql;
-	chomp($output //= '');
-	return $output;
+sub sql_in {
+    my ($database, $sql, @options) = @_;
+    open my $psql, '-|', 'psql', '-XAtq', '-v', 'VERBOSITY=verbose', @options, '-d', $database, '-c', $sql or die $!;
+    my $output = do { local $/; <$psql> };
+    close $psql;
+    chomp($output //= '');
+    return $output;
 }
 
 # The same with the messages of errors.
-sub error_in
-{
-	my ($database, $sql) = @_;
-	$sql =~ s/'/'\\''/g;
-	return scalar `psql -XAtq -v VERBOSITY=verbose -d $database -c '$sql' 2>&1`;
+sub error_in {
+    my ($database, $sql) = @_;
+    $sql =~ s/'/'\\''/g;
+    return scalar `psql -XAtq -v VERBOSITY=verbose -d $database -c '$sql' 2>&1`;
 }
 sub sql { return sql_in('postgres', @_); }
 
-sub wait_until
-{
-	my ($seconds, $condition) = @_;
-	my $deadline = time + $seconds;
-	while (!$condition->())
-	{
-		return 0 if time > $deadline;
-		sleep 0.1;
-	}
-	return 1;
+sub wait_until {
+    my ($seconds, $condition) = @_;
+    my $deadline = time + $seconds;
+    while (!$condition->()) {
+        return 0 if time > $deadline;
+        sleep 0.1;
+    }
+    return 1;
 }
 
 sub runs { return sql("SELECT count(*) FROM presence_admin_log WHERE action = 'scheduled_presence_cleanup'"); }
 
 sql('CREATE EXTENSION presence');
-like(error_in('postgres', 'SELECT presence_schedule_cleanup()'),
-	qr/55000: pg_cron is not installed.*HINT: .*CREATE EXTENSION pg_cron/s, 'without pg_cron: an error that says what to do');
-like(error_in('postgres', 'SELECT presence_unschedule_cleanup()'), qr/55000: pg_cron is not installed.*HINT: /s, 'and the same for unscheduling');
+like(
+    error_in('postgres', 'SELECT presence_schedule_cleanup()'),
+    qr/55000: pg_cron is not installed.*HINT: .*CREATE EXTENSION pg_cron/s,
+    'without pg_cron: an error that says what to do'
+);
+like(
+    error_in('postgres', 'SELECT presence_unschedule_cleanup()'),
+    qr/55000: pg_cron is not installed.*HINT: /s,
+    'and the same for unscheduling'
+);
 sql('CREATE EXTENSION pg_cron');
 my ($major, $minor) = split /\./, sql("SELECT extversion FROM pg_extension WHERE extname = 'pg_cron'");
 my $knows_seconds = $major > 1 || $minor >= 5;
@@ -51,12 +54,24 @@ my $knows_seconds = $major > 1 || $minor >= 5;
 is(sql('SELECT presence_unschedule_cleanup()'), 'f', 'there is nothing to unschedule yet');
 my $id = sql('SELECT presence_schedule_cleanup()');
 like($id, qr/^\d+$/, 'schedule: the id of a job');
-is(sql("SELECT schedule, database, active FROM cron.job WHERE jobid = $id"), '* * * * *|postgres|t', 'schedule: every minute, in this database');
+is(
+    sql("SELECT schedule, database, active FROM cron.job WHERE jobid = $id"),
+    '* * * * *|postgres|t',
+    'schedule: every minute, in this database'
+);
 my $again = sql("SELECT presence_schedule_cleanup('*/5 * * * *')");
-is(sql("SELECT count(*), min(schedule) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"), '1|*/5 * * * *', 'schedule: a second call replaces the job');
+is(
+    sql("SELECT count(*), min(schedule) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"),
+    '1|*/5 * * * *',
+    'schedule: a second call replaces the job'
+);
 is(sql("SELECT count(*) FROM cron.job WHERE jobid = $again"), 1, 'schedule: and returns its id');
 isnt(error_in('postgres', "SELECT presence_schedule_cleanup('whenever')"), '', 'schedule: nonsense is refused');
-like(error_in('postgres', "SELECT presence_schedule_cleanup('whenever')"), qr/ERROR: .*whenever/s, 'schedule: with an error that shows it');
+like(
+    error_in('postgres', "SELECT presence_schedule_cleanup('whenever')"),
+    qr/ERROR: .*whenever/s,
+    'schedule: with an error that shows it'
+);
 like(error_in('postgres', 'SELECT presence_schedule_cleanup(NULL)'), qr/ERROR: .*schedule/s, 'schedule: NULL too');
 is(sql("SELECT schedule FROM cron.job WHERE jobid = $again"), '*/5 * * * *', 'schedule: and the old one stays');
 is(sql('SELECT presence_unschedule_cleanup()'), 't', 'unschedule: it is gone');
@@ -69,18 +84,30 @@ is(sql('SELECT jobname FROM cron.job'), 'of somebody else', 'other jobs are left
 #---------------------------------------------------------------------- who may
 
 sql('CREATE ROLE keeper LOGIN; GRANT USAGE ON SCHEMA public TO keeper');
-like(error_in('postgres', 'SET ROLE keeper; SELECT presence_schedule_cleanup()'), qr/42501: permission denied/, 'a role without the right may not schedule');
+like(
+    error_in('postgres', 'SET ROLE keeper; SELECT presence_schedule_cleanup()'),
+    qr/42501: permission denied/,
+    'a role without the right may not schedule'
+);
 sql('GRANT EXECUTE ON FUNCTION presence_schedule_cleanup(text), presence_unschedule_cleanup() TO keeper');
-like(sql('SET ROLE keeper; SELECT presence_schedule_cleanup()'), qr/^\d+$/, 'a role with the right may, without any right to pg_cron');
-is(sql("SELECT username FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"),
-	sql("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'presence_session'"), 'the job belongs to the owner of the extension');
+like(sql('SET ROLE keeper; SELECT presence_schedule_cleanup()'),
+    qr/^\d+$/, 'a role with the right may, without any right to pg_cron');
+is(
+    sql("SELECT username FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"),
+    sql("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'presence_session'"),
+    'the job belongs to the owner of the extension'
+);
 is(sql('SET ROLE keeper; SELECT presence_unschedule_cleanup()'), 't', 'and it may unschedule');
 
 #---------------------------------------------------------------------- databases that pg_cron does not live in
 
 sql('CREATE DATABASE other');
 sql_in('other', 'CREATE EXTENSION presence');
-like(error_in('other', 'SELECT presence_schedule_cleanup()'), qr/ERROR: +\w{5}: .*pg_cron.*HINT: /s, 'another database: an error with a hint');
+like(
+    error_in('other', 'SELECT presence_schedule_cleanup()'),
+    qr/ERROR: +\w{5}: .*pg_cron.*HINT: /s,
+    'another database: an error with a hint'
+);
 
 #---------------------------------------------------------------------- the real run
 
@@ -91,27 +118,44 @@ my $started = time;
 sql($knows_seconds ? "SELECT presence_schedule_cleanup('1 second')" : 'SELECT presence_schedule_cleanup()');
 ok(wait_until(75, sub { runs() > 0 }), 'pg_cron runs the cleanup') or diag sql('TABLE cron.job_run_details');
 note sprintf 'the first run came after %.1f s', time - $started;
-is(sql("SELECT string_agg(DISTINCT status, ',') FROM cron.job_run_details WHERE command LIKE '%scheduled_presence_cleanup%' AND end_time IS NOT NULL"), 'succeeded',
-	'pg_cron says that it succeeded');
-is(sql("SELECT actor FROM presence_admin_log WHERE action = 'scheduled_presence_cleanup' ORDER BY id LIMIT 1"), 'postgres', 'the log says who ran it');
-ok(wait_until(75, sub { sql("SELECT online FROM presence WHERE user_id = 'ghost'") eq 'f' }), 'who was silent is offline');
-is(sql("SELECT string_agg(event || ' ' || reason, ', ' ORDER BY seq) FROM presence_changes_since(0) WHERE user_id = 'ghost' AND reason = 'timeout'"),
-	'session_end timeout, user_offline timeout', 'with the events of a timeout, once');
+is(
+    sql(
+        "SELECT string_agg(DISTINCT status, ',') FROM cron.job_run_details WHERE command LIKE '%scheduled_presence_cleanup%' AND end_time IS NOT NULL"
+    ),
+    'succeeded',
+    'pg_cron says that it succeeded'
+);
+is(sql("SELECT actor FROM presence_admin_log WHERE action = 'scheduled_presence_cleanup' ORDER BY id LIMIT 1"),
+    'postgres', 'the log says who ran it');
+ok(wait_until(75, sub { sql("SELECT online FROM presence WHERE user_id = 'ghost'") eq 'f' }),
+    'who was silent is offline');
+is(
+    sql(
+        "SELECT string_agg(event || ' ' || reason, ', ' ORDER BY seq) FROM presence_changes_since(0) WHERE user_id = 'ghost' AND reason = 'timeout'"
+    ),
+    'session_end timeout, user_offline timeout',
+    'with the events of a timeout, once'
+);
 is(sql("SELECT is_user_online('quiet')"), 't', 'who promised to be quiet is online');
-ok(sql("SELECT last_cleanup_at > now() - interval '2 min' FROM presence_health") eq 't', 'presence_health knows of the run');
+ok(sql("SELECT last_cleanup_at > now() - interval '2 min' FROM presence_health") eq 't',
+    'presence_health knows of the run');
 
 #---------------------------------------------------------------------- and the end
 
 sql('SET client_min_messages = warning; DROP EXTENSION presence');
-is(sql("SELECT count(*) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"), 0, 'DROP EXTENSION presence takes the job away');
+is(sql("SELECT count(*) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"),
+    0, 'DROP EXTENSION presence takes the job away');
 is(sql("SELECT count(*) FROM cron.job WHERE jobname = 'of somebody else'"), 1, 'and no other');
 
 # An owner who is no superuser, with rights to pg_cron.
 sql('SELECT cron.unschedule(jobid) FROM cron.job');
 sql('DROP EXTENSION IF EXISTS presence');
-sql('CREATE ROLE installer SUPERUSER; CREATE ROLE owner LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO owner; GRANT USAGE ON SCHEMA cron TO owner');
+sql(
+    'CREATE ROLE installer SUPERUSER; CREATE ROLE owner LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO owner; GRANT USAGE ON SCHEMA cron TO owner'
+);
 sql('SET ROLE installer; CREATE EXTENSION presence');
-is(error_in('postgres', 'REASSIGN OWNED BY installer TO owner'), '', 'the extension is handed to an owner who is no superuser');
+is(error_in('postgres', 'REASSIGN OWNED BY installer TO owner'),
+    '', 'the extension is handed to an owner who is no superuser');
 is(sql("SELECT update_user_heartbeat('ann', 's')"), 't', 'heartbeats work for that owner');
 like(sql('SELECT presence_schedule_cleanup()'), qr/^\d+$/, 'and the owner can schedule');
 is(sql("SELECT username FROM cron.job"), 'owner', 'a job of its own');

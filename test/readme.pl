@@ -24,22 +24,31 @@ sub run {
     return ($output, $? == 0);
 }
 
-sub sql { my ($output, $fine) = run(shift, 'psql -XAtq -v ON_ERROR_STOP=1'); die "$output\n" unless $fine; return $output; }
+sub sql {
+    my ($output, $fine) = run(shift, 'psql -XAtq -v ON_ERROR_STOP=1');
+    die "$output\n" unless $fine;
+    return $output;
+}
 
-my @cron = run(q{SELECT 1 FROM pg_available_extensions WHERE name = 'pg_cron' AND current_setting('cron.database_name', true) = current_database()}, 'psql -XAtq');
+my @cron = run(
+    q{SELECT 1 FROM pg_available_extensions WHERE name = 'pg_cron' AND current_setting('cron.database_name', true) = current_database()},
+    'psql -XAtq'
+);
 
 my %tried = (sql => 0, sh => 0, js => 0);
 my (@blocks, @last);
-while ($readme =~ /^(?:<!-- test: (?<note>[^\n]*) -->\n)?(?<indent> *)```(?<language>\w+)\n(?<text>.*?)^\g{indent}```$/gms) {
+while (
+    $readme =~ /^(?:<!-- test: (?<note>[^\n]*) -->\n)?(?<indent> *)```(?<language>\w+)\n(?<text>.*?)^\g{indent}```$/gms)
+{
     my $block = [$+{note} // '', $+{language}, $+{text}];
-    push @{$block->[0] eq 'last' ? \@last : \@blocks}, $block;
+    push @{ $block->[0] eq 'last' ? \@last : \@blocks }, $block;
 }
 for (@blocks, @last) {
     my ($note, $language, $text) = @$_;
     if ($note =~ /^no /) { pass("not tried: $note"); next; }
     $tried{$language}++;
     if ($language eq 'sql') {
-        SKIP: {
+    SKIP: {
             skip 'pg_cron is not there', 1 if $note eq 'needs pg_cron' && $cron[0] ne '1';
             for my $statement ($text =~ /(.*?;[^\n]*\n)/gs) {
                 my ($expected) = $statement =~ /--> (.*?)\s*$/m;
@@ -49,13 +58,11 @@ for (@blocks, @last) {
                 is($output, $expected, "... is $expected") if defined $expected;
             }
         }
-    }
-    elsif ($language eq 'sh') {
+    } elsif ($language eq 'sh') {
         my ($output, $fine) = run($text, 'bash -e -o pipefail');
         ok($fine, 'sh: ' . ($text =~ /(.*)/)[0]) or diag $output;
-    }
-    elsif ($language eq 'js') {
-        SKIP: {
+    } elsif ($language eq 'js') {
+    SKIP: {
             skip 'no Node.js here', 1 unless grep { -x "$_/node" } split /:/, $ENV{PATH};
             skip 'client/node_modules is not there: npm ci in client/', 1 unless -d "$root/client/node_modules/pg";
             symlink "$root/client/node_modules", "$folder/node_modules";
@@ -66,32 +73,39 @@ for (@blocks, @last) {
             ok($fine, 'js: runs') or diag $output;
             is($output, join("\n", $text =~ m{console\.log\(.*\); // (.*)}g), 'js: prints what it says');
         }
+    } elsif ($language eq 'ini') {
+        like(sql('SHOW shared_preload_libraries'),
+            qr/\bpresence\b/, 'ini: the server that tries this is configured like that');
+    } elsif ($language !~ /^(?:text|json)$/) {
+        fail("a $language block, which nothing here can try");
     }
-    elsif ($language eq 'ini') {
-        like(sql('SHOW shared_preload_libraries'), qr/\bpresence\b/, 'ini: the server that tries this is configured like that');
-    }
-    elsif ($language !~ /^(?:text|json)$/) { fail("a $language block, which nothing here can try"); }
 
-    # The roles can do what they were granted, and nothing else.
+# The roles can do what they were granted, and nothing else.
     if ($text =~ /^CREATE ROLE chat_backend/m) {
-        ok(eval { sql($_); 1 }, $_) or diag $@ for (
+        ok(eval { sql($_); 1 }, $_)
+            or diag $@
+            for (
             q{SET ROLE chat_backend; SELECT update_user_heartbeat('eve', 'tab'), update_user_heartbeats('{eve}', '{tab}'), is_user_online('eve'), presence_count()},
             q{SET ROLE chat_backend; SELECT * FROM get_active_users(), get_presence('{eve}'), presence_snapshot(), presence_changes_since(0)},
             q{SET ROLE chat_backend; SELECT handle_user_disconnect('eve', 'tab'), mark_user_offline('eve')},
             q{SET ROLE chat_reports; SELECT * FROM presence, presence_sessions},
-            q{SET ROLE chat_admin; SELECT cleanup_stale_presence(), scheduled_presence_cleanup(); SELECT * FROM presence_health, presence_admin_log, presence_events});
-        ok(!eval { sql($_); 1 }, "refused: $_") for (
-            q{SET ROLE chat_reports; SELECT update_user_heartbeat('eve')}, q{SET ROLE chat_backend; SELECT * FROM presence},
-            q{SET ROLE chat_admin; DELETE FROM presence_session});
+            q{SET ROLE chat_admin; SELECT cleanup_stale_presence(), scheduled_presence_cleanup(); SELECT * FROM presence_health, presence_admin_log, presence_events}
+            );
+        ok(!eval { sql($_); 1 }, "refused: $_")
+            for (
+            q{SET ROLE chat_reports; SELECT update_user_heartbeat('eve')},
+            q{SET ROLE chat_backend; SELECT * FROM presence},
+            q{SET ROLE chat_admin; DELETE FROM presence_session}
+            );
     }
 
-    # The tables are compared while the extension is there.
+# The tables are compared while the extension is there.
     if ($language eq 'sql' && $text =~ /^CREATE EXTENSION presence;/) { compare_tables(); }
 }
 cmp_ok($tried{$_}, '>', 0, "there are $_ blocks") for sort keys %tried;
 
 # Links within the repository lead somewhere, for all documents.
-for my $document ('README.md', map { s{^\Q$root\E/}{}r } glob "$root/docs/*.md") {
+for my $document ('README.md', map {s{^\Q$root\E/}{}r} glob "$root/docs/*.md") {
     my $text = do { open my $in, '<:encoding(UTF-8)', "$root/$document" or die $!; local $/; <$in> };
     my ($folder_of) = $document =~ m{^(.*/)?[^/]*$};
     my @dead;
@@ -100,7 +114,8 @@ for my $document ('README.md', map { s{^\Q$root\E/}{}r } glob "$root/docs/*.md")
         if (!-e "$root/$target") { push @dead, $target; next; }
         next unless defined $anchor;
         open my $in, '<:encoding(UTF-8)', "$root/$target" or die $!;
-        my %anchors = map { my $slug = lc; $slug =~ s/[^\w\s-]//g; $slug =~ s/ /-/g; ($slug => 1) } map { /^#+ (.*)/ ? $1 : () } <$in>;
+        my %anchors = map { my $slug = lc; $slug =~ s/[^\w\s-]//g; $slug =~ s/ /-/g; ($slug => 1) }
+            map { /^#+ (.*)/ ? $1 : () } <$in>;
         push @dead, "$target#$anchor" unless $anchors{$anchor};
     }
     is_deeply(\@dead, [], "$document has no dead link");
@@ -108,31 +123,50 @@ for my $document ('README.md', map { s{^\Q$root\E/}{}r } glob "$root/docs/*.md")
 
 sub compare_tables {
     my ($reference) = $readme =~ /^(## Functions.*)^## Operation/ms;
-    for my $line (split /\n/, sql(q{
+    for my $line (
+        split /\n/,
+        sql(
+            q{
         SELECT p.proname || E'\t' || coalesce(string_agg(a.name, ', ' ORDER BY a.position) FILTER (WHERE a.mode = 't'), '')
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
         LEFT JOIN LATERAL unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, position) ON true
         WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'presence') AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
           AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname <> 'presence_event_payload'
-        GROUP BY p.oid, p.proname ORDER BY 1})) {
+        GROUP BY p.oid, p.proname ORDER BY 1}
+        )
+    ) {
         my ($name, $columns) = split /\t/, $line, -1;
         my ($row) = $reference =~ /^\| `\Q$name\E\((.*)$/m;
         ok($row, "README has the function $name") or next;
-        next if $name =~ /^presence_(?:snapshot|changes_since)$/;     # described by others
+        next if $name =~ /^presence_(?:snapshot|changes_since)$/;    # described by others
         like($row, qr/\Q`$columns`\E/, "... and its columns") if $columns;
     }
-    for my $line (split /\n/, sql(q{
+    for my $line (
+        split /\n/,
+        sql(
+            q{
         SELECT c.relname || E'\t' || string_agg(a.attname, ', ' ORDER BY a.attnum)
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-        WHERE c.relname IN ('presence', 'presence_sessions', 'presence_health', 'presence_events', 'presence_admin_log') GROUP BY c.oid, c.relname})) {
+        WHERE c.relname IN ('presence', 'presence_sessions', 'presence_health', 'presence_events', 'presence_admin_log') GROUP BY c.oid, c.relname}
+        )
+    ) {
         my ($name, $columns) = split /\t/, $line;
         like($reference, qr/^\| `\Q$name\E`[^|]*\| `\Q$columns\E`/m, "README has $name with its columns");
     }
-    for my $line (split /\n/, sql(q{SELECT name || E'\t' || current_setting(name) FROM pg_settings WHERE name LIKE 'presence.%' AND source = 'default'})) {
+    for my $line (
+        split /\n/,
+        sql(
+            q{SELECT name || E'\t' || current_setting(name) FROM pg_settings WHERE name LIKE 'presence.%' AND source = 'default'}
+        )
+    ) {
         my ($name, $default) = split /\t/, $line;
         like($reference, qr/^\| `\Q$name\E` \| `\Q$default\E` \|/m, "README has the setting $name with its default");
     }
-    is(scalar(() = $reference =~ /^\| `presence\.\w+` \|/gm), sql(q{SELECT count(*) FROM pg_settings WHERE name LIKE 'presence.%'}), 'and no setting that is not there');
+    is(
+        scalar(() = $reference =~ /^\| `presence\.\w+` \|/gm),
+        sql(q{SELECT count(*) FROM pg_settings WHERE name LIKE 'presence.%'}),
+        'and no setting that is not there'
+    );
 }
 
 done_testing;

@@ -1,4 +1,5 @@
 package Redis;
+
 # A private Redis without persistence, which is how it is fastest, and the real redis-benchmark on it. Like PostgreSQL's
 # clients here, Redis's use a Unix socket.
 use v5.28;
@@ -8,7 +9,7 @@ use Time::HiRes qw(sleep);
 
 our %command = (
     zadd => ['ZADD', 'online', '__rand_int__', 'user:__rand_int__'],
-    set  => ['SET', 'user:__rand_int__', '1', 'EX', '120'],
+    set => ['SET', 'user:__rand_int__', '1', 'EX', '120'],
 );
 
 sub start ($class, $dir, $sessions) {
@@ -16,7 +17,8 @@ sub start ($class, $dir, $sessions) {
     my $pid = fork // die "fork: $!\n";
     if (!$pid) {
         open STDOUT, '>', "$dir/redis.log";
-        exec 'redis-server', '--port', 0, '--unixsocket', $self->{socket}, '--save', '', '--appendonly', 'no' or die "redis-server: $!\n";
+        exec 'redis-server', '--port', 0, '--unixsocket', $self->{socket}, '--save', '', '--appendonly', 'no'
+            or die "redis-server: $!\n";
     }
     $self->{pid} = $pid;
     for (1 .. 100) {
@@ -37,7 +39,8 @@ sub rate ($self, $name, $clients, $pipeline, $seconds) {
 
 sub run ($self, $name, $clients, $pipeline, $requests) {
     open my $pipe, '-|', 'redis-benchmark', '-s', $self->{socket}, '-c', $clients, '-P', $pipeline, '-n', $requests,
-        '-r', $self->{sessions}, '--csv', @{ $command{$name} } or die "redis-benchmark: $!\n";
+        '-r', $self->{sessions}, '--csv', @{ $command{$name} }
+        or die "redis-benchmark: $!\n";
     my @lines = <$pipe>;
     close $pipe or die "redis-benchmark failed\n";
     return $lines[-1] =~ /","([\d.]+)"/ ? $1 : die "redis-benchmark: @lines\n";

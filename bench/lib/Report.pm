@@ -1,4 +1,5 @@
 package Report;
+
 # What was measured: a table for people, JSON for programs, a page for the docs.
 use v5.28;
 use warnings;
@@ -17,8 +18,20 @@ sub row ($self, $id, $what, %row) {
         my ($how, $limit) = @$reach;
         $verdict = ($how eq '>=' ? $median >= $limit : $median <= $limit) ? 'reached' : 'NOT REACHED';
     }
-    $self->add({ id => $id, what => $what, reach => $row{reach}, median => $median, low => $low, high => $high, values => $row{values},
-        unit => $row{unit} // '', verdict => $verdict, note => $row{note} // '' });
+    $self->add(
+        {
+            id => $id,
+            what => $what,
+            reach => $row{reach},
+            median => $median,
+            low => $low,
+            high => $high,
+            values => $row{values},
+            unit => $row{unit} // '',
+            verdict => $verdict,
+            note => $row{note} // ''
+        }
+    );
 }
 
 # What could not be measured, and why.
@@ -43,7 +56,9 @@ sub reach_text ($row) {
     return ($reach->[0] eq '>=' ? 'at least ' : 'at most ') . plain($reach->[1]);
 }
 
-sub measured_text ($row) { return defined $row->{median} ? join ' ', plain($row->{median}), grep { length } $row->{unit} : '' }
+sub measured_text ($row) {
+    return defined $row->{median} ? join ' ', plain($row->{median}), grep {length} $row->{unit} : '';
+}
 
 sub spread_text ($row) {
     return '' if !defined $row->{median} || @{ $row->{values} } < 2;
@@ -51,7 +66,8 @@ sub spread_text ($row) {
 }
 
 sub line ($row) {
-    my $line = sprintf '  %-62s %-14s %14s  %-20s %-11s', $row->{what}, reach_text($row), measured_text($row), spread_text($row), $row->{verdict};
+    my $line = sprintf '  %-62s %-14s %14s  %-20s %-11s', $row->{what}, reach_text($row), measured_text($row),
+        spread_text($row), $row->{verdict};
     $line =~ s/\s+$//;
     return $line . (length $row->{note} ? "\n      $row->{note}" : '');
 }
@@ -90,10 +106,16 @@ sub markdown ($self) {
     for my $row (@{ $self->{rows} }) {
         if ($row->{group} ne $group) {
             $group = $row->{group};
-            push @lines, '', "### $group", '', '| what | reach | median | spread | |', '| --- | --- | --- | --- | --- |';
+            push @lines, '', "### $group", '', '| what | reach | median | spread | |',
+                '| --- | --- | --- | --- | --- |';
         }
         my $note = length $row->{note} ? "<br><sub>$row->{note}</sub>" : '';
-        push @lines, '| ' . join(' | ', "$row->{what}$note", reach_text($row), measured_text($row), spread_text($row), $row->{verdict} eq 'NOT REACHED' ? '**not reached**' : $row->{verdict}) . ' |';
+        push @lines,
+            '| '
+            . join(' | ',
+            "$row->{what}$note", reach_text($row), measured_text($row), spread_text($row),
+            $row->{verdict} eq 'NOT REACHED' ? '**not reached**' : $row->{verdict})
+            . ' |';
     }
     return join "\n", @lines, '';
 }

@@ -1,4 +1,5 @@
 package Server;
+
 # A private PostgreSQL server with the extension, and the real clients on it.
 use v5.28;
 use warnings;
@@ -9,8 +10,10 @@ sub start ($class, $repo, $dir, @conf) {
     my $self = bless { repo => $repo, dir => $dir, probe => "$repo/build/bench/probe", programs => {} }, $class;
     mkdir $dir;
     chmod 0755, $dir;
-    # The server's own defaults for durability; memory and WAL as on a server of this size.
-    my @settings = map { ('--conf', $_) } 'shared_buffers = 1GB', 'max_wal_size = 8GB', 'checkpoint_timeout = 30min', 'log_checkpoints = off', @conf;
+
+# The server's own defaults for durability; memory and WAL as on a server of this size.
+    my @settings = map { ('--conf', $_) } 'shared_buffers = 1GB', 'max_wal_size = 8GB', 'checkpoint_timeout = 30min',
+        'log_checkpoints = off', @conf;
     my $env = capture("$repo/scripts/private-server", 'start', $dir, '--durable', @settings);
     while ($env =~ /^export (\w+)=(.*)$/mg) {
         my ($name, $value) = ($1, $2);
@@ -54,7 +57,8 @@ sub drop_database ($self, $database) {
 
 sub set ($self, %settings) {
     for my $name (sort keys %settings) {
-        $self->value('postgres', defined $settings{$name} ? "ALTER SYSTEM SET $name = '$settings{$name}'" : "ALTER SYSTEM RESET $name");
+        $self->value('postgres',
+            defined $settings{$name} ? "ALTER SYSTEM SET $name = '$settings{$name}'" : "ALTER SYSTEM RESET $name");
     }
     my $before = $self->value('postgres', 'SELECT pg_conf_load_time()');
     $self->value('postgres', 'SELECT pg_reload_conf()');
@@ -74,7 +78,8 @@ sub wait_for ($self, $seconds, $condition) {
 # The worker comes within a moment of CREATE EXTENSION, if it comes at all.
 sub worker_pid ($self, $database, $seconds = 3) {
     my $pid = '';
-    $self->wait_for($seconds, sub { ($pid = $self->value($database, 'SELECT worker_pid FROM presence_server_state()')) ne '' });
+    $self->wait_for($seconds,
+        sub { ($pid = $self->value($database, 'SELECT worker_pid FROM presence_server_state()')) ne '' });
     return $pid;
 }
 
@@ -133,14 +138,19 @@ sub backends_cpu ($self) {
 sub pgbench ($self, $database, $script, %with) {
     my $file = "$self->{dir}/pgbench.out";
     my $clients = $with{clients} // 1;
-    my @command = ('pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients < 2 ? 1 : 2, '-f', $script,
-        $with{transactions} ? ('-t', $with{transactions}) : ('-T', $with{seconds}), map { ('-D', $_) } @{ $with{define} // [] });
+    my @command = (
+        'pgbench', '-n', '-M', 'prepared', '-c', $clients, '-j', $clients < 2 ? 1 : 2,
+        '-f', $script,
+        $with{transactions} ? ('-t', $with{transactions}) : ('-T', $with{seconds}),
+        map { ('-D', $_) } @{ $with{define} // [] }
+    );
     local $ENV{PGDATABASE} = $database;
     local $ENV{PGOPTIONS} = $with{options} // '';
     my $postmaster = $self->postmaster;
     my $others = children($postmaster);
     my $cpu = $self->backends_cpu;
-    system("@{[map { quotemeta } @command]} >\Q$file\E 2>&1") == 0 or do { system 'cat', $file; die "pgbench failed\n" };
+    system("@{[map { quotemeta } @command]} >\Q$file\E 2>&1") == 0
+        or do { system 'cat', $file; die "pgbench failed\n" };
     open my $in, '<', $file or die $!;
     my $output = do { local $/; <$in> };
     my ($tps) = $output =~ /^tps = ([\d.]+)/m or die "pgbench: $output\n";
@@ -199,7 +209,7 @@ sub children ($parent) {
 
 sub zombie ($pid) {
     open my $in, '<', "/proc/$pid/status" or return 1;
-    return grep { /^State:\s+Z/ } <$in>;
+    return grep {/^State:\s+Z/} <$in>;
 }
 
 sub stop ($self) {

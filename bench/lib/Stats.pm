@@ -1,4 +1,5 @@
 package Stats;
+
 # Medians, and rounds in which every contender has its turn.
 use v5.28;
 use warnings;
@@ -29,7 +30,9 @@ sub interleave ($rounds, @contenders) {
 }
 
 # Round by round, because only neighbours in time compare.
-sub ratios ($above, $below) { return map { $above->[$_] / $below->[$_] } 0 .. $#$above }
+sub ratios ($above, $below) {
+    return map { $above->[$_] / $below->[$_] } 0 .. $#$above;
+}
 
 sub spread (@values) { return (min(@values), max(@values)) }
 
@@ -37,7 +40,12 @@ sub spread (@values) { return (min(@values), max(@values)) }
 sub plain ($number) {
     return 'none' if !defined $number;
     my $size = abs $number;
-    my $text = $size == 0 ? '0' : $size >= 100 ? sprintf('%.0f', $number) : $size >= 10 ? sprintf('%.1f', $number) : $size >= 0.1 ? sprintf('%.2f', $number) : sprintf('%.2g', $number);
+    my $text =
+          $size == 0 ? '0'
+        : $size >= 100 ? sprintf('%.0f', $number)
+        : $size >= 10 ? sprintf('%.1f', $number)
+        : $size >= 0.1 ? sprintf('%.2f', $number)
+        : sprintf('%.2g', $number);
     1 while $text =~ s/^(-?\d+)(\d{3})/$1,$2/;
     return $text;
 }

@@ -5,11 +5,9 @@
 #include <concepts>
 #include <type_traits>
 
-namespace presence
-{
+namespace presence {
 
-namespace
-{
+namespace {
 
 constexpr std::uint64_t header_magic = 0xa31424853455250U;   // "PRESHB1\n"
 constexpr std::uint64_t section_magic = 0xa43455353455250U;  // "PRESSEC\n"
@@ -17,20 +15,17 @@ constexpr std::uint64_t footer_magic = 0xa444e4553455250U;   // "PRESEND\n"
 constexpr std::uint32_t version = 1;
 
 // Where each field lies. All that is not named is zero, and checked to be.
-namespace header_at
-{
+namespace header_at {
 constexpr std::size_t magic = 0, version = 8, clean = 12, system_identifier = 16, wall_us = 24, end = 32;
 }
-namespace section_at
-{
+namespace section_at {
 constexpr std::size_t magic = 0, database = 8, records = 16, end = 24;
 }
-namespace record_at
-{
-constexpr std::size_t key_hi = 0, key_lo = 8, row_and_status = 16, wall_us = 24, age_word = 32, user_agent = 40, ip_address = 48, metadata = 56, end = 64;
+namespace record_at {
+constexpr std::size_t key_hi = 0, key_lo = 8, row_and_status = 16, wall_us = 24, age_word = 32, user_agent = 40,
+                      ip_address = 48, metadata = 56, end = 64;
 }
-namespace footer_at
-{
+namespace footer_at {
 constexpr std::size_t magic = 0, sections = 8, records = 16, crc = 24, end = 28;
 }
 static_assert(record_at::end == file_block_bytes);
@@ -56,7 +51,8 @@ Number get(const FileBlock &block, std::size_t at) noexcept
 
 bool zero_from(const FileBlock &block, std::size_t at) noexcept
 {
-    return std::all_of(block.begin() + static_cast<std::ptrdiff_t>(at), block.end(), [](std::byte byte) { return byte == std::byte{0}; });
+    return std::all_of(block.begin() + static_cast<std::ptrdiff_t>(at), block.end(),
+                       [](std::byte byte) { return byte == std::byte{0}; });
 }
 
 // Eight tables, for eight bytes a step: table k tells what a byte does that k more bytes follow.
@@ -220,8 +216,10 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_section_or_footer() noexcep
 {
     const auto magic = get<std::uint64_t>(partial_, 0);
     if (magic == footer_magic) {
-        if (get<std::uint64_t>(partial_, footer_at::sections) != sections_ || get<std::uint64_t>(partial_, footer_at::records) != records_ ||
-            get<std::uint32_t>(partial_, footer_at::crc) != crc_ || !zero_from(partial_, footer_at::end) || blocks_left_ != 0)
+        if (get<std::uint64_t>(partial_, footer_at::sections) != sections_ ||
+            get<std::uint64_t>(partial_, footer_at::records) != records_ ||
+            get<std::uint32_t>(partial_, footer_at::crc) != crc_ || !zero_from(partial_, footer_at::end) ||
+            blocks_left_ != 0)
             return fail(FileError::damaged);
         state_ = State::ended;
         return Block::other;
@@ -248,7 +246,8 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_record() noexcept
     const SlotState state = beat_word::state(word);
     if (state != SlotState::open && state != SlotState::closed)
         return fail(FileError::damaged);
-    record_ = {.key = {.hi = get<std::uint64_t>(partial_, record_at::key_hi), .lo = get<std::uint64_t>(partial_, record_at::key_lo)},
+    record_ = {.key = {.hi = get<std::uint64_t>(partial_, record_at::key_hi),
+                       .lo = get<std::uint64_t>(partial_, record_at::key_lo)},
                .row_id = row_and_status >> 4U,
                .beat_ms = beat_word::beat_ms(word),
                .wall_us = get<std::int64_t>(partial_, record_at::wall_us),

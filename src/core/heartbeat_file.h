@@ -22,8 +22,7 @@
 #include <span>
 #include <string_view>
 
-namespace presence
-{
+namespace presence {
 
 inline constexpr std::size_t file_block_bytes = 64;
 using FileBlock = std::array<std::byte, file_block_bytes>;
@@ -46,18 +45,11 @@ struct FileSection {
 // monotonic clock, whose readings mean nothing to another boot of the machine.
 using FileRecord = SessionEntry;
 
-enum class FileError : std::uint8_t { none,
-                                      truncated,
-                                      not_ours,
-                                      wrong_version,
-                                      foreign_system,
-                                      absurd_count,
-                                      damaged };
+enum class FileError : std::uint8_t { none, truncated, not_ours, wrong_version, foreign_system, absurd_count, damaged };
 [[nodiscard]] std::string_view to_text(FileError error) noexcept;
 
 // Call header() once, then section() followed by its records, any number of times, then footer(); write what they return.
-class HeartbeatFileWriter
-{
+class HeartbeatFileWriter {
 public:
     [[nodiscard]] FileBlock header(const FileHeader &header) noexcept;
     [[nodiscard]] FileBlock section(const FileSection &section) noexcept;
@@ -71,11 +63,13 @@ private:
 };
 
 // Takes the file in pieces of any length. Only once finish() has returned `none` is what was reported before true.
-class HeartbeatFileReader
-{
+class HeartbeatFileReader {
 public:
     HeartbeatFileReader(std::uint64_t system_identifier, std::uint64_t file_bytes) noexcept
-        : system_identifier_(system_identifier), blocks_left_(file_bytes / file_block_bytes), whole_(file_bytes % file_block_bytes == 0) {}
+        : system_identifier_(system_identifier), blocks_left_(file_bytes / file_block_bytes),
+          whole_(file_bytes % file_block_bytes == 0)
+    {
+    }
 
     // on_section(const FileSection &), on_record(const FileSection &, const FileRecord &). After an error the rest is ignored.
     template <typename OnSection, typename OnRecord>
@@ -123,13 +117,8 @@ public:
     [[nodiscard]] const FileHeader &header() const noexcept { return header_; }
 
 private:
-    enum class State : std::uint8_t { at_header,
-                                      at_section,
-                                      at_record,
-                                      ended };
-    enum class Block : std::uint8_t { section,
-                                      record,
-                                      other };
+    enum class State : std::uint8_t { at_header, at_section, at_record, ended };
+    enum class Block : std::uint8_t { section, record, other };
 
     Block take_block() noexcept;
     Block take_header() noexcept;

@@ -5,11 +5,9 @@
 #include <cstring>
 #include <new>
 
-namespace presence
-{
+namespace presence {
 
-namespace
-{
+namespace {
 
 constexpr unsigned digest_bits = 26;
 constexpr std::uint64_t digest_mask = (std::uint64_t{1} << digest_bits) - 1;

@@ -13,8 +13,7 @@
 //
 //   word  = monotonic ms of the last beat (38 bits) | promised interval in units of 10 ms (24 bits) | state (2 bits)
 //   index = 8 bits of the key (spares most looks at wrong slots) | slot number + 1 (24 bits); 0 is vacant
-#ifndef PRESENCE_CORE_HEARTBEAT_SHARD_H
-#define PRESENCE_CORE_HEARTBEAT_SHARD_H
+#pragma once
 
 #include "siphash.h"
 
@@ -24,8 +23,7 @@
 #include <span>
 #include <type_traits>
 
-namespace presence
-{
+namespace presence {
 
 // When a session counts as silent for too long. Deadline = max(last beat, floor) + min(max(timeout, 2 * promised
 // interval), max_timeout); a session is stale when now is past its deadline. The floor is the moment at which the server
@@ -38,9 +36,7 @@ struct Timeouts {
 
 // `open`: heartbeats may be taken without looking at the table. `closed`: known and watched for expiry, the last beat
 // counts, but heartbeats must take the table's path.
-enum class SlotState : std::uint8_t { free = 0,
-                                      open = 1,
-                                      closed = 2 };
+enum class SlotState : std::uint8_t { free = 0, open = 1, closed = 2 };
 
 // Of what the session has told about itself; 0 stands for NULL.
 struct Fingerprints {
@@ -69,8 +65,7 @@ struct ExpiredSession {
 };
 
 // The arithmetic of the 64-bit words.
-namespace beat_word
-{
+namespace beat_word {
 inline constexpr unsigned beat_shift = 26;
 inline constexpr unsigned interval_shift = 2;
 inline constexpr std::uint64_t interval_unit_ms = 10;
@@ -109,8 +104,7 @@ inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 
 }
 }  // namespace beat_word
 
-class HeartbeatShard
-{
+class HeartbeatShard {
 public:
     static constexpr std::uint32_t no_slot = 0xffffffffU;
     static constexpr std::uint64_t no_deadline = ~std::uint64_t{0};
@@ -120,12 +114,8 @@ public:
     // add this to its reading (99 days; 8.6 years remain).
     static constexpr std::uint64_t clock_base_ms = std::uint64_t{1} << 33U;
 
-    enum class Insert { inserted,
-                        updated,
-                        full };
-    enum class Erase { absent,
-                       alive,
-                       erased };
+    enum class Insert { inserted, updated, full };
+    enum class Erase { absent, alive, erased };
 
     struct Slot {
         SessionKey key;
@@ -284,8 +274,14 @@ private:
     [[nodiscard]] Word *words() noexcept { return reinterpret_cast<Word *>(behind()); }
     [[nodiscard]] const Word *words() const noexcept { return reinterpret_cast<const Word *>(behind()); }
     [[nodiscard]] Slot *slots() noexcept { return reinterpret_cast<Slot *>(behind() + slots_offset()); }
-    [[nodiscard]] const Slot *slots() const noexcept { return reinterpret_cast<const Slot *>(behind() + slots_offset()); }
-    [[nodiscard]] std::uint32_t *index() noexcept { return reinterpret_cast<std::uint32_t *>(behind() + index_offset()); }
+    [[nodiscard]] const Slot *slots() const noexcept
+    {
+        return reinterpret_cast<const Slot *>(behind() + slots_offset());
+    }
+    [[nodiscard]] std::uint32_t *index() noexcept
+    {
+        return reinterpret_cast<std::uint32_t *>(behind() + index_offset());
+    }
     [[nodiscard]] const std::uint32_t *index() const noexcept
     {
         return reinterpret_cast<const std::uint32_t *>(behind() + index_offset());
@@ -311,5 +307,3 @@ static_assert(sizeof(HeartbeatShard) % 8 == 0 && alignof(HeartbeatShard) == 8);
 static_assert(std::is_trivially_destructible_v<HeartbeatShard> && std::is_standard_layout_v<HeartbeatShard>);
 
 }  // namespace presence
-
-#endif

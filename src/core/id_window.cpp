@@ -24,7 +24,8 @@ void IdWindow::fill(std::int64_t id) noexcept
     --hole_count_;
 }
 
-void IdWindow::passed(std::span<const std::int64_t> ids, std::uint64_t oldest_running, std::uint64_t next_transaction, bool complete) noexcept
+void IdWindow::passed(std::span<const std::int64_t> ids, std::uint64_t oldest_running, std::uint64_t next_transaction,
+                      bool complete) noexcept
 {
     if (complete) {
         // Whoever got these ids has ended before the pass looked: what was not there then never will be.
@@ -57,4 +58,4 @@ void IdWindow::passed(std::span<const std::int64_t> ids, std::uint64_t oldest_ru
     }
 }
 
-} // namespace presence
+}  // namespace presence

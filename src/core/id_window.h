@@ -27,7 +27,8 @@ public:
 
     // ids: found, ascending. oldest_running: transactions older than it had all ended when the pass looked.
     // next_transaction: the first that had not begun after it had looked. complete: it has found all there were.
-    void passed(std::span<const std::int64_t> ids, std::uint64_t oldest_running, std::uint64_t next_transaction, bool complete) noexcept;
+    void passed(std::span<const std::int64_t> ids, std::uint64_t oldest_running, std::uint64_t next_transaction,
+                bool complete) noexcept;
 
 private:
     void fill(std::int64_t id) noexcept;
@@ -40,4 +41,4 @@ private:
     std::array<std::uint64_t, most_holes> hole_until_{};
 };
 
-} // namespace presence
+}  // namespace presence

@@ -27,4 +27,4 @@ inline IdFault check_id(std::string_view id, bool utf8) noexcept
     return IdFault::none;
 }
 
-} // namespace presence
+}  // namespace presence

@@ -8,7 +8,8 @@ namespace presence {
 namespace {
 
 constexpr std::array<std::string_view, 4> status_texts{"active", "busy", "idle", "away"};
-constexpr std::array<std::string_view, 5> event_texts{"user_online", "user_offline", "session_start", "session_end", "update"};
+constexpr std::array<std::string_view, 5> event_texts{"user_online", "user_offline", "session_start", "session_end",
+                                                      "update"};
 constexpr std::array<std::string_view, 6> reason_texts{"", "heartbeat", "leave", "disconnect", "timeout", "admin"};
 
 struct Aggregate {
@@ -42,7 +43,10 @@ Aggregate aggregate(std::span<Session *const> sessions) noexcept
 }
 
 // A tab that says nothing neither hides nor reveals what another has said; the events of the sessions themselves tell it.
-bool shows_other(std::uint64_t before, std::uint64_t after) noexcept { return before != 0 && after != 0 && before != after; }
+bool shows_other(std::uint64_t before, std::uint64_t after) noexcept
+{
+    return before != 0 && after != 0 && before != after;
+}
 
 void report(EventType type, Reason reason, const Session &session, const Aggregate &state, EventList &events) noexcept
 {
@@ -50,7 +54,8 @@ void report(EventType type, Reason reason, const Session &session, const Aggrega
 }
 
 // Brings the user in line with the sessions and reports what others see of that. True where the user went offline.
-bool settle(User &user, std::span<Session *const> sessions, Reason reason, const Session &cause, Time now, bool tell_update, EventList &events) noexcept
+bool settle(User &user, std::span<Session *const> sessions, Reason reason, const Session &cause, Time now,
+            bool tell_update, EventList &events) noexcept
 {
     const Aggregate state = aggregate(sessions);
     const bool came = state.online && !user.online;
@@ -95,7 +100,7 @@ void stop_leaving(Session &session) noexcept
     session.leave_until = 0;
 }
 
-} // namespace
+}  // namespace
 
 std::string_view to_text(Status status) noexcept { return status_texts[static_cast<std::size_t>(status)]; }
 std::string_view to_text(EventType type) noexcept { return event_texts[static_cast<std::size_t>(type)]; }
@@ -156,12 +161,14 @@ bool expire(User &user, std::span<Session *const> sessions, Time now, EventList 
             end(*first, Reason::timeout, first_end);
             const Aggregate left = aggregate(sessions);
             report(EventType::session_end, Reason::timeout, *first, left, events);
-            went_offline |= settle(user, sessions, Reason::timeout, *first, now, shows_other(shown, left.metadata()), events);
+            went_offline |=
+                settle(user, sessions, Reason::timeout, *first, now, shows_other(shown, left.metadata()), events);
         }
     }
 }
 
-Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat, EventList &events) noexcept
+Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat,
+           EventList &events) noexcept
 {
     expire(user, sessions, beat.now, events);
 
@@ -180,9 +187,11 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
         return Heard::changed;
     }
 
-    const bool on_purpose = target.end_reason == Reason::leave || target.end_reason == Reason::disconnect || target.end_reason == Reason::admin;
+    const bool on_purpose = target.end_reason == Reason::leave || target.end_reason == Reason::disconnect ||
+                            target.end_reason == Reason::admin;
     // An end in the future says that the clock was set back, not that the guard lasts until then.
-    const bool guarded = beat.now >= target.ended_at - beat.rejoin_guard && beat.now < target.ended_at + beat.rejoin_guard;
+    const bool guarded =
+        beat.now >= target.ended_at - beat.rejoin_guard && beat.now < target.ended_at + beat.rejoin_guard;
     if (beat.named && on_purpose && guarded)
         return Heard::ignored;
 
@@ -206,11 +215,13 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     target.online_since = user.online ? user.online_since : beat.now;
 
     report(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
-    settle(user, sessions, Reason::heartbeat, target, beat.now, shows_other(shown, aggregate(sessions).metadata()), events);
+    settle(user, sessions, Reason::heartbeat, target, beat.now, shows_other(shown, aggregate(sessions).metadata()),
+           events);
     return Heard::began;
 }
 
-bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure, EventList &events) noexcept
+bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+            EventList &events) noexcept
 {
     expire(user, sessions, departure.now, events);
 
@@ -237,9 +248,10 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
         }
         const Aggregate left = aggregate(sessions);
         report(EventType::session_end, departure.reason, *session, left, events);
-        went_offline |= settle(user, sessions, departure.reason, *session, departure.now, shows_other(before.metadata(), left.metadata()), events);
+        went_offline |= settle(user, sessions, departure.reason, *session, departure.now,
+                               shows_other(before.metadata(), left.metadata()), events);
     }
     return went_offline;
 }
 
-} // namespace presence
+}  // namespace presence

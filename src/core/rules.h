@@ -33,11 +33,11 @@ struct Session {
     bool clear_typing = false;  // to be written without the typing state in its metadata
     Status status = Status::active;
     Reason end_reason = Reason::none;
-    std::uint64_t metadata_digest = 0; // 0: none
-    Time online_since = 0;      // of the user
+    std::uint64_t metadata_digest = 0;  // 0: none
+    Time online_since = 0;              // of the user
     Time joined_at = 0;
-    Time heartbeat_at = 0;      // the effective one
-    Time stale_after = 0;       // the last moment at which silence is still within the timeout
+    Time heartbeat_at = 0;  // the effective one
+    Time stale_after = 0;   // the last moment at which silence is still within the timeout
     Time ended_at = 0;
     Time leave_until = 0;
 
@@ -81,12 +81,12 @@ constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 2 * 
 struct Heartbeat {
     Time now = 0;
     Time rejoin_guard = 0;
-    bool named = true;              // the unnamed session has no tombstone
+    bool named = true;  // the unnamed session has no tombstone
     bool status_given = false;
     Status status = Status::active;
     bool metadata_given = false;
     std::uint64_t metadata_digest = 0;
-    bool details_changed = false;   // something else is to be written: agent, address, interval
+    bool details_changed = false;  // something else is to be written: agent, address, interval
 };
 
 enum class Heard { refreshed, began, changed, ignored };
@@ -101,12 +101,14 @@ struct Departure {
 bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept;
 
 // target is one of sessions; a session never seen before is one that is not online and was never ended.
-Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat, EventList &events) noexcept;
+Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat,
+           EventList &events) noexcept;
 
 // Ends target, or with null all sessions. True where the user went offline by it.
-bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure, EventList &events) noexcept;
+bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+            EventList &events) noexcept;
 
 // How long a session may be silent: the greater of the timeout and twice its promised interval, within the upper bound.
 Time patience(Time timeout, Time max_timeout, Time heartbeat_interval) noexcept;
 
-} // namespace presence
+}  // namespace presence

@@ -2,8 +2,7 @@
 // copied together. Lives here: the hash, and the two things that presence derives from it, a session's 128-bit key and
 // the 64-bit fingerprint of a detail. Does not live here: where the server's secret key comes from or is kept, and any
 // table that is indexed by these values. The secret matters: without it, nobody can construct two sessions with one key.
-#ifndef PRESENCE_CORE_SIPHASH_H
-#define PRESENCE_CORE_SIPHASH_H
+#pragma once
 
 #include <bit>
 #include <cstddef>
@@ -11,8 +10,7 @@
 #include <cstring>
 #include <string_view>
 
-namespace presence
-{
+namespace presence {
 
 // The server's secret, 16 random bytes, read as two little-endian numbers.
 struct HashKey {
@@ -31,17 +29,16 @@ struct SessionKey {
 // SipHash-c-d, fed in pieces. The result depends only on the bytes, not on how they were cut into pieces. The round
 // numbers are parameters so that the published vectors of SipHash-2-4 test the very code that runs as SipHash-1-3.
 template <int compression_rounds, int finalization_rounds>
-class SipHash
-{
+class SipHash {
 public:
-    enum class Output { bits64,
-                        bits128 };
+    enum class Output { bits64, bits128 };
 
     SipHash(const HashKey &key, Output output) noexcept
         : v0_(key.k0 ^ 0x736f6d6570736575U),
           v1_(key.k1 ^ 0x646f72616e646f6dU ^ (output == Output::bits128 ? 0xeeU : 0U)),
-          v2_(key.k0 ^ 0x6c7967656e657261U),
-          v3_(key.k1 ^ 0x7465646279746573U) {}
+          v2_(key.k0 ^ 0x6c7967656e657261U), v3_(key.k1 ^ 0x7465646279746573U)
+    {
+    }
 
     void add(std::string_view bytes) noexcept
     {
@@ -179,5 +176,3 @@ using SipHash13 = SipHash<1, 3>;
 }
 
 }  // namespace presence
-
-#endif

@@ -16,7 +16,8 @@ SharedShard &shard_of(SharedDatabase &database, const SessionKey &key) { return 
 // With the shard's lock held.
 HeartbeatShard *opened(const SharedShard &shard)
 {
-    return DsaPointerIsValid(shard.block) ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block)) : nullptr;
+    return DsaPointerIsValid(shard.block) ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block))
+                                          : nullptr;
 }
 
 class Locked {
@@ -43,7 +44,8 @@ bool agrees(const HeartbeatShard &beats, std::uint32_t at, const SessionDetails 
     return (said.user_agent == 0 || said.user_agent == known.fingerprints.user_agent) &&
            (said.ip_address == 0 || said.ip_address == known.fingerprints.ip_address) &&
            (said.metadata == 0 || said.metadata == known.fingerprints.metadata) &&
-           (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) == beats.interval_ms(at)) &&
+           (given.interval_ms == 0 ||
+            beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) == beats.interval_ms(at)) &&
            (!given.has_status || static_cast<std::uint8_t>(given.status) == known.status());
 }
 
@@ -118,7 +120,10 @@ bool write_with_room(SharedDatabase &database, SharedShard &shard, Write write)
     }
 }
 
-SessionKey key_of(Oid table, std::string_view user, std::string_view session) { return session_key(server_secret(), table, user, session); }
+SessionKey key_of(Oid table, std::string_view user, std::string_view session)
+{
+    return session_key(server_secret(), table, user, session);
+}
 
 // Batches hold a shard's lock for so many at a time, and ask for their memory ahead of its use.
 constexpr std::uint32_t batch_step = 64;
@@ -165,7 +170,7 @@ void find_many(SharedDatabase &database, Oid session_table, std::size_t count, N
     pfree(order);
 }
 
-} // namespace
+}  // namespace
 
 std::uint64_t detail_fingerprint(std::string_view bytes) { return fingerprint(server_secret(), bytes); }
 
@@ -183,7 +188,8 @@ bool cache_touch(Oid session_table, std::string_view user, std::string_view sess
     Locked held(shard_of(*database, key), LW_SHARED);
     if (likely(held.beats != nullptr)) {
         const std::uint32_t at = held.beats->find(key);
-        taken = at != HeartbeatShard::no_slot && agrees(*held.beats, at, given) && held.beats->touch(at, now, wall, timeouts);
+        taken = at != HeartbeatShard::no_slot && agrees(*held.beats, at, given) &&
+                held.beats->touch(at, now, wall, timeouts);
         if (taken)
             held.beats->count_hits();
         else
@@ -207,7 +213,8 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
     const Time wall = GetCurrentTimestamp();
 
     int taken = 0;
-    const auto touch = [&](HeartbeatShard *beats, std::span<const std::uint32_t> positions, const std::uint32_t *slots) {
+    const auto touch = [&](HeartbeatShard *beats, std::span<const std::uint32_t> positions,
+                           const std::uint32_t *slots) {
         if (beats == nullptr) {
             pg_atomic_fetch_add_u64(&database->early_misses, static_cast<int64>(positions.size()));
             return;
@@ -220,7 +227,8 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
         beats->count_misses(positions.size() - taken_here);
         taken += static_cast<int>(taken_here);
     };
-    find_many(*database, session_table, count, [sessions](std::size_t i) { return sessions[i]; }, touch);
+    find_many(
+        *database, session_table, count, [sessions](std::size_t i) { return sessions[i]; }, touch);
     return taken;
 }
 
@@ -229,22 +237,27 @@ namespace {
 // What is known without the cache.
 Life recorded_life(Time floor, Time heartbeat_at, Time interval)
 {
-    return {heartbeat_at, std::max(heartbeat_at, floor) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), interval)};
+    return {heartbeat_at,
+            std::max(heartbeat_at, floor) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), interval)};
 }
 
 // What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
 // The promised interval is the row's: a change of it that was rolled back may have left another one here.
-void add_cached(Life &life, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at, const Timeouts &timeouts, Time wall, std::uint64_t now)
+void add_cached(Life &life, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at,
+                const Timeouts &timeouts, Time wall, std::uint64_t now)
 {
     life.heartbeat_at = std::max(life.heartbeat_at, beats.wall_us(at));
     const std::uint64_t word = beat_word::pack(beats.beat_ms(at), time_to_ms(promised_interval), SlotState::open);
     // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
-    life.stale_after = wall + (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000 + 999;
+    life.stale_after =
+        wall +
+        (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000 + 999;
 }
 
-} // namespace
+}  // namespace
 
-Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval)
+Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat,
+                  Time promised_interval)
 {
     const RecordedLife recorded{{user, session}, recorded_heartbeat, promised_interval};
     Life life;
@@ -273,7 +286,8 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
         if (held.beats != nullptr) {
             const std::uint32_t at = held.beats->find(key);
             if (at != HeartbeatShard::no_slot)
-                add_cached(lives[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(), monotonic_ms());
+                add_cached(lives[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(),
+                           monotonic_ms());
         }
         held.unlock();
         return;
@@ -281,15 +295,18 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
 
     const Time wall = GetCurrentTimestamp();
     const std::uint64_t now = monotonic_ms();
-    const auto add = [&](const HeartbeatShard *beats, std::span<const std::uint32_t> positions, const std::uint32_t *slots) {
+    const auto add = [&](const HeartbeatShard *beats, std::span<const std::uint32_t> positions,
+                         const std::uint32_t *slots) {
         for (std::size_t i = 0; beats != nullptr && i < positions.size(); ++i)
             if (slots[i] != HeartbeatShard::no_slot)
                 add_cached(lives[positions[i]], sessions[positions[i]].interval, *beats, slots[i], timeouts, wall, now);
     };
-    find_many(*database, session_table, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
+    find_many(
+        *database, session_table, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
 }
 
-bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open)
+bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
+               const SessionDetails &details, Time heartbeat_at, bool open)
 {
     SharedDatabase *database = my_database();
     if (database == nullptr)
@@ -314,7 +331,8 @@ bool cache_put(Oid session_table, std::string_view user, std::string_view sessio
     });
 }
 
-void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session, std::uint64_t interval_ms)
+void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session,
+                            std::uint64_t interval_ms)
 {
     SharedDatabase *database = my_database();
     if (database == nullptr)
@@ -345,10 +363,12 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
     });
 }
 
-bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, std::uint64_t interval_ms, Time heartbeat_at)
+bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
+                 std::uint64_t interval_ms, Time heartbeat_at)
 {
     const std::uint64_t now = monotonic_ms();
-    const std::uint64_t age = static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - heartbeat_at)) / 1000;
+    const std::uint64_t age =
+        static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - heartbeat_at)) / 1000;
     SessionEntry entry{};
     entry.key = key_of(session_table, user, session);
     entry.row_id = row_id;
@@ -389,7 +409,8 @@ void cache_shrink()
         return;
     for (SharedShard &shard : database->shards) {
         Locked seen(shard, LW_SHARED);
-        const std::uint32_t capacity = seen.beats != nullptr && seen.beats->should_shrink() ? seen.beats->shrunk_capacity() : 0;
+        const std::uint32_t capacity =
+            seen.beats != nullptr && seen.beats->should_shrink() ? seen.beats->shrunk_capacity() : 0;
         seen.unlock();
         dsa_pointer block = capacity != 0 ? allocate(HeartbeatShard::bytes_for(capacity)) : InvalidDsaPointer;
         if (!DsaPointerIsValid(block))
@@ -515,4 +536,4 @@ void cache_forget_stale(const SessionKey &key)
     held.unlock();
 }
 
-} // namespace presence
+}  // namespace presence

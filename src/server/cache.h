@@ -34,7 +34,8 @@ struct Life {
     Time heartbeat_at;
     Time stale_after;
 };
-Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat, Time promised_interval);
+Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat,
+                  Time promised_interval);
 // The same for many; a thousand or so at a time is fastest. Each is {session, recorded heartbeat, promised interval}.
 struct RecordedLife {
     SessionName name;
@@ -43,13 +44,16 @@ struct RecordedLife {
 void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Life *lives);
 
 // What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory or of a cache.
-bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at, bool open);
+bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
+               const SessionDetails &details, Time heartbeat_at, bool open);
 // Before a change of the row: from here on heartbeats wait for its outcome.
 void cache_close(Oid session_table, std::string_view user, std::string_view session);
 // The row's interval, where a closed entry may have another; under the lock on the user.
-void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session, std::uint64_t interval_ms);
+void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session,
+                            std::uint64_t interval_ms);
 // A session that is recorded as online but may not be known here: comes in closed. False: no memory.
-bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id, std::uint64_t interval_ms, Time heartbeat_at);
+bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
+                 std::uint64_t interval_ms, Time heartbeat_at);
 // The same of a database to which nobody need be connected. In a transaction.
 bool cache_restore(SharedDatabase &database, const SessionEntry &entry);
 // All sessions of a shard, in memory of the caller's context; null: none.
@@ -75,4 +79,4 @@ Datum row_ids(std::span<const ExpiredSession> sessions);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 
-} // namespace presence
+}  // namespace presence

@@ -17,8 +17,13 @@ namespace {
 // Two at once must not wait for each other to make it.
 Statement note_cleanup = {
     "INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup)"
-    " AND pg_try_advisory_xact_lock($1::int4, 2) ON CONFLICT DO NOTHING", 1, {OIDOID}};
-Statement renew_cleanup = {"UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)", 0, {}};
+    " AND pg_try_advisory_xact_lock($1::int4, 2) ON CONFLICT DO NOTHING",
+    1,
+    {OIDOID}};
+Statement renew_cleanup = {
+    "UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)",
+    0,
+    {}};
 constexpr int max_agent_bytes = 1024;
 
 struct Details {
@@ -43,7 +48,10 @@ bool same_bytes(Datum a, Datum b)
 
 std::string_view cut_agent(std::string_view agent)
 {
-    return agent.size() <= max_agent_bytes ? agent : agent.substr(0, static_cast<std::size_t>(pg_mbcliplen(agent.data(), static_cast<int>(agent.size()), max_agent_bytes)));
+    return agent.size() <= max_agent_bytes
+               ? agent
+               : agent.substr(0, static_cast<std::size_t>(
+                                     pg_mbcliplen(agent.data(), static_cast<int>(agent.size()), max_agent_bytes)));
 }
 
 // Whether the arguments may be what is known already; then given is what to compare. Others go the way that checks them.
@@ -83,13 +91,15 @@ Details checked_details(FunctionCallInfo fcinfo)
         const Time length = interval_time(d.interval);
         if (length <= 0 || length > USECS_PER_DAY)
             ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                            errmsg("heartbeat_interval is out of range: %s", DatumGetCString(DirectFunctionCall1(interval_out, d.interval))),
+                            errmsg("heartbeat_interval is out of range: %s",
+                                   DatumGetCString(DirectFunctionCall1(interval_out, d.interval))),
                             errhint("Pass how often the client beats: more than zero, at most one day.")));
     }
     if (!PG_ARGISNULL(5)) {
         d.status = PG_GETARG_TEXT_PP(5);
         if (!parse(text_view(d.status), d.parsed))
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("status \"%s\" is not known", excerpt(text_view(d.status))),
+            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                            errmsg("status \"%s\" is not known", excerpt(text_view(d.status))),
                             errhint("Use active, busy, idle or away.")));
     }
     if ((d.has_metadata = !PG_ARGISNULL(6))) {
@@ -97,8 +107,9 @@ Details checked_details(FunctionCallInfo fcinfo)
         Jsonb *json = DatumGetJsonbP(d.metadata);
         const char *shown = JsonbToCString(nullptr, &json->root, VARSIZE(json));
         if (strlen(shown) > 4096)
-            ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
-                            errdetail("It has %zu bytes; metadata has at most 4096.", strlen(shown))));
+            ereport(ERROR,
+                    (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
+                     errdetail("It has %zu bytes; metadata has at most 4096.", strlen(shown))));
     }
     return d;
 }
@@ -109,7 +120,9 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
     const auto count = static_cast<int>(session_names.size());
     StoredUser *user = load_user(user_name, session_names, Lock::create_missing);
     if (user == nullptr)
-        ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE), errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                 errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
     EventList events = room_for(*user, count);
     Heartbeat heartbeat;
     heartbeat.now = GetCurrentTimestamp();
@@ -127,9 +140,11 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
         if (target == nullptr)
             target = add_session(*user, session_name);
         heartbeat.named = !text_view(session_name).empty();
-        heartbeat.details_changed = (d.user_agent != nullptr && (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
-                                    (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
-                                    (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
+        heartbeat.details_changed =
+            (d.user_agent != nullptr &&
+             (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
+            (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
+            (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
         const Heard heard = hear(*user, user->span(), *target, heartbeat, events);
         online += heard != Heard::ignored;
         if (heard == Heard::refreshed && !target->changed)
@@ -145,7 +160,8 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
         if (d.has_metadata)
             target->metadata = d.metadata, target->no_metadata = false;
         // The next of this call must not find it silent.
-        target->stale_after = heartbeat.now + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), target->no_interval ? 0 : interval_time(target->interval));
+        target->stale_after = heartbeat.now + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms),
+                                                       target->no_interval ? 0 : interval_time(target->interval));
     }
     store_user(*user, events, heartbeat.now);
     for (int i = 0; i < refreshed_count; ++i)
@@ -193,9 +209,9 @@ int clean_up(const OwnerWork &work, const char *action, bool scheduled)
     return ended.users;
 }
 
-} // namespace
+}  // namespace
 
-} // namespace presence
+}  // namespace presence
 
 using namespace presence;
 
@@ -206,7 +222,9 @@ PRESENCE_FUNCTION(update_user_heartbeat)
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
     SessionDetails given;
-    if (likely(may_be_known(fcinfo, given)) && cache_touch(session_table(), text_view(user), session != nullptr ? text_view(session) : std::string_view{}, given))
+    if (likely(may_be_known(fcinfo, given)) &&
+        cache_touch(session_table(), text_view(user), session != nullptr ? text_view(session) : std::string_view{},
+                    given))
         PG_RETURN_BOOL(true);
 
     const Details details = checked_details(fcinfo);
@@ -220,20 +238,25 @@ PRESENCE_FUNCTION(update_user_heartbeat)
 PRESENCE_FUNCTION(update_user_heartbeats)
 {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"), errhint("A single session may be NULL inside session_ids.")));
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"),
+                        errhint("A single session may be NULL inside session_ids.")));
     Datum *users, *sessions;
     bool *no_user, *no_session;
     int user_count, session_count;
     deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &users, &no_user, &user_count);
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &no_session, &session_count);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &no_session,
+                      &session_count);
     if (user_count != session_count)
-        ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
+        ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+                        errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
                         errhint("Pass arrays of one length; where a user has no session id, NULL.")));
     auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * (static_cast<std::size_t>(user_count) + 1)));
     for (int i = 0; i < user_count; ++i) {
         if (no_user[i])
-            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids must not contain NULL: element %d", i + 1)));
-        names[i] = {text_view(DatumGetTextPP(users[i])), no_session[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
+            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                            errmsg("user_ids must not contain NULL: element %d", i + 1)));
+        names[i] = {text_view(DatumGetTextPP(users[i])),
+                    no_session[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
     }
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);

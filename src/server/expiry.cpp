@@ -10,10 +10,15 @@ namespace presence {
 
 namespace {
 
-Statement stale_by_table = {"SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id", 0, {}};
-Statement departed = {"SELECT DISTINCT user_id FROM @.presence_session WHERE leave_until < clock_timestamp() ORDER BY user_id", 0, {}};
+Statement stale_by_table = {
+    "SELECT DISTINCT user_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id",
+    0,
+    {}};
+Statement departed = {
+    "SELECT DISTINCT user_id FROM @.presence_session WHERE leave_until < clock_timestamp() ORDER BY user_id", 0, {}};
 Statement first_departure = {"SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL", 0, {}};
-Statement users_of_rows = {"SELECT id, user_id FROM @.presence_session WHERE online AND id = ANY ($1) ORDER BY user_id", 1, {INT8ARRAYOID}};
+Statement users_of_rows = {
+    "SELECT id, user_id FROM @.presence_session WHERE online AND id = ANY ($1) ORDER BY user_id", 1, {INT8ARRAYOID}};
 
 // The server may be asked to end a million sessions at once; a part at a time bounds the memory.
 constexpr std::size_t most_at_once = 100000;
@@ -49,7 +54,8 @@ Users by_cache(std::span<const ExpiredSession> stale)
     auto *found = static_cast<std::uint64_t *>(palloc(sizeof(std::uint64_t) * static_cast<std::size_t>(count + 1)));
     bool is_null = false;
     for (int i = 0; i < count; ++i) {
-        found[i] = static_cast<std::uint64_t>(DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
+        found[i] = static_cast<std::uint64_t>(
+            DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null)));
         text *name = copied(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &is_null));
         if (users.count == 0 || text_view(users.names[users.count - 1]) != text_view(name))
             users.names[users.count++] = name;
@@ -62,12 +68,13 @@ Users by_cache(std::span<const ExpiredSession> stale)
     return users;
 }
 
-} // namespace
+}  // namespace
 
 bool cache_watches_everybody()
 {
     SharedDatabase *database = my_database();
-    return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 && pg_atomic_read_u32(&database->cache_full) == 0;
+    return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 &&
+           pg_atomic_read_u32(&database->cache_full) == 0;
 }
 
 namespace {
@@ -88,7 +95,8 @@ void end_for(const Users &users, Ended &ended)
             for (int at = 0; at < user->session_count; ++at) {
                 const auto &session = *static_cast<const StoredSession *>(user->list[at]);
                 if (session.attending() && !session.changed)
-                    cache_correct_interval(session_table(), text_view(user->name), text_view(session.name), session.no_interval ? 0 : interval_ms(session.interval));
+                    cache_correct_interval(session_table(), text_view(user->name), text_view(session.name),
+                                           session.no_interval ? 0 : interval_ms(session.interval));
             }
             store_user(*user, events, now);
             for (const Event &event : events.items())
@@ -100,7 +108,7 @@ void end_for(const Users &users, Ended &ended)
     MemoryContextDelete(each);
 }
 
-} // namespace
+}  // namespace
 
 Ended end_stale_sessions(Thoroughness thoroughness)
 {
@@ -111,7 +119,8 @@ Ended end_stale_sessions(Thoroughness thoroughness)
     Ended ended;
     ended.more = found == most;
     const Users users = by_cache(all.first(found));
-    if (thoroughness == Thoroughness::whole_table || (thoroughness == Thoroughness::every_session && !cache_watches_everybody())) {
+    if (thoroughness == Thoroughness::whole_table ||
+        (thoroughness == Thoroughness::every_session && !cache_watches_everybody())) {
         end_for(users_of(stale_by_table), ended);
     } else {
         end_for(users, ended);
@@ -134,4 +143,4 @@ Time next_departure()
     return DatumGetTimestampTz(first_value(1));
 }
 
-} // namespace presence
+}  // namespace presence

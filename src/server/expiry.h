@@ -14,10 +14,10 @@ enum class Thoroughness {
 };
 
 struct Ended {
-    int users = 0;          // went offline
-    int sessions = 0;       // ended
-    bool locked = false;    // some were held by others, and are left for another time
-    bool more = false;      // there may be more than one call takes
+    int users = 0;        // went offline
+    int sessions = 0;     // ended
+    bool locked = false;  // some were held by others, and are left for another time
+    bool more = false;    // there may be more than one call takes
 };
 
 // In one transaction, within owner work. Never waits for a lock.
@@ -31,4 +31,4 @@ Time next_departure();
 // Whether every online session is in the cache, so that it knows of every stale one.
 bool cache_watches_everybody();
 
-} // namespace presence
+}  // namespace presence

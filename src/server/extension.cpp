@@ -53,7 +53,7 @@ bool look_up(Oid schema)
     return true;
 }
 
-} // namespace
+}  // namespace
 
 void watch_catalog()
 {
@@ -77,7 +77,8 @@ bool find_extension()
     ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
     SysScanDesc scan = systable_beginscan(extensions, ExtensionOidIndexId, true, nullptr, 1, &key);
     HeapTuple row = systable_getnext(scan);
-    const Oid schema = HeapTupleIsValid(row) ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(row))->extnamespace : InvalidOid;
+    const Oid schema =
+        HeapTupleIsValid(row) ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(row))->extnamespace : InvalidOid;
     systable_endscan(scan);
     table_close(extensions, AccessShareLock);
     return OidIsValid(schema) && look_up(schema);
@@ -105,7 +106,8 @@ OwnerWork begin_work_as(Oid role, int restrictions)
     GetUserIdAndSecContext(&work.role, &work.security_context);
     SetUserIdAndSecContext(role, work.security_context | SECURITY_LOCAL_USERID_CHANGE | restrictions);
     work.guc_level = NewGUCNestLevel();
-    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                      false);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     return work;
@@ -167,14 +169,16 @@ Datum first_value(int column, Datum otherwise)
 void require_writable(const char *function)
 {
     if (RecoveryInProgress())
-        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-                        errmsg("cannot execute %s() during recovery", function),
-                        errdetail("This server is a standby: it shows what the primary has recorded, and accepts no change."),
-                        errhint("Connect to the primary.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION), errmsg("cannot execute %s() during recovery", function),
+                 errdetail("This server is a standby: it shows what the primary has recorded, and accepts no change."),
+                 errhint("Connect to the primary.")));
     if (XactReadOnly)
-        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-                        errmsg("cannot execute %s() in a read-only transaction", function),
-                        errhint("Use a read-write transaction; some gateways run GET requests read-only, so call it by POST.")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+             errmsg("cannot execute %s() in a read-only transaction", function),
+             errhint("Use a read-write transaction; some gateways run GET requests read-only, so call it by POST.")));
 }
 
-} // namespace presence
+}  // namespace presence

@@ -52,4 +52,4 @@ Datum first_value(int column, Datum otherwise = 0);
 // An error unless the transaction may write.
 void require_writable(const char *function);
 
-} // namespace presence
+}  // namespace presence

@@ -25,13 +25,17 @@ constexpr long patience_of_readers_ms = 1000;
 // Two at once must not wait for each other to make it.
 Statement make_feed = {
     "INSERT INTO @.presence_feed (last_seq, dropped_seq, online_users) SELECT 0, 0, 0"
-    " WHERE NOT EXISTS (SELECT FROM @.presence_feed) AND pg_try_advisory_xact_lock($1::int4, 1) ON CONFLICT DO NOTHING", 1, {OIDOID}};
+    " WHERE NOT EXISTS (SELECT FROM @.presence_feed) AND pg_try_advisory_xact_lock($1::int4, 1) ON CONFLICT DO NOTHING",
+    1,
+    {OIDOID}};
 Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE", 0, {}};
 Statement try_lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
 Statement any_waiting = {"SELECT FROM @.presence_event_queue LIMIT 1", 0, {}};
 Statement waiting_events = {"SELECT id FROM @.presence_event_queue ORDER BY id", 0, {}};
 Statement new_events = {
-    "SELECT id FROM @.presence_event_queue WHERE id > $1 OR id <= $2 OR id = ANY ($3) ORDER BY id LIMIT $4", 4, {INT8OID, INT8OID, INT8ARRAYOID, INT4OID}};
+    "SELECT id FROM @.presence_event_queue WHERE id > $1 OR id <= $2 OR id = ANY ($3) ORDER BY id LIMIT $4",
+    4,
+    {INT8OID, INT8OID, INT8ARRAYOID, INT4OID}};
 Statement number_events = {
     "WITH moved AS (DELETE FROM @.presence_event_queue WHERE id = ANY ($1) RETURNING *),"
     " feed AS (UPDATE @.presence_feed SET last_seq = last_seq + (SELECT count(*) FROM moved), online_users = online_users"
@@ -42,15 +46,18 @@ Statement number_events = {
     " SELECT n, at, event, user_id, session_id, reason, sessions, details FROM numbered ORDER BY n)"
     " SELECT n, channel, @.presence_event_payload(n, at, event, user_id, session_id, reason, sessions, details)"
     " FROM numbered WHERE channel IS NOT NULL ORDER BY n",
-    1, {INT8ARRAYOID}};
+    1,
+    {INT8ARRAYOID}};
 Statement put_off = {"INSERT INTO @.presence_unannounced (seq, channel) VALUES ($1, $2)", 2, {INT8OID, TEXTOID}};
 Statement any_put_off = {"SELECT FROM @.presence_unannounced LIMIT 1", 0, {}};
 Statement take_put_off = {
     "WITH due AS (DELETE FROM @.presence_unannounced WHERE seq IN (SELECT seq FROM @.presence_unannounced ORDER BY seq LIMIT $1) RETURNING *)"
     " SELECT seq, channel, @.presence_event_payload(seq, at, event, user_id, session_id, reason, sessions, details)"
     " FROM due JOIN @.presence_events USING (seq) ORDER BY seq",
-    1, {INT4OID}};
-Statement last_id = {"SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM @.presence_event_queue_id_seq", 0, {}};
+    1,
+    {INT4OID}};
+Statement last_id = {
+    "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM @.presence_event_queue_id_seq", 0, {}};
 
 bool wrote_events = false;
 bool some_put_off = true;  // nobody knows
@@ -88,9 +95,11 @@ void send_or_put_off(bool send)
     const std::uint64_t count = SPI_processed;
     for (std::uint64_t i = 0; i < count; ++i) {
         bool is_null = false;
-        Datum values[] = {SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &is_null), SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &is_null)};
+        Datum values[] = {SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &is_null),
+                          SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &is_null)};
         if (send)
-            Async_Notify(TextDatumGetCString(values[1]), TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 3, &is_null)));
+            Async_Notify(TextDatumGetCString(values[1]),
+                         TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 3, &is_null)));
         else
             run(put_off, values);
     }
@@ -146,12 +155,14 @@ void wait_for_worker(SharedDatabase &database)
     const std::uint64_t wanted = pg_atomic_read_u64(&database.written_batches);
     const std::uint64_t give_up = monotonic_ms() + patience_of_readers_ms;
     ConditionVariablePrepareToSleep(&database.numbered);
-    while (pg_atomic_read_u64(&database.numbered_batches) < wanted && pg_atomic_read_u32(&database.worker_problem) == no_problem) {
+    while (pg_atomic_read_u64(&database.numbered_batches) < wanted &&
+           pg_atomic_read_u32(&database.worker_problem) == no_problem) {
         const std::uint64_t now = monotonic_ms();
         if (now >= give_up)
             break;
         // One that is not there yet says nothing when it stays away.
-        (void)ConditionVariableTimedSleep(&database.numbered, std::min<long>(100, static_cast<long>(give_up - now)), PG_WAIT_EXTENSION);
+        (void)ConditionVariableTimedSleep(&database.numbered, std::min<long>(100, static_cast<long>(give_up - now)),
+                                          PG_WAIT_EXTENSION);
     }
     ConditionVariableCancelSleep();
 }
@@ -163,12 +174,13 @@ std::uint64_t full_id(TransactionId id, FullTransactionId next)
     return guess > whole ? guess - (std::uint64_t{1} << 32) : guess;
 }
 
-} // namespace
+}  // namespace
 
 bool worker_is_expected()
 {
     SharedDatabase *database = my_database();
-    return database != nullptr && worker_enabled && launcher_exists() && pg_atomic_read_u32(&database->worker_problem) == no_problem;
+    return database != nullptr && worker_enabled && launcher_exists() &&
+           pg_atomic_read_u32(&database->worker_problem) == no_problem;
 }
 
 void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
@@ -215,8 +227,8 @@ bool number_committed_events(IdWindow &window)
     auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (holes.size() + 1)));
     for (std::size_t i = 0; i < holes.size(); ++i)
         ids[i] = Int64GetDatum(holes[i]);
-    Datum values[] = {Int64GetDatum(window.above()), Int64GetDatum(window.again_up_to()),
-                      int8_array(ids, holes.size()), Int32GetDatum(most_in_a_pass)};
+    Datum values[] = {Int64GetDatum(window.above()), Int64GetDatum(window.again_up_to()), int8_array(ids, holes.size()),
+                      Int32GetDatum(most_in_a_pass)};
     // Older than the snapshot of the next statement, so never too young.
     const TransactionId oldest = GetLatestSnapshot()->xmin;
     run(new_events, values);
@@ -234,8 +246,9 @@ bool number_committed_events(IdWindow &window)
     }
     const FullTransactionId next = ReadNextFullTransactionId();
     static_assert(sizeof(Datum) == sizeof(std::int64_t));
-    window.passed({reinterpret_cast<const std::int64_t *>(found), static_cast<std::size_t>(count)}, full_id(oldest, next), U64FromFullTransactionId(next), complete);
+    window.passed({reinterpret_cast<const std::int64_t *>(found), static_cast<std::size_t>(count)},
+                  full_id(oldest, next), U64FromFullTransactionId(next), complete);
     return !complete;
 }
 
-} // namespace presence
+}  // namespace presence

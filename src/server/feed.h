@@ -30,4 +30,4 @@ bool number_committed_events(IdWindow &window);
 bool announcements_wait();
 void restart_window(IdWindow &window);
 
-} // namespace presence
+}  // namespace presence

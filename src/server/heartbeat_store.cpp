@@ -96,11 +96,14 @@ void read_all(FILE *file, HeartbeatFileReader &reader, Loading *loading)
             (void)reader.feed({piece, got});
         else
             (void)reader.feed(
-                {piece, got}, [](const FileSection &) {}, [loading](const FileSection &section, const FileRecord &record) { restore(*loading, section, record); });
+                {piece, got}, [](const FileSection &) {},
+                [loading](const FileSection &section, const FileRecord &record) {
+                    restore(*loading, section, record);
+                });
     }
 }
 
-} // namespace
+}  // namespace
 
 void save_heartbeats(bool clean)
 {
@@ -165,4 +168,4 @@ void load_heartbeats()
     (void)FreeFile(file);
 }
 
-} // namespace presence
+}  // namespace presence

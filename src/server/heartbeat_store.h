@@ -12,4 +12,4 @@ void save_heartbeats(bool clean);
 // In a transaction. Sessions come back closed: the table decides about each at its first heartbeat.
 void load_heartbeats();
 
-} // namespace presence
+}  // namespace presence

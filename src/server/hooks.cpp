@@ -109,7 +109,8 @@ void note_changes(Node *command)
         databases_changed = true;
         break;
     case T_AlterRoleSetStmt:
-        if (reinterpret_cast<AlterRoleSetStmt *>(command)->role == nullptr) {  // of all roles, so of the worker's as well
+        if (reinterpret_cast<AlterRoleSetStmt *>(command)->role ==
+            nullptr) {  // of all roles, so of the worker's as well
             (void)shared_area();
             any_may_have_changed = true;
             databases_changed = true;
@@ -149,8 +150,8 @@ struct Command {
 
     void execute() const
     {
-        (previous_utility_hook != nullptr ? previous_utility_hook : standard_ProcessUtility)(statement, text, read_only_tree, context, parameters, environment,
-                                                                                             receiver, completion);
+        (previous_utility_hook != nullptr ? previous_utility_hook : standard_ProcessUtility)(
+            statement, text, read_only_tree, context, parameters, environment, receiver, completion);
     }
 };
 
@@ -174,8 +175,9 @@ pg_noinline void execute_without_worker(const Command &command, SharedDatabase *
         resume_worker();
 }
 
-void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context, ParamListInfo parameters,
-                QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
+void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
+                ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver,
+                QueryCompletion *completion)
 {
     const Command whole{statement, text, read_only_tree, context, parameters, environment, receiver, completion};
     Node *command = statement->utilityStmt;
@@ -226,7 +228,7 @@ void at_transaction_end(XactEvent event, void *)
     changed_database = InvalidOid;
 }
 
-} // namespace
+}  // namespace
 
 void install_hooks()
 {
@@ -237,4 +239,4 @@ void install_hooks()
     RegisterXactCallback(at_transaction_end, nullptr);
 }
 
-} // namespace presence
+}  // namespace presence

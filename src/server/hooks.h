@@ -7,4 +7,4 @@ namespace presence {
 // Before the server starts.
 void install_hooks();
 
-} // namespace presence
+}  // namespace presence

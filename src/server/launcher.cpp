@@ -29,11 +29,11 @@ namespace presence {
 
 namespace {
 
-constexpr std::uint64_t steady_ms = 10000;        // a worker that ran for so long did not fail at its start
+constexpr std::uint64_t steady_ms = 10000;  // a worker that ran for so long did not fail at its start
 constexpr std::uint64_t no_process_retry_ms = 5000;
 constexpr std::uint64_t longest_retry_ms = 30000;
 constexpr std::uint32_t failures_to_report = 3;
-constexpr std::uint64_t leave_others_ms = 2000;   // to end before the last heartbeats are saved
+constexpr std::uint64_t leave_others_ms = 2000;  // to end before the last heartbeats are saved
 
 // A database that has a worker, is to have one, or is being looked at.
 struct Child {
@@ -115,7 +115,9 @@ void note_end(Child &child, SharedDatabase &database, std::uint64_t now)
         return;
     }
     ++child.failures;
-    child.not_before_ms = now + std::min<std::uint64_t>(longest_retry_ms, child.failures == 1 ? 100 : 500ULL << std::min(child.failures, 8U));
+    child.not_before_ms =
+        now +
+        std::min<std::uint64_t>(longest_retry_ms, child.failures == 1 ? 100 : 500ULL << std::min(child.failures, 8U));
     if (child.failures >= failures_to_report)
         pg_atomic_write_u32(&database.worker_problem, keeps_failing);
     mark_databases_changed();  // it may be gone
@@ -189,14 +191,16 @@ void start_children(std::uint64_t now)
         SharedDatabase *database = shared_database(child->database, false);
         if (child->handle != nullptr || now < child->not_before_ms)
             continue;
-        if (database != nullptr && (pg_atomic_read_u32(&database->worker_pid) != 0 || pg_atomic_read_u32(&database->pauses) != 0))
+        if (database != nullptr &&
+            (pg_atomic_read_u32(&database->worker_pid) != 0 || pg_atomic_read_u32(&database->pauses) != 0))
             continue;
         child->started_ms = now;
         if (start(*child))
             continue;
         child->handle = nullptr;
         child->not_before_ms = now + no_process_retry_ms;
-        if (database != nullptr && pg_atomic_exchange_u32(&database->worker_problem, no_free_process) != no_free_process)
+        if (database != nullptr &&
+            pg_atomic_exchange_u32(&database->worker_problem, no_free_process) != no_free_process)
             ereport(LOG, (errmsg("could not start the presence worker of database %u", child->database),
                           errdetail("All max_worker_processes are in use."), errhint("Raise max_worker_processes.")));
     }
@@ -261,8 +265,11 @@ void wait_for_others()
             next = std::min(next, saved_ms + save_every);
         // Those without a process that are not to be started now are waited for by the latch.
         const bool timed = next != PG_UINT64_MAX;
-        const long wait_ms = !timed ? -1 : next > now ? static_cast<long>(std::min<std::uint64_t>(next - now, 3600000)) : 100;
-        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timed ? WL_TIMEOUT : 0), wait_ms, idle_event("PresenceLauncherMain"));
+        const long wait_ms = !timed       ? -1
+                             : next > now ? static_cast<long>(std::min<std::uint64_t>(next - now, 3600000))
+                                          : 100;
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timed ? WL_TIMEOUT : 0), wait_ms,
+                        idle_event("PresenceLauncherMain"));
         ResetLatch(MyLatch);
         CHECK_FOR_INTERRUPTS();
     }
@@ -272,7 +279,7 @@ void wait_for_others()
     proc_exit(1);
 }
 
-} // namespace
+}  // namespace
 
 void register_launcher()
 {
@@ -289,7 +296,7 @@ void register_launcher()
     RegisterBackgroundWorker(&launcher);
 }
 
-} // namespace presence
+}  // namespace presence
 
 extern "C" void presence_launcher_main(Datum)
 {

@@ -9,4 +9,4 @@ namespace presence {
 // Before the server starts.
 void register_launcher();
 
-} // namespace presence
+}  // namespace presence

@@ -17,18 +17,24 @@ namespace presence {
 
 namespace {
 
-#define SEEN_COLUMNS "user_id, session_id, id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
+#define SEEN_COLUMNS                                                                                                   \
+    "user_id, session_id, id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
 Statement online_sessions = {"SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE online", 0, {}};
-Statement online_sessions_of = {"SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
+Statement online_sessions_of = {
+    "SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
 Statement sessions_of = {"SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
 // In two steps, each by an index whatever the planner believes of the table.
 Statement suspects = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND id = ANY ($1)"
-    " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found", 1, {INT8ARRAYOID}};
+    " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found",
+    1,
+    {INT8ARRAYOID}};
 // What is numbered is summed up already.
 Statement recorded_count = {
     "SELECT coalesce((SELECT online_users FROM @.presence_feed), 0)"
-    " + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM @.presence_event_queue)", 0, {}};
+    " + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM @.presence_event_queue)",
+    0,
+    {}};
 
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
@@ -81,7 +87,8 @@ void grow_slots(UserList &list)
     UserList::Slot *old = list.slots;
     const std::uint32_t old_count = list.slot_count;
     list.slot_count *= 4;
-    list.slots = static_cast<UserList::Slot *>(MemoryContextAllocExtended(list.context, sizeof(UserList::Slot) * list.slot_count, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
+    list.slots = static_cast<UserList::Slot *>(MemoryContextAllocExtended(
+        list.context, sizeof(UserList::Slot) * list.slot_count, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
     for (std::uint32_t i = 0; i < old_count; ++i) {
         if (old[i].position == 0)
             continue;
@@ -113,9 +120,11 @@ ListedUser &take(UserList &list, std::string_view name, std::uint32_t hash, text
         const std::uint32_t piece = list.count / UserList::piece_size;
         if (piece == list.room_for_pieces) {
             list.room_for_pieces *= 2;
-            list.pieces = static_cast<ListedUser **>(repalloc(list.pieces, sizeof(ListedUser *) * list.room_for_pieces));
+            list.pieces =
+                static_cast<ListedUser **>(repalloc(list.pieces, sizeof(ListedUser *) * list.room_for_pieces));
         }
-        list.pieces[piece] = static_cast<ListedUser *>(MemoryContextAlloc(list.context, sizeof(ListedUser) * UserList::piece_size));
+        list.pieces[piece] =
+            static_cast<ListedUser *>(MemoryContextAlloc(list.context, sizeof(ListedUser) * UserList::piece_size));
     }
     slot = {hash, ++list.count};
     ListedUser &user = list.user(list.count - 1);
@@ -232,7 +241,8 @@ void stop_nothing(DestReceiver *) {}
 UserList *collect(Statement &statement, Datum argument, bool with_metadata)
 {
     UserList *list = new_list(with_metadata);
-    Receiver receiver{{receive, start_nothing, stop_nothing, stop_nothing, DestNone}, list, 0, 0, nullptr, nullptr, nullptr, nullptr};
+    Receiver receiver{
+        {receive, start_nothing, stop_nothing, stop_nothing, DestNone}, list, 0, 0, nullptr, nullptr, nullptr, nullptr};
     receiver.rows = static_cast<Receiver::Row *>(palloc(sizeof(Receiver::Row) * Receiver::batch));
     receiver.recorded = static_cast<RecordedLife *>(palloc(sizeof(RecordedLife) * Receiver::batch));
     receiver.lives = static_cast<Life *>(palloc(sizeof(Life) * Receiver::batch));
@@ -252,7 +262,7 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata)
     return list;
 }
 
-} // namespace
+}  // namespace
 
 ListedUser &take_user(UserList &list, std::string_view name) { return take(list, name, hash_of(name), nullptr); }
 
@@ -267,7 +277,8 @@ Judgement judge(const SeenSession &s)
 bool add_session_to(Summary &sum, const SeenSession &session, const Judgement &now)
 {
     const bool latest = !sum.any || (now.live && !sum.online) ||
-                        (now.live == sum.online && (now.heartbeat_at > sum.heartbeat_at || (now.heartbeat_at == sum.heartbeat_at && session.id > sum.latest)));
+                        (now.live == sum.online && (now.heartbeat_at > sum.heartbeat_at ||
+                                                    (now.heartbeat_at == sum.heartbeat_at && session.id > sum.latest)));
     if (latest) {
         sum.heartbeat_at = now.heartbeat_at;
         sum.latest = session.id;
@@ -285,7 +296,10 @@ bool add_session_to(Summary &sum, const SeenSession &session, const Judgement &n
 }
 
 UserList *list_online(bool with_metadata) { return collect(online_sessions, 0, with_metadata); }
-UserList *list_named(Datum names, bool with_ended) { return collect(with_ended ? sessions_of : online_sessions_of, names, with_ended); }
+UserList *list_named(Datum names, bool with_ended)
+{
+    return collect(with_ended ? sessions_of : online_sessions_of, names, with_ended);
+}
 
 UserList *list_suspects()
 {
@@ -341,7 +355,8 @@ std::uint32_t *newest_first(const UserList &list)
             return a.name_start < b.name_start;
         return text_view(list.user(a.position).name) < text_view(list.user(b.position).name);
     });
-    auto *order = static_cast<std::uint32_t *>(MemoryContextAllocHuge(list.context, sizeof(std::uint32_t) * (online + 1)));
+    auto *order =
+        static_cast<std::uint32_t *>(MemoryContextAllocHuge(list.context, sizeof(std::uint32_t) * (online + 1)));
     for (std::size_t i = 0; i < count; ++i)
         order[i] = keys[i].position;
     return order;
@@ -355,4 +370,4 @@ void begin_consistent_reading()
 
 void end_consistent_reading() { PopActiveSnapshot(); }
 
-} // namespace presence
+}  // namespace presence

@@ -89,4 +89,4 @@ std::uint32_t *newest_first(const UserList &list);
 void begin_consistent_reading();
 void end_consistent_reading();
 
-} // namespace presence
+}  // namespace presence

@@ -4,17 +4,24 @@ namespace presence {
 
 namespace {
 
-Statement log_action = {"INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
-                        6, {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
+Statement log_action = {
+    "INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
+    6,
+    {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
 
-} // namespace
+}  // namespace
 
-void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users_offline, int sessions_ended)
+void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users_offline,
+              int sessions_ended)
 {
-    Datum values[] = {PointerGetDatum(cstring_to_text(action)), PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))), PointerGetDatum(user),
-                      PointerGetDatum(session), Int32GetDatum(users_offline), Int32GetDatum(sessions_ended)};
+    Datum values[] = {PointerGetDatum(cstring_to_text(action)),
+                      PointerGetDatum(cstring_to_text(GetUserNameFromId(work.role, false))),
+                      PointerGetDatum(user),
+                      PointerGetDatum(session),
+                      Int32GetDatum(users_offline),
+                      Int32GetDatum(sessions_ended)};
     const char nulls[] = {' ', ' ', user != nullptr ? ' ' : 'n', session != nullptr ? ' ' : 'n', ' ', ' '};
     run(log_action, values, nulls);
 }
 
-} // namespace presence
+}  // namespace presence

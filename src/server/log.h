@@ -6,6 +6,7 @@
 namespace presence {
 
 // user and session may be null. Within that owner work, whose caller is the actor.
-void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users_offline, int sessions_ended);
+void log_call(const OwnerWork &work, const char *action, text *user, text *session, int users_offline,
+              int sessions_ended);
 
-} // namespace presence
+}  // namespace presence

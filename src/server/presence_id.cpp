@@ -22,10 +22,10 @@ namespace {
                         errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes)));
         break;
     default:
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("user_id or session_id must not be empty: \"\""),
-                        errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes),
-                        errhint("For a user's one unnamed session pass NULL as session_id.")));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("user_id or session_id must not be empty: \"\""),
+                 errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes),
+                 errhint("For a user's one unnamed session pass NULL as session_id.")));
     }
     pg_unreachable();
 }
@@ -43,9 +43,9 @@ Datum checked(text *id)
     return PointerGetDatum(id);
 }
 
-} // namespace
+}  // namespace
 
-} // namespace presence
+}  // namespace presence
 
 PRESENCE_FUNCTION(presence_id_in)
 {
@@ -54,50 +54,32 @@ PRESENCE_FUNCTION(presence_id_in)
     PG_RETURN_TEXT_P(cstring_to_text(id));
 }
 
-PRESENCE_FUNCTION(presence_id_out)
-{
-    PG_RETURN_CSTRING(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-}
+PRESENCE_FUNCTION(presence_id_out) { PG_RETURN_CSTRING(text_to_cstring(PG_GETARG_TEXT_PP(0))); }
 
 PRESENCE_FUNCTION(presence_id_recv)
 {
     return presence::checked(DatumGetTextPP(DirectFunctionCall1(textrecv, PG_GETARG_DATUM(0))));
 }
 
-PRESENCE_FUNCTION(presence_id_send)
-{
-    return DirectFunctionCall1(textsend, PG_GETARG_DATUM(0));
-}
+PRESENCE_FUNCTION(presence_id_send) { return DirectFunctionCall1(textsend, PG_GETARG_DATUM(0)); }
 
-PRESENCE_FUNCTION(presence_id_from_text)
-{
-    return presence::checked(PG_GETARG_TEXT_PP(0));
-}
+PRESENCE_FUNCTION(presence_id_from_text) { return presence::checked(PG_GETARG_TEXT_PP(0)); }
 
 PRESENCE_FUNCTION(presence_id_from_bpchar)
 {
     return presence::checked(DatumGetTextPP(DirectFunctionCall1(rtrim1, PG_GETARG_DATUM(0))));
 }
 
-PRESENCE_FUNCTION(presence_id_from_name)
-{
-    return presence::checked(cstring_to_text(NameStr(*PG_GETARG_NAME(0))));
-}
+PRESENCE_FUNCTION(presence_id_from_name) { return presence::checked(cstring_to_text(NameStr(*PG_GETARG_NAME(0)))); }
 
 PRESENCE_FUNCTION(presence_id_from_uuid)
 {
     PG_RETURN_TEXT_P(cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, PG_GETARG_DATUM(0)))));
 }
 
-PRESENCE_FUNCTION(presence_id_from_int2)
-{
-    PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d", PG_GETARG_INT16(0))));
-}
+PRESENCE_FUNCTION(presence_id_from_int2) { PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d", PG_GETARG_INT16(0)))); }
 
-PRESENCE_FUNCTION(presence_id_from_int4)
-{
-    PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d", PG_GETARG_INT32(0))));
-}
+PRESENCE_FUNCTION(presence_id_from_int4) { PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d", PG_GETARG_INT32(0)))); }
 
 PRESENCE_FUNCTION(presence_id_from_int8)
 {

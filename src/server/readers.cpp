@@ -15,7 +15,10 @@ namespace presence {
 namespace {
 
 Statement last_number = {"SELECT coalesce(max(last_seq), 0) FROM @.presence_feed", 0, {}};
-Statement changes = {"SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2", 2, {INT8OID, INT4OID}};
+Statement changes = {
+    "SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2",
+    2,
+    {INT8OID, INT4OID}};
 Statement dropped = {"SELECT dropped_seq FROM @.presence_feed", 0, {}};
 
 Datum return_rows(FunctionCallInfo fcinfo)
@@ -43,7 +46,8 @@ void require_view_reader(FunctionCallInfo fcinfo)
             return;
         }
     }
-    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for presence"), errhint("It needs SELECT on the view \"presence\".")));
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for presence"),
+                    errhint("It needs SELECT on the view \"presence\".")));
 }
 
 bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
@@ -69,7 +73,8 @@ ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
     if (work_mem < kilobytes) {
         tuplestore_end(result->setResult);
         MemoryContext caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
-        result->setResult = tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0, false, kilobytes);
+        result->setResult =
+            tuplestore_begin_heap((result->allowedModes & SFRM_Materialize_Random) != 0, false, kilobytes);
         MemoryContextSwitchTo(caller);
     }
     return result;
@@ -98,9 +103,9 @@ void end_met(const UserList &list, const OwnerWork &work)
         log_call(work, "get_active_users", nullptr, nullptr, ended.users, ended.sessions);
 }
 
-} // namespace
+}  // namespace
 
-} // namespace presence
+}  // namespace presence
 
 using namespace presence;
 
@@ -109,7 +114,9 @@ PRESENCE_FUNCTION(presence_effective_heartbeat)
     require_view_reader(fcinfo);
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_NULL();
-    PG_RETURN_TIMESTAMPTZ(session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0).heartbeat_at);
+    PG_RETURN_TIMESTAMPTZ(session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
+                                       text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0)
+                              .heartbeat_at);
 }
 
 PRESENCE_FUNCTION(presence_is_live)
@@ -122,7 +129,8 @@ PRESENCE_FUNCTION(presence_is_live)
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_BOOL(false);
     const Time promised = PG_ARGISNULL(3) ? 0 : interval_time(PG_GETARG_DATUM(3));
-    const Life life = session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), promised);
+    const Life life = session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)),
+                                   PG_GETARG_TIMESTAMPTZ(2), promised);
     PG_RETURN_BOOL(GetCurrentTimestamp() <= life.stale_after);
 }
 
@@ -138,19 +146,32 @@ PRESENCE_FUNCTION(presence_server_state)
     const char *worker_problem = nullptr;
     if (database != nullptr && worker_enabled && !RecoveryInProgress()) {
         if (!launcher_exists())
-            worker_problem = "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
+            worker_problem =
+                "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
         else if (pg_atomic_read_u32(&database->worker_problem) == no_free_process)
-            worker_problem = "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
+            worker_problem =
+                "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
         else if (pg_atomic_read_u32(&database->worker_problem) == keeps_failing)
-            worker_problem = "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
+            worker_problem =
+                "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
     }
     const bool full = database != nullptr && pg_atomic_read_u32(&database->cache_full) != 0;
-    Datum values[11] = {BoolGetDatum(database != nullptr), BoolGetDatum(RecoveryInProgress()), BoolGetDatum(worker_enabled), Int32GetDatum(static_cast<int32>(worker)), 0,
-                        Int64GetDatum(cache.sessions), Int64GetDatum(cache.hits), Int64GetDatum(cache.misses), Int64GetDatum(cache.bytes), BoolGetDatum(full), 0};
+    Datum values[11] = {BoolGetDatum(database != nullptr),
+                        BoolGetDatum(RecoveryInProgress()),
+                        BoolGetDatum(worker_enabled),
+                        Int32GetDatum(static_cast<int32>(worker)),
+                        0,
+                        Int64GetDatum(cache.sessions),
+                        Int64GetDatum(cache.hits),
+                        Int64GetDatum(cache.misses),
+                        Int64GetDatum(cache.bytes),
+                        BoolGetDatum(full),
+                        0};
     if (worker_problem != nullptr)
         values[4] = CStringGetTextDatum(worker_problem);
     values[10] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
-    bool nulls[11] = {false, false, false, worker == 0, worker_problem == nullptr, false, false, false, false, false, false};
+    bool nulls[11] = {false, false, false, worker == 0, worker_problem == nullptr, false, false,
+                      false, false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 
@@ -163,7 +184,8 @@ PRESENCE_FUNCTION(presence_totals)
     shape = BlessTupleDesc(shape);
     const OwnerWork work = begin_owner_work();
     const UserList *list = list_online(false);
-    Datum values[3] = {Int64GetDatum(list->online_users), Int64GetDatum(list->count - list->online_users), Int64GetDatum(list->live_sessions)};
+    Datum values[3] = {Int64GetDatum(list->online_users), Int64GetDatum(list->count - list->online_users),
+                       Int64GetDatum(list->live_sessions)};
     end_owner_work(work);
     bool nulls[3] = {};
     return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
@@ -179,10 +201,13 @@ struct Summing {
     std::size_t length, room;
 };
 
-Time time_or_none(FunctionCallInfo fcinfo, int argument) { return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument); }
+Time time_or_none(FunctionCallInfo fcinfo, int argument)
+{
+    return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument);
+}
 
-} // namespace
-} // namespace presence
+}  // namespace
+}  // namespace presence
 
 PRESENCE_FUNCTION(presence_summary_add)
 {
@@ -192,8 +217,10 @@ PRESENCE_FUNCTION(presence_summary_add)
         elog(ERROR, "called outside of an aggregate");
     for (int i = 1; i <= 7; ++i)
         if (PG_ARGISNULL(i))
-            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument %d of presence_summary must not be NULL", i)));
-    auto *sum = PG_ARGISNULL(0) ? static_cast<Summing *>(MemoryContextAllocZero(context, sizeof(Summing))) : reinterpret_cast<Summing *>(PG_GETARG_POINTER(0));
+            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                            errmsg("argument %d of presence_summary must not be NULL", i)));
+    auto *sum = PG_ARGISNULL(0) ? static_cast<Summing *>(MemoryContextAllocZero(context, sizeof(Summing)))
+                                : reinterpret_cast<Summing *>(PG_GETARG_POINTER(0));
     SeenSession s;
     s.user = text_view(PG_GETARG_TEXT_PP(1));
     s.session = text_view(PG_GETARG_TEXT_PP(2));
@@ -232,8 +259,13 @@ PRESENCE_FUNCTION(presence_summary_tell)
         fcinfo->flinfo->fn_extra = BlessTupleDesc(shape);
         MemoryContextSwitchTo(caller);
     }
-    Datum values[] = {BoolGetDatum(s.online), PointerGetDatum(status_text(s.status)), Int32GetDatum(s.sessions), TimestampTzGetDatum(s.online_since),
-                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at), TimestampTzGetDatum(s.heartbeat_at), PointerGetDatum(make_text({sum->session, sum->length}))};
+    Datum values[] = {BoolGetDatum(s.online),
+                      PointerGetDatum(status_text(s.status)),
+                      Int32GetDatum(s.sessions),
+                      TimestampTzGetDatum(s.online_since),
+                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at),
+                      TimestampTzGetDatum(s.heartbeat_at),
+                      PointerGetDatum(make_text({sum->session, sum->length}))};
     bool nulls[] = {false, !s.online, false, !s.online, false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(static_cast<TupleDesc>(fcinfo->flinfo->fn_extra), values, nulls));
 }
@@ -322,8 +354,12 @@ PRESENCE_FUNCTION(get_presence)
             continue;
         user.told = true;
         const Summary &sum = user.summary;
-        Datum values[] = {PointerGetDatum(user.name), BoolGetDatum(sum.online), PointerGetDatum(status_text(sum.status)),
-                                TimestampTzGetDatum(sum.online ? sum.heartbeat_at : sum.ended_at), Int32GetDatum(sum.sessions), user.metadata};
+        Datum values[] = {PointerGetDatum(user.name),
+                          BoolGetDatum(sum.online),
+                          PointerGetDatum(status_text(sum.status)),
+                          TimestampTzGetDatum(sum.online ? sum.heartbeat_at : sum.ended_at),
+                          Int32GetDatum(sum.sessions),
+                          user.metadata};
         bool nulls[] = {false, false, !sum.online, !sum.any, !sum.any, user.no_metadata};
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
@@ -343,11 +379,13 @@ PRESENCE_FUNCTION(presence_count)
 PRESENCE_FUNCTION(presence_changes_since)
 {
     if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"), errhint("Pass 0 to read from the beginning.")));
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"),
+                        errhint("Pass 0 to read from the beginning.")));
     const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
     const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
     if (limit <= 0)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
     extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
     const OwnerWork work = begin_owner_work();
@@ -357,8 +395,10 @@ PRESENCE_FUNCTION(presence_changes_since)
     run(dropped, nullptr, nullptr, true);
     const int64 low = DatumGetInt64(first_value(1));
     if (seq < low)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the feed no longer has the events after seq " INT64_FORMAT, seq),
-                        errdetail("Retention has removed events up to " INT64_FORMAT ".", low), errhint("Start again from presence_snapshot().")));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("the feed no longer has the events after seq " INT64_FORMAT, seq),
+                        errdetail("Retention has removed events up to " INT64_FORMAT ".", low),
+                        errhint("Start again from presence_snapshot().")));
     Datum values[] = {Int64GetDatum(seq), Int32GetDatum(limit)};
     run(changes, values, nullptr, true);
     end_consistent_reading();

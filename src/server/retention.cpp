@@ -16,15 +16,22 @@ namespace presence {
 
 namespace {
 
-Statement lock_feed = {"SELECT FROM @.presence_feed WHERE EXISTS (SELECT FROM ONLY @.presence_events WHERE at < $1) FOR UPDATE SKIP LOCKED", 1, {TIMESTAMPTZOID}};
+Statement lock_feed = {
+    "SELECT FROM @.presence_feed WHERE EXISTS (SELECT FROM ONLY @.presence_events WHERE at < $1) FOR UPDATE SKIP LOCKED",
+    1,
+    {TIMESTAMPTZOID}};
 Statement drop_events = {
     "WITH gone AS (DELETE FROM ONLY @.presence_events WHERE seq IN"
     " (SELECT seq FROM ONLY @.presence_events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING seq),"
     " low AS (UPDATE @.presence_feed SET dropped_seq = greatest(dropped_seq, (SELECT max(seq) FROM gone)) WHERE EXISTS (SELECT FROM gone))"
-    " SELECT count(*) FROM gone", 2, {TIMESTAMPTZOID, INT4OID}};
+    " SELECT count(*) FROM gone",
+    2,
+    {TIMESTAMPTZOID, INT4OID}};
 Statement drop_log = {
     "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN"
-    " (SELECT id FROM @.presence_admin_log WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id) SELECT count(*) FROM gone", 2, {TIMESTAMPTZOID, INT4OID}};
+    " (SELECT id FROM @.presence_admin_log WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id) SELECT count(*) FROM gone",
+    2,
+    {TIMESTAMPTZOID, INT4OID}};
 
 // A session may go when it ended before $3 and its user has a later one, or when all of the user's ended before $4. The ids
 // are compared so that each row is looked at by index, and not all rows for the sake of some.
@@ -33,24 +40,31 @@ Statement find_users = {
     " WHERE s.ctid >= $1 AND s.ctid < $2 AND NOT s.online AND s.ended_at < greatest($3, $4) AND"
     " ((s.ended_at < $3 AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id))))"
     " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.id <> s.id AND (o.online OR o.ended_at >= $4))))"
-    " LIMIT $5) AS found", 5, {TIDOID, TIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}};
+    " LIMIT $5) AS found",
+    5,
+    {TIDOID, TIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}};
 // Nothing leaves users behind without a session; this is for those whose sessions were deleted by hand.
 Statement find_bare_users = {
     "SELECT array_agg(user_id), count(*) FROM (SELECT user_id FROM @.presence_user AS u WHERE ctid >= $1 AND ctid < $2 AND NOT online"
     " AND coalesce(offline_at, '-infinity') < $3 AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id) LIMIT $4) AS found",
-    4, {TIDOID, TIDOID, TIMESTAMPTZOID, INT4OID}};
+    4,
+    {TIDOID, TIDOID, TIMESTAMPTZOID, INT4OID}};
 Statement lock_users = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_user WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED) AS held",
-    1, {TEXTARRAYOID}};
+    1,
+    {TEXTARRAYOID}};
 Statement drop_sessions = {
     "DELETE FROM @.presence_session AS s WHERE user_id = ANY ($1) AND NOT online AND ended_at < $2"
     " AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id)))",
-    2, {TEXTARRAYOID, TIMESTAMPTZOID}};
+    2,
+    {TEXTARRAYOID, TIMESTAMPTZOID}};
 Statement drop_users = {
     "WITH gone AS (DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT online"
     " AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id AND (s.online OR s.ended_at >= $2))"
     " AND (coalesce(offline_at, '-infinity') < $2 OR EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id)) RETURNING user_id)"
-    " DELETE FROM @.presence_session WHERE user_id IN (SELECT user_id FROM gone)", 2, {TEXTARRAYOID, TIMESTAMPTZOID}};
+    " DELETE FROM @.presence_session WHERE user_id IN (SELECT user_id FROM gone)",
+    2,
+    {TEXTARRAYOID, TIMESTAMPTZOID}};
 
 // What a run may do at most. Users stay locked until the run's transaction ends, so it is to end soon.
 constexpr int most_rows = 50000;
@@ -108,7 +122,8 @@ void forget_sessions(const Cutoffs &cutoffs, Time until)
         CHECK_FOR_INTERRUPTS();
         const BlockNumber count = std::min({step_blocks, left, blocks - at});
         ItemPointerData from = block_start(at), to = block_start(at + count);
-        Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.session), TimestampTzGetDatum(cutoffs.user), Int32GetDatum(room)};
+        Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.session),
+                          TimestampTzGetDatum(cutoffs.user), Int32GetDatum(room)};
         run(find_users, values);
         room -= static_cast<int>(DatumGetInt64(first_value(2)));
         if (const Datum names = first_value(1); names != 0)
@@ -126,7 +141,8 @@ void forget_bare_users(const Cutoffs &cutoffs)
         return;
     const BlockNumber at = blocks <= bare_blocks ? 0 : pg_prng_uint32(&pg_global_prng_state) % blocks;
     ItemPointerData from = block_start(at), to = block_start(std::min(at + bare_blocks, blocks));
-    Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.user), Int32GetDatum(most_users)};
+    Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.user),
+                      Int32GetDatum(most_users)};
     run(find_bare_users, values);
     if (const Datum names = first_value(1); names != 0)
         forget_users(names, cutoffs);
@@ -141,14 +157,15 @@ void forget_rows(Statement &statement, Time cutoff, Time until)
     } while (DatumGetInt64(first_value(1)) == most_rows && GetCurrentTimestamp() < until);
 }
 
-} // namespace
+}  // namespace
 
 void forget_old()
 {
     const Time now = GetCurrentTimestamp();
     // A session ended on purpose is needed for as long as it refuses late heartbeats.
     const Time guard = now - ms_to_time(rejoin_guard_ms);
-    const Cutoffs cutoffs{std::min(ago(now, session_retention_s), guard), user_retention_s < 0 ? DT_NOBEGIN : std::min(ago(now, user_retention_s), guard)};
+    const Cutoffs cutoffs{std::min(ago(now, session_retention_s), guard),
+                          user_retention_s < 0 ? DT_NOBEGIN : std::min(ago(now, user_retention_s), guard)};
     forget_sessions(cutoffs, now + most_time);
     if (cutoffs.user != DT_NOBEGIN)
         forget_bare_users(cutoffs);
@@ -160,4 +177,4 @@ void forget_old()
         forget_rows(drop_events, cutoff, now + 3 * most_time);
 }
 
-} // namespace presence
+}  // namespace presence

@@ -9,4 +9,4 @@ namespace presence {
 // In one transaction, within owner work.
 void forget_old();
 
-} // namespace presence
+}  // namespace presence

@@ -12,18 +12,25 @@ namespace presence {
 namespace {
 
 Statement schedule_job = {"SELECT cron.schedule($1, $2, $3)", 3, {TEXTOID, TEXTOID, TEXTOID}};
-Statement unschedule_job = {"SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = $1 AND database = current_database()", 1, {TEXTOID}};
+Statement unschedule_job = {
+    "SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = $1 AND database = current_database()", 1, {TEXTOID}};
 
-Datum job_name() { return PointerGetDatum(cstring_to_text(psprintf("presence cleanup in %s", get_database_name(MyDatabaseId)))); }
+Datum job_name()
+{
+    return PointerGetDatum(cstring_to_text(psprintf("presence cleanup in %s", get_database_name(MyDatabaseId))));
+}
 
 void require_pg_cron()
 {
     if (!OidIsValid(get_extension_oid("pg_cron", true)))
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("pg_cron is not installed in this database"),
-                        errhint("Set cron.database_name to this database, restart the server, and run CREATE EXTENSION pg_cron.")));
+        ereport(
+            ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("pg_cron is not installed in this database"),
+             errhint(
+                 "Set cron.database_name to this database, restart the server, and run CREATE EXTENSION pg_cron.")));
 }
 
-} // namespace
+}  // namespace
 
 void remove_cron_job()
 {
@@ -37,7 +44,7 @@ void remove_cron_job()
     end_owner_work(work);
 }
 
-} // namespace presence
+}  // namespace presence
 
 using namespace presence;
 
@@ -46,7 +53,8 @@ PRESENCE_FUNCTION(presence_schedule_cleanup)
     require_writable("presence_schedule_cleanup");
     require_pg_cron();
     const char *schema = quote_identifier(get_namespace_name(extension_of(fcinfo).schema));
-    Datum values[] = {job_name(), PG_GETARG_DATUM(0), PointerGetDatum(cstring_to_text(psprintf("SELECT %s.scheduled_presence_cleanup()", schema)))};
+    Datum values[] = {job_name(), PG_GETARG_DATUM(0),
+                      PointerGetDatum(cstring_to_text(psprintf("SELECT %s.scheduled_presence_cleanup()", schema)))};
     if (PG_ARGISNULL(0))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("schedule must not be NULL")));
     const OwnerWork work = begin_owner_work();

@@ -8,4 +8,4 @@ namespace presence {
 // When the extension is dropped. As a superuser, because the job belongs to whoever owned the extension.
 void remove_cron_job();
 
-} // namespace presence
+}  // namespace presence

@@ -45,10 +45,8 @@ extern "C" {
 }
 
 // Entry points are the only symbols that others see; 15 does not export them by itself.
-#define PRESENCE_FUNCTION(name)                                                    \
-    _Pragma("GCC visibility push(default)") extern "C" {                           \
-    PG_FUNCTION_INFO_V1(name);                                                     \
-    }                                                                              \
+#define PRESENCE_FUNCTION(name)                                                                                        \
+    _Pragma("GCC visibility push(default)") extern "C" { PG_FUNCTION_INFO_V1(name); }                                  \
     _Pragma("GCC visibility pop") extern "C" Datum name([[maybe_unused]] PG_FUNCTION_ARGS)
 
 namespace presence {
@@ -58,7 +56,10 @@ inline std::string_view text_view(const text *value)
     return {VARDATA_ANY(value), static_cast<std::size_t>(VARSIZE_ANY_EXHDR(value))};
 }
 
-inline text *make_text(std::string_view value) { return cstring_to_text_with_len(value.data(), static_cast<int>(value.size())); }
+inline text *make_text(std::string_view value)
+{
+    return cstring_to_text_with_len(value.data(), static_cast<int>(value.size()));
+}
 
 inline Datum text_array(Datum *values, std::size_t count)
 {
@@ -66,7 +67,8 @@ inline Datum text_array(Datum *values, std::size_t count)
 }
 inline Datum int8_array(Datum *values, std::size_t count)
 {
-    return PointerGetDatum(construct_array(values, static_cast<int>(count), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
+    return PointerGetDatum(
+        construct_array(values, static_cast<int>(count), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
 }
 
 // The beginning of what was passed, for error messages: whole characters, none of which garbles a log.
@@ -79,7 +81,8 @@ inline const char *excerpt(std::string_view value)
     initStringInfo(&shown);
     for (int i = 0; i < length; ++i) {
         const auto byte = static_cast<unsigned char>(value[static_cast<std::size_t>(i)]);
-        const bool two_byte_control = utf8 && byte == 0xc2 && i + 1 < length && static_cast<unsigned char>(value[static_cast<std::size_t>(i) + 1]) < 0xa0;
+        const bool two_byte_control = utf8 && byte == 0xc2 && i + 1 < length &&
+                                      static_cast<unsigned char>(value[static_cast<std::size_t>(i) + 1]) < 0xa0;
         appendStringInfoChar(&shown, byte < 0x20 || byte == 0x7f || two_byte_control ? '?' : static_cast<char>(byte));
         i += two_byte_control;
     }
@@ -88,4 +91,4 @@ inline const char *excerpt(std::string_view value)
     return shown.data;
 }
 
-} // namespace presence
+}  // namespace presence

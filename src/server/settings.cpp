@@ -36,39 +36,47 @@ bool check_channel(char **value, void **, GucSource)
 
 void define_milliseconds(const char *name, const char *what, int *value, int initial, int lowest)
 {
-    DefineCustomIntVariable(name, what, nullptr, value, initial, lowest, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(name, what, nullptr, value, initial, lowest, INT_MAX, PGC_SUSET, GUC_UNIT_MS, nullptr,
+                            nullptr, nullptr);
 }
 
 void define_seconds(const char *name, const char *what, const char *more, int *value, int initial, int lowest)
 {
-    DefineCustomIntVariable(name, what, more, value, initial, lowest, INT_MAX, PGC_SUSET, GUC_UNIT_S, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(name, what, more, value, initial, lowest, INT_MAX, PGC_SUSET, GUC_UNIT_S, nullptr, nullptr,
+                            nullptr);
 }
 
-} // namespace
+}  // namespace
 
 void define_settings()
 {
-    define_milliseconds("presence.timeout", "A session is stale when silent for longer than this and twice its own heartbeat interval.",
+    define_milliseconds("presence.timeout",
+                        "A session is stale when silent for longer than this and twice its own heartbeat interval.",
                         &timeout_ms, 2 * 60 * 1000, 1);
-    define_milliseconds("presence.max_timeout", "Longest silence that any session may keep, whatever interval it promises.",
-                        &max_timeout_ms, 60 * 60 * 1000, 1);
+    define_milliseconds("presence.max_timeout",
+                        "Longest silence that any session may keep, whatever interval it promises.", &max_timeout_ms,
+                        60 * 60 * 1000, 1);
     define_milliseconds("presence.rejoin_guard", "How long a session ended on purpose ignores heartbeats.",
                         &rejoin_guard_ms, 10 * 1000, 0);
-    define_milliseconds("presence.leave_grace", "How long a user counts as online after a disconnect took the last session away.",
+    define_milliseconds("presence.leave_grace",
+                        "How long a user counts as online after a disconnect took the last session away.",
                         &leave_grace_ms, 0, 0);
-    DefineCustomStringVariable("presence.notify_channel", "Channel on which changes are announced; empty for none.", nullptr,
-                               &notify_channel, "presence", PGC_SUSET, 0, check_channel, nullptr, nullptr);
-    DefineCustomEnumVariable("presence.notify_level", "Which changes are announced.", nullptr, &notify_level, notify_user,
-                             notify_levels, PGC_SUSET, 0, nullptr, nullptr, nullptr);
-    define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr, &event_retention_s, 30 * 24 * 3600, 0);
-    define_seconds("presence.session_retention", "How long ended sessions are kept.", nullptr, &session_retention_s, 24 * 3600, 0);
-    define_seconds("presence.user_retention", "How long the last session of an offline user is kept.", "-1 keeps it for ever.",
-                   &user_retention_s, -1, -1);
-    define_seconds("presence.save_interval", "How often cached heartbeats are written to the file that survives a crash.",
+    DefineCustomStringVariable("presence.notify_channel", "Channel on which changes are announced; empty for none.",
+                               nullptr, &notify_channel, "presence", PGC_SUSET, 0, check_channel, nullptr, nullptr);
+    DefineCustomEnumVariable("presence.notify_level", "Which changes are announced.", nullptr, &notify_level,
+                             notify_user, notify_levels, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,
+                   &event_retention_s, 30 * 24 * 3600, 0);
+    define_seconds("presence.session_retention", "How long ended sessions are kept.", nullptr, &session_retention_s,
+                   24 * 3600, 0);
+    define_seconds("presence.user_retention", "How long the last session of an offline user is kept.",
+                   "-1 keeps it for ever.", &user_retention_s, -1, -1);
+    define_seconds("presence.save_interval",
+                   "How often cached heartbeats are written to the file that survives a crash.",
                    "0 writes them only at a clean shutdown.", &save_interval_s, 60, 0);
-    DefineCustomBoolVariable("presence.worker", "Runs the background worker of each database that has the extension.", nullptr,
-                             &worker_enabled, true, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomBoolVariable("presence.worker", "Runs the background worker of each database that has the extension.",
+                             nullptr, &worker_enabled, true, PGC_SUSET, 0, nullptr, nullptr, nullptr);
     MarkGUCPrefixReserved("presence");
 }
 
-} // namespace presence
+}  // namespace presence

@@ -26,6 +26,9 @@ void define_settings();
 inline std::uint64_t time_to_ms(Time time) { return time <= 0 ? 0 : (static_cast<std::uint64_t>(time) + 999) / 1000; }
 inline Time ms_to_time(int ms) { return static_cast<Time>(ms) * 1000; }
 
-inline bool notifications_wanted() { return notify_level != notify_none && notify_channel != nullptr && notify_channel[0] != '\0'; }
+inline bool notifications_wanted()
+{
+    return notify_level != notify_none && notify_channel != nullptr && notify_channel[0] != '\0';
+}
 
-} // namespace presence
+}  // namespace presence

@@ -24,8 +24,8 @@ struct SharedState {
     dsa_pointer first;
     pg_atomic_uint64 floor_wall;  // 0: not accepting yet
     pg_atomic_uint64 floor_ms;
-    pg_atomic_uint32 launcher_pid;    // 0: none yet
-    pg_atomic_uint32 launcher_procno; // for its latch
+    pg_atomic_uint32 launcher_pid;     // 0: none yet
+    pg_atomic_uint32 launcher_procno;  // for its latch
     pg_atomic_uint32 databases_changed;
     alignas(MAXIMUM_ALIGNOF) char area[area_bytes];
 };
@@ -113,7 +113,7 @@ dsa_pointer make(Oid database)
     return pointer;
 }
 
-} // namespace
+}  // namespace
 
 bool shared_memory_exists() { return state != nullptr; }
 
@@ -297,7 +297,8 @@ std::uint64_t monotonic_ms()
 {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return HeartbeatShard::clock_base_ms + static_cast<std::uint64_t>(now.tv_sec) * 1000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000000;
+    return HeartbeatShard::clock_base_ms + static_cast<std::uint64_t>(now.tv_sec) * 1000 +
+           static_cast<std::uint64_t>(now.tv_nsec) / 1000000;
 }
 
 Floor heartbeat_floor()
@@ -318,7 +319,8 @@ Floor heartbeat_floor()
 
 Timeouts current_timeouts()
 {
-    return {static_cast<std::uint64_t>(timeout_ms), static_cast<std::uint64_t>(max_timeout_ms), heartbeat_floor().monotonic_ms};
+    return {static_cast<std::uint64_t>(timeout_ms), static_cast<std::uint64_t>(max_timeout_ms),
+            heartbeat_floor().monotonic_ms};
 }
 
-} // namespace presence
+}  // namespace presence

@@ -32,22 +32,22 @@ struct SharedDatabase {
     dsa_pointer next;
 
     // The worker of this database; written by the launcher and the worker.
-    pg_atomic_uint32 worker_pid;       // 0: none
-    pg_atomic_uint32 worker_procno;    // for its latch, while worker_pid is set
-    pg_atomic_uint32 worker_problem;   // a WorkerProblem
-    pg_atomic_uint32 wants_worker;     // the extension is here, or was when somebody last looked
-    pg_atomic_uint32 pauses;           // utility commands that want no worker in this database
-    pg_atomic_uint32 look_again;       // the extension or its settings may have changed: the worker gives way to a new one
+    pg_atomic_uint32 worker_pid;      // 0: none
+    pg_atomic_uint32 worker_procno;   // for its latch, while worker_pid is set
+    pg_atomic_uint32 worker_problem;  // a WorkerProblem
+    pg_atomic_uint32 wants_worker;    // the extension is here, or was when somebody last looked
+    pg_atomic_uint32 pauses;          // utility commands that want no worker in this database
+    pg_atomic_uint32 look_again;  // the extension or its settings may have changed: the worker gives way to a new one
     pg_atomic_uint32 left_on_purpose;  // the last worker has not failed
 
     // What the worker is to number, and has numbered: commits that wrote events.
     pg_atomic_uint64 written_batches;
     pg_atomic_uint64 numbered_batches;
-    ConditionVariable numbered;        // the latter has grown
-    pg_atomic_uint64 next_leave;       // wall time of the earliest leave_until, or PG_UINT64_MAX
-    pg_atomic_uint32 watch_all;        // the worker is to look for online sessions that are not in the cache
-    pg_atomic_uint32 cache_full;       // memory could not be had
-    pg_atomic_uint64 early_misses;     // of shards that had no block yet
+    ConditionVariable numbered;     // the latter has grown
+    pg_atomic_uint64 next_leave;    // wall time of the earliest leave_until, or PG_UINT64_MAX
+    pg_atomic_uint32 watch_all;     // the worker is to look for online sessions that are not in the cache
+    pg_atomic_uint32 cache_full;    // memory could not be had
+    pg_atomic_uint64 early_misses;  // of shards that had no block yet
 
     SharedShard shards[shard_count];
 };
@@ -104,4 +104,4 @@ Floor heartbeat_floor();
 
 Timeouts current_timeouts();
 
-} // namespace presence
+}  // namespace presence

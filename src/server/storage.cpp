@@ -9,39 +9,61 @@ namespace presence {
 
 namespace {
 
-Statement lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE", 1, {TEXTOID}};
-Statement try_lock_user = {"SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE SKIP LOCKED", 1, {TEXTOID}};
+Statement lock_user = {
+    "SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE",
+    1,
+    {TEXTOID}};
+Statement try_lock_user = {
+    "SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
+    1,
+    {TEXTOID}};
 Statement create_user = {"INSERT INTO @.presence_user (user_id) VALUES ($1) ON CONFLICT DO NOTHING", 1, {TEXTOID}};
-#define SESSION_COLUMNS                                                                                              \
+#define SESSION_COLUMNS                                                                                                \
     "id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason," \
     " leave_until, user_agent, ip_address, metadata, xmin"
-Statement load_sessions = {
-    "SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND online"
-    " UNION ALL SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND session_id = ANY ($2) AND NOT online",
-    2, {TEXTOID, TEXTARRAYOID}};
+Statement load_sessions = {"SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND online"
+                           " UNION ALL SELECT " SESSION_COLUMNS
+                           " FROM @.presence_session WHERE user_id = $1 AND session_id = ANY ($2) AND NOT online",
+                           2,
+                           {TEXTOID, TEXTARRAYOID}};
 Statement insert_session = {
     "INSERT INTO @.presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason,"
     " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
-    14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
+    14,
+    {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID,
+     TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
 Statement update_session = {
     "UPDATE @.presence_session SET online = $3, status = $4, online_since = $5, joined_at = $6, heartbeat_at = $7, heartbeat_interval = $8, ended_at = $9,"
     " end_reason = $10, leave_until = $11, user_agent = $12, ip_address = $13, metadata = $14 WHERE user_id = $1 AND session_id = $2",
-    14, {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
-Statement refresh_session = {"UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
+    14,
+    {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID,
+     TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
+Statement refresh_session = {
+    "UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2",
+    3,
+    {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
 Statement clear_typing = {
     "UPDATE @.presence_session SET metadata = metadata - 'typing' WHERE user_id = $1 AND session_id = $2 AND jsonb_typeof(metadata) = 'object'",
-    2, {TEXTOID, TEXTOID}};
-Statement update_user = {"UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
-                         6, {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
+    2,
+    {TEXTOID, TEXTOID}};
+Statement update_user = {
+    "UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
+    6,
+    {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
 #define EVENT_DETAILS "CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END"
-#define EVENT_ARGUMENTS {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID}
+#define EVENT_ARGUMENTS                                                                                                \
+    {                                                                                                                  \
+        TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID                        \
+    }
 Statement insert_event = {
     "INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, channel)"
-    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)", 9, EVENT_ARGUMENTS};
+    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)",
+    9, EVENT_ARGUMENTS};
 // A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
 Statement send_event = {
     "SELECT pg_notify($9, @.presence_event_payload(NULL, $1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS "))"
-    " WHERE pg_notification_queue_usage() < 0.9", 9, EVENT_ARGUMENTS};
+    " WHERE pg_notification_queue_usage() < 0.9",
+    9, EVENT_ARGUMENTS};
 
 struct Row {
     HeapTuple tuple;
@@ -69,7 +91,7 @@ struct Row {
 
 char null_if(bool is_null) { return is_null ? 'n' : ' '; }
 
-} // namespace
+}  // namespace
 
 std::uint64_t datum_fingerprint(Datum value)
 {
@@ -126,7 +148,8 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
     user->offline_at = user_row.time(5);
 
     const auto count = static_cast<int>(run(load_sessions, key));
-    user->list = static_cast<Session **>(palloc(sizeof(Session *) * (static_cast<std::size_t>(count) + sessions.size() + 1)));
+    user->list =
+        static_cast<Session **>(palloc(sizeof(Session *) * (static_cast<std::size_t>(count) + sessions.size() + 1)));
     for (int i = 0; i < count; ++i) {
         const Row row{SPI_tuptable->vals[i], SPI_tuptable->tupdesc};
         auto *loaded = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
@@ -149,7 +172,8 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
         loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15, is_null)));
         if (loaded->online) {
             const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
-            const Life life = session_life(session_table(), text_view(name), text_view(loaded->name), loaded->heartbeat_at, promised);
+            const Life life =
+                session_life(session_table(), text_view(name), text_view(loaded->name), loaded->heartbeat_at, promised);
             loaded->heartbeat_at = life.heartbeat_at;
             loaded->stale_after = life.stale_after;
         }
@@ -172,15 +196,18 @@ void refresh(const StoredUser &user, const StoredSession &session)
 {
     // A transaction with a snapshot of its own may see details that are no longer true.
     const bool open = !session.uncommitted && !IsolationUsesXactSnapshot();
-    if (cache_put(session_table(), text_view(user.name), text_view(session.name), static_cast<std::uint64_t>(session.id), cached_details(session), session.heartbeat_at, open))
+    if (cache_put(session_table(), text_view(user.name), text_view(session.name),
+                  static_cast<std::uint64_t>(session.id), cached_details(session), session.heartbeat_at, open))
         return;
-    Datum values[] = {PointerGetDatum(user.name), PointerGetDatum(session.name), TimestampTzGetDatum(session.heartbeat_at)};
+    Datum values[] = {PointerGetDatum(user.name), PointerGetDatum(session.name),
+                      TimestampTzGetDatum(session.heartbeat_at)};
     run(refresh_session, values);
 }
 
 EventList room_for(const StoredUser &user, int heartbeats)
 {
-    const std::size_t count = enough_events(static_cast<std::size_t>(user.session_count) + static_cast<std::size_t>(heartbeats));
+    const std::size_t count =
+        enough_events(static_cast<std::size_t>(user.session_count) + static_cast<std::size_t>(heartbeats));
     return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
 }
 
@@ -202,27 +229,55 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
         if (!s.changed)
             continue;
         cache_close(session_table(), text_view(user.name), text_view(s.name));
-        Datum values[] = {name, PointerGetDatum(s.name), BoolGetDatum(s.online), PointerGetDatum(make_text(to_text(s.status))),
-                          TimestampTzGetDatum(s.online_since), TimestampTzGetDatum(s.joined_at), TimestampTzGetDatum(s.heartbeat_at), s.interval,
-                          TimestampTzGetDatum(s.ended_at), PointerGetDatum(make_text(to_text(s.end_reason))), TimestampTzGetDatum(s.leave_until),
-                          s.user_agent, s.ip_address, s.metadata};
+        Datum values[] = {name,
+                          PointerGetDatum(s.name),
+                          BoolGetDatum(s.online),
+                          PointerGetDatum(make_text(to_text(s.status))),
+                          TimestampTzGetDatum(s.online_since),
+                          TimestampTzGetDatum(s.joined_at),
+                          TimestampTzGetDatum(s.heartbeat_at),
+                          s.interval,
+                          TimestampTzGetDatum(s.ended_at),
+                          PointerGetDatum(make_text(to_text(s.end_reason))),
+                          TimestampTzGetDatum(s.leave_until),
+                          s.user_agent,
+                          s.ip_address,
+                          s.metadata};
         const bool ended = s.end_reason != Reason::none;
-        const char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', null_if(s.no_interval), null_if(!ended), null_if(!ended), null_if(s.leave_until == 0),
-                              null_if(s.no_user_agent), null_if(s.no_ip_address), null_if(s.no_metadata)};
+        const char nulls[] = {' ',
+                              ' ',
+                              ' ',
+                              ' ',
+                              ' ',
+                              ' ',
+                              ' ',
+                              null_if(s.no_interval),
+                              null_if(!ended),
+                              null_if(!ended),
+                              null_if(s.leave_until == 0),
+                              null_if(s.no_user_agent),
+                              null_if(s.no_ip_address),
+                              null_if(s.no_metadata)};
         run(s.id == 0 ? insert_session : update_session, values, nulls);
         if (s.id == 0)
             s.id = DatumGetInt64(first_value(1));
         if (s.attending())
-            cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id), cached_details(s), s.heartbeat_at, false);
+            cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id),
+                      cached_details(s), s.heartbeat_at, false);
         if (s.clear_typing)
             run(clear_typing, values);
         if (s.leaving)
             leave_until = s.leave_until;
     }
     if (user.changed) {
-        Datum values[] = {name, BoolGetDatum(user.online), Int32GetDatum(user.sessions), PointerGetDatum(make_text(to_text(user.status))),
-                          TimestampTzGetDatum(user.online_since), TimestampTzGetDatum(user.offline_at)};
-        const char nulls[] = {' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
+        Datum values[] = {name,
+                          BoolGetDatum(user.online),
+                          Int32GetDatum(user.sessions),
+                          PointerGetDatum(make_text(to_text(user.status))),
+                          TimestampTzGetDatum(user.online_since),
+                          TimestampTzGetDatum(user.offline_at)};
+        const char nulls[] = {
+            ' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
         run(update_user, values, nulls);
     }
     if (events.items().empty())
@@ -231,12 +286,19 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
     for (const Event &e : events.items()) {
         const auto &s = *static_cast<const StoredSession *>(e.session);
         const auto *shown = static_cast<const StoredSession *>(e.shown);
-        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online || e.type == EventType::user_offline || e.type == EventType::update;
+        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online ||
+                               e.type == EventType::user_offline || e.type == EventType::update;
         bool to_send = notifications_wanted() && tells_all;
         const bool no_metadata = shown == nullptr || shown->no_metadata;
-        Datum values[] = {TimestampTzGetDatum(now), PointerGetDatum(make_text(to_text(e.type))), name, PointerGetDatum(s.name),
-                          PointerGetDatum(make_text(to_text(e.reason))), Int32GetDatum(e.sessions), PointerGetDatum(make_text(to_text(e.status))),
-                          no_metadata ? 0 : shown->metadata, PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
+        Datum values[] = {TimestampTzGetDatum(now),
+                          PointerGetDatum(make_text(to_text(e.type))),
+                          name,
+                          PointerGetDatum(s.name),
+                          PointerGetDatum(make_text(to_text(e.reason))),
+                          Int32GetDatum(e.sessions),
+                          PointerGetDatum(make_text(to_text(e.status))),
+                          no_metadata ? 0 : shown->metadata,
+                          PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
         char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
         if (to_send && !by_worker)
             to_send = run(send_event, values, nulls) == 0;
@@ -246,4 +308,4 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
     events_written(leave_until);
 }
 
-} // namespace presence
+}  // namespace presence

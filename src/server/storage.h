@@ -43,4 +43,4 @@ inline std::uint64_t interval_ms(Datum interval) { return time_to_ms(interval_ti
 // Of a text, inet or jsonb; what the cache compares instead of the value.
 std::uint64_t datum_fingerprint(Datum value);
 
-} // namespace presence
+}  // namespace presence

@@ -38,7 +38,10 @@ constexpr std::uint64_t full_scan_share = 20;
 
 constexpr long rows_at_once = 10000;
 
-Statement unwatched = {"SELECT id, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL", 0, {}};
+Statement unwatched = {
+    "SELECT id, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL",
+    0,
+    {}};
 
 SharedDatabase *database = nullptr;
 
@@ -115,11 +118,11 @@ bool watch_everybody()
 // What the loop remembers from one turn to the next, in monotonic milliseconds.
 struct Diary {
     IdWindow window;
-    bool more_events = true;        // at the start, nobody knows
-    std::uint64_t number_at = 0;    // not before
+    bool more_events = true;      // at the start, nobody knows
+    std::uint64_t number_at = 0;  // not before
     std::uint64_t expire_at = 0;
-    std::uint64_t scan_at = 0;      // the whole table, where the cache has no memory
-    std::uint64_t review_at = 0;    // the whole table, for sessions that the cache does not know
+    std::uint64_t scan_at = 0;    // the whole table, where the cache has no memory
+    std::uint64_t review_at = 0;  // the whole table, for sessions that the cache does not know
 };
 
 void number_events(Diary &diary)
@@ -236,12 +239,13 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
             pg_atomic_read_u64(&database->written_batches) != pg_atomic_read_u64(&database->numbered_batches))
             next = std::min(next, diary->number_at);
         if (next > now)
-            (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, static_cast<long>(next - now), idle_event("PresenceWorkerMain"));
+            (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, static_cast<long>(next - now),
+                            idle_event("PresenceWorkerMain"));
         ResetLatch(MyLatch);
     }
 }
 
-} // namespace
+}  // namespace
 
 std::uint32_t idle_event([[maybe_unused]] const char *name)
 {
@@ -255,7 +259,7 @@ std::uint32_t idle_event([[maybe_unused]] const char *name)
 #endif
 }
 
-} // namespace presence
+}  // namespace presence
 
 extern "C" void presence_worker_main(Datum argument)
 {
@@ -288,7 +292,8 @@ extern "C" void presence_worker_main(Datum argument)
         leave(false);
     pg_atomic_write_u32(&database->wants_worker, 1);
     std::uint32_t none = 0;
-    if (pg_atomic_read_u32(&database->pauses) != 0 || !pg_atomic_compare_exchange_u32(&database->worker_pid, &none, static_cast<std::uint32_t>(MyProcPid)))
+    if (pg_atomic_read_u32(&database->pauses) != 0 ||
+        !pg_atomic_compare_exchange_u32(&database->worker_pid, &none, static_cast<std::uint32_t>(MyProcPid)))
         leave(true);
     pg_atomic_write_u32(&database->worker_procno, my_procno());
     before_shmem_exit(at_exit, 0);

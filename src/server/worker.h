@@ -10,4 +10,4 @@ namespace presence {
 // The wait event of a process that has nothing to do.
 std::uint32_t idle_event(const char *name);
 
-} // namespace presence
+}  // namespace presence

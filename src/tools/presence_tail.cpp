@@ -35,35 +35,39 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds poll_interval{2000};      // the net under lost notifications
-constexpr milliseconds answer_timeout{60000};    // a server silent for longer than this is gone
-constexpr milliseconds first_pause{100};         // between attempts to connect again ...
-constexpr milliseconds longest_pause{5000};      // ... doubling up to this
-constexpr int batch = 1000;                      // rows of the feed per query
+constexpr milliseconds poll_interval{2000};    // the net under lost notifications
+constexpr milliseconds answer_timeout{60000};  // a server silent for longer than this is gone
+constexpr milliseconds first_pause{100};       // between attempts to connect again ...
+constexpr milliseconds longest_pause{5000};    // ... doubling up to this
+constexpr int batch = 1000;                    // rows of the feed per query
 
 // ---------------------------------------------------------------------------------------------------------------
 // How things end
 // ---------------------------------------------------------------------------------------------------------------
 
-struct Stopped {};    // asked to stop by a signal, or nobody reads our output any more
+struct Stopped {};  // asked to stop by a signal, or nobody reads our output any more
 
 struct ConnectionLost : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
 struct QueryFailed : std::runtime_error {
-    QueryFailed(const std::string& message, std::string state) : std::runtime_error(message), sqlstate(std::move(state)) {}
+    QueryFailed(const std::string &message, std::string state) : std::runtime_error(message), sqlstate(std::move(state))
+    {
+    }
     std::string sqlstate;
 };
 
-std::string trimmed(std::string text) {
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+std::string trimmed(std::string text)
+{
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' '))
+        text.pop_back();
     return text;
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string first_line(const std::string &text) { return text.substr(0, text.find('\n')); }
 
-void complain(const std::string& text) { std::fprintf(stderr, "presence_tail: %s\n", text.c_str()); }
+void complain(const std::string &text) { std::fprintf(stderr, "presence_tail: %s\n", text.c_str()); }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Waiting. The signals are blocked except inside ppoll, so none can slip in between the test and the wait.
@@ -73,7 +77,8 @@ volatile std::sig_atomic_t stop_requested = 0;
 
 class Waiter {
 public:
-    Waiter() {
+    Waiter()
+    {
         struct sigaction action = {};
         action.sa_handler = [](int) { stop_requested = 1; };
         sigemptyset(&action.sa_mask);
@@ -91,20 +96,27 @@ public:
     }
 
     // Waits until the socket is ready (true) or the time has passed (false). Socket -1: only waits.
-    bool wait(int socket, short events, milliseconds timeout) const {
+    bool wait(int socket, short events, milliseconds timeout) const
+    {
         const auto end = std::chrono::steady_clock::now() + timeout;
         for (;;) {
-            if (stop_requested) throw Stopped{};
-            const auto left = std::max(milliseconds{0}, std::chrono::ceil<milliseconds>(end - std::chrono::steady_clock::now()));
+            if (stop_requested)
+                throw Stopped{};
+            const auto left =
+                std::max(milliseconds{0}, std::chrono::ceil<milliseconds>(end - std::chrono::steady_clock::now()));
             const timespec time{left.count() / 1000, (left.count() % 1000) * 1000000};
             // Asking stdout for nothing still reports that the reader of a pipe has gone.
             pollfd descriptors[2] = {{STDOUT_FILENO, 0, 0}, {socket, events, 0}};
             const int ready = ppoll(descriptors, 2, &time, &while_waiting_);
-            if (ready < 0 && errno != EINTR) throw std::runtime_error(std::string("ppoll: ") + std::strerror(errno));
-            if (ready == 0) return false;
+            if (ready < 0 && errno != EINTR)
+                throw std::runtime_error(std::string("ppoll: ") + std::strerror(errno));
+            if (ready == 0)
+                return false;
             if (ready > 0) {
-                if (descriptors[0].revents & (POLLERR | POLLHUP)) throw Stopped{};
-                if (descriptors[1].revents != 0) return true;
+                if (descriptors[0].revents & (POLLERR | POLLHUP))
+                    throw Stopped{};
+                if (descriptors[1].revents != 0)
+                    return true;
             }
         }
     }
@@ -119,15 +131,17 @@ private:
 
 class Result {
 public:
-    explicit Result(PGresult* result) : result_(result) {}
+    explicit Result(PGresult *result) : result_(result) {}
     int rows() const { return PQntuples(result_.get()); }
     bool null(int row, int column) const { return PQgetisnull(result_.get(), row, column) != 0; }
-    const char* text(int row, int column) const { return PQgetvalue(result_.get(), row, column); }
+    const char *text(int row, int column) const { return PQgetvalue(result_.get(), row, column); }
     std::int64_t number(int row, int column) const { return std::strtoll(text(row, column), nullptr, 10); }
-    PGresult* get() const { return result_.get(); }
+    PGresult *get() const { return result_.get(); }
 
 private:
-    struct Clear { void operator()(PGresult* result) const { PQclear(result); } };
+    struct Clear {
+        void operator()(PGresult *result) const { PQclear(result); }
+    };
     std::unique_ptr<PGresult, Clear> result_;
 };
 
@@ -138,10 +152,12 @@ struct Target {
 
 class Connection {
 public:
-    Connection(const Target& target, const Waiter& waiter) : waiter_(waiter) {
-        std::vector<const char*> names, values;
-        const auto add = [&](const char* name, const std::string& value) {
-            if (value.empty()) return;
+    Connection(const Target &target, const Waiter &waiter) : waiter_(waiter)
+    {
+        std::vector<const char *> names, values;
+        const auto add = [&](const char *name, const std::string &value) {
+            if (value.empty())
+                return;
             names.push_back(name);
             values.push_back(value.c_str());
         };
@@ -156,82 +172,105 @@ public:
         values.push_back(nullptr);
 
         connection_.reset(PQconnectStartParams(names.data(), values.data(), 1));
-        if (!connection_) throw std::bad_alloc();
-        if (PQstatus(get()) == CONNECTION_BAD) throw lost();
+        if (!connection_)
+            throw std::bad_alloc();
+        if (PQstatus(get()) == CONNECTION_BAD)
+            throw lost();
         auto next = PGRES_POLLING_WRITING;
         while (next != PGRES_POLLING_OK) {
-            if (next == PGRES_POLLING_FAILED) throw lost();
+            if (next == PGRES_POLLING_FAILED)
+                throw lost();
             await(next == PGRES_POLLING_READING ? POLLIN : POLLOUT);
             next = PQconnectPoll(get());
         }
-        PQsetNoticeProcessor(get(), [](void*, const char*) {}, nullptr);
+        PQsetNoticeProcessor(
+            get(), [](void *, const char *) {}, nullptr);
     }
 
-    Result query(const std::string& sql, const std::vector<std::string>& parameters = {}) {
-        std::vector<const char*> values;
+    Result query(const std::string &sql, const std::vector<std::string> &parameters = {})
+    {
+        std::vector<const char *> values;
         values.reserve(parameters.size());
-        for (const auto& parameter : parameters) values.push_back(parameter.c_str());
-        if (!PQsendQueryParams(get(), sql.c_str(), static_cast<int>(values.size()), nullptr, values.data(), nullptr, nullptr, 0))
+        for (const auto &parameter : parameters)
+            values.push_back(parameter.c_str());
+        if (!PQsendQueryParams(get(), sql.c_str(), static_cast<int>(values.size()), nullptr, values.data(), nullptr,
+                               nullptr, 0))
             throw lost();
         Result last(nullptr);
         for (;;) {
             while (PQisBusy(get())) {
                 await(POLLIN);
-                if (!PQconsumeInput(get())) throw lost();
+                if (!PQconsumeInput(get()))
+                    throw lost();
             }
             Result result(PQgetResult(get()));
-            if (!result.get()) break;
+            if (!result.get())
+                break;
             last = std::move(result);
         }
         const auto status = PQresultStatus(last.get());
-        if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) return last;
-        const char* state = PQresultErrorField(last.get(), PG_DIAG_SQLSTATE);
+        if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
+            return last;
+        const char *state = PQresultErrorField(last.get(), PG_DIAG_SQLSTATE);
         const std::string sqlstate = state ? state : "";
         // No state at all: the connection broke. 57P..: the server shuts down. 08...: connection exceptions.
-        if (PQstatus(get()) == CONNECTION_BAD || sqlstate.empty() || sqlstate.starts_with("57P") || sqlstate.starts_with("08"))
+        if (PQstatus(get()) == CONNECTION_BAD || sqlstate.empty() || sqlstate.starts_with("57P") ||
+            sqlstate.starts_with("08"))
             throw lost();
-        const char* message = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_PRIMARY);
-        const char* hint = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_HINT);
-        throw QueryFailed(std::string(message ? message : "unknown error") + (hint ? std::string(" (") + hint + ")" : ""), sqlstate);
+        const char *message = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_PRIMARY);
+        const char *hint = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_HINT);
+        throw QueryFailed(
+            std::string(message ? message : "unknown error") + (hint ? std::string(" (") + hint + ")" : ""), sqlstate);
     }
 
-    std::string identifier(const std::string& name) {
-        struct Free { void operator()(char* text) const { PQfreemem(text); } };
+    std::string identifier(const std::string &name)
+    {
+        struct Free {
+            void operator()(char *text) const { PQfreemem(text); }
+        };
         const std::unique_ptr<char, Free> quoted(PQescapeIdentifier(get(), name.c_str(), name.size()));
-        if (!quoted) throw std::runtime_error("\"" + name + "\" is not a usable name");
+        if (!quoted)
+            throw std::runtime_error("\"" + name + "\" is not a usable name");
         return quoted.get();
     }
 
     // Waits for a notification; false when none came in time. Several that have arrived together count as one.
-    bool notified(milliseconds timeout) {
+    bool notified(milliseconds timeout)
+    {
         if (!drain() && waiter_.wait(PQsocket(get()), POLLIN, timeout)) {
-            if (!PQconsumeInput(get())) throw lost();
+            if (!PQconsumeInput(get()))
+                throw lost();
             return drain();
         }
         return false;
     }
 
 private:
-    PGconn* get() const { return connection_.get(); }
+    PGconn *get() const { return connection_.get(); }
 
     ConnectionLost lost() const { return ConnectionLost(trimmed(PQerrorMessage(get()))); }
 
-    void await(short events) const {
-        if (!waiter_.wait(PQsocket(get()), events, answer_timeout)) throw ConnectionLost("the server does not answer");
+    void await(short events) const
+    {
+        if (!waiter_.wait(PQsocket(get()), events, answer_timeout))
+            throw ConnectionLost("the server does not answer");
     }
 
-    bool drain() {
+    bool drain()
+    {
         bool any = false;
-        while (PGnotify* notification = PQnotifies(get())) {
+        while (PGnotify *notification = PQnotifies(get())) {
             PQfreemem(notification);
             any = true;
         }
         return any;
     }
 
-    struct Finish { void operator()(PGconn* connection) const { PQfinish(connection); } };
+    struct Finish {
+        void operator()(PGconn *connection) const { PQfinish(connection); }
+    };
     std::unique_ptr<PGconn, Finish> connection_;
-    const Waiter& waiter_;
+    const Waiter &waiter_;
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -248,24 +287,32 @@ public:
     void line(std::string_view text) { write(text, "\n"); }
 
     // Rewrites one line in place.
-    void live(const std::string& text) {
+    void live(const std::string &text)
+    {
         live_ = true;
         write("\r\033[K" + text, "");
     }
 
-    ~Screen() { if (live_) std::fputc('\n', stdout); }
-    Screen(const Screen&) = delete;
-    Screen& operator=(const Screen&) = delete;
+    ~Screen()
+    {
+        if (live_)
+            std::fputc('\n', stdout);
+    }
+    Screen(const Screen &) = delete;
+    Screen &operator=(const Screen &) = delete;
 
-    std::string coloured(const char* code, const std::string& text) const {
+    std::string coloured(const char *code, const std::string &text) const
+    {
         return colour_ ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
     }
 
 private:
-    void write(std::string_view text, std::string_view end) {
+    void write(std::string_view text, std::string_view end)
+    {
         if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
             std::fwrite(end.data(), 1, end.size(), stdout) != end.size() || std::fflush(stdout) != 0) {
-            if (errno == EPIPE) throw Stopped{};
+            if (errno == EPIPE)
+                throw Stopped{};
             throw std::runtime_error(std::string("cannot write: ") + std::strerror(errno));
         }
     }
@@ -276,14 +323,17 @@ private:
 };
 
 // Pads to a width counted in characters, not bytes.
-std::string padded(std::string text, std::size_t width) {
-    const auto characters = static_cast<std::size_t>(
-        std::count_if(text.begin(), text.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }));
-    if (characters < width) text.append(width - characters, ' ');
+std::string padded(std::string text, std::size_t width)
+{
+    const auto characters = static_cast<std::size_t>(std::count_if(
+        text.begin(), text.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }));
+    if (characters < width)
+        text.append(width - characters, ' ');
     return text;
 }
 
-std::string counted(std::int64_t number, const char* thing) {
+std::string counted(std::int64_t number, const char *thing)
+{
     return std::to_string(number) + " " + thing + (number == 1 ? "" : "s");
 }
 
@@ -304,18 +354,24 @@ class Tail {
 public:
     explicit Tail(Options options) : options_(std::move(options)), position_(options_.since) {}
 
-    [[noreturn]] void run() {
+    [[noreturn]] void run()
+    {
         auto pause = first_pause;
         for (bool first = true;; first = false) {
             try {
                 session(first);
-            } catch (const ConnectionLost& error) {
-                if (!established_) throw;
-                if (connected_) pause = first_pause;
-                if (connected_ || pause == first_pause) complain(first_line(error.what()) + "; connecting again");
-            } catch (const QueryFailed& error) {
-                if (!established_) throw;
-                if (connected_) pause = first_pause;
+            } catch (const ConnectionLost &error) {
+                if (!established_)
+                    throw;
+                if (connected_)
+                    pause = first_pause;
+                if (connected_ || pause == first_pause)
+                    complain(first_line(error.what()) + "; connecting again");
+            } catch (const QueryFailed &error) {
+                if (!established_)
+                    throw;
+                if (connected_)
+                    pause = first_pause;
                 complain(std::string(error.what()) + "; trying again");
             }
             connected_ = false;
@@ -326,7 +382,8 @@ public:
 
 private:
     // One connection, from its beginning until an exception ends it.
-    [[noreturn]] void session(bool first) {
+    [[noreturn]] void session(bool first)
+    {
         Connection connection(options_.target, waiter_);
         find_schema(connection);
         listen(connection);
@@ -338,16 +395,20 @@ private:
         } else {
             show_list(connection);
         }
-        if (!first) complain(position_ ? "connected again, going on after " + std::to_string(*position_) : "connected again");
+        if (!first)
+            complain(position_ ? "connected again, going on after " + std::to_string(*position_) : "connected again");
         established_ = connected_ = true;
         for (;;) {
-            if (options_.count) show_count(connection);
-            else show_changes(connection);
+            if (options_.count)
+                show_count(connection);
+            else
+                show_changes(connection);
             connection.notified(poll_interval);
         }
     }
 
-    void find_schema(Connection& connection) {
+    void find_schema(Connection &connection)
+    {
         std::string schema = options_.schema;
         if (schema.empty()) {
             const auto found = connection.query(
@@ -360,7 +421,8 @@ private:
         schema_ = connection.identifier(schema) + ".";
     }
 
-    void listen(Connection& connection) {
+    void listen(Connection &connection)
+    {
         std::string channel = options_.channel;
         if (!options_.channel_given) {
             // The call makes sure that the library, and so its setting, is there.
@@ -368,47 +430,57 @@ private:
             const auto setting = connection.query("SELECT pg_catalog.current_setting('presence.notify_channel', true)");
             channel = setting.null(0, 0) ? "presence" : setting.text(0, 0);
         }
-        if (!channel.empty()) connection.query("LISTEN " + connection.identifier(channel));
-        else if (!established_) complain("the server sends no notifications (presence.notify_channel is empty): looking every 2 s");
+        if (!channel.empty())
+            connection.query("LISTEN " + connection.identifier(channel));
+        else if (!established_)
+            complain("the server sends no notifications (presence.notify_channel is empty): looking every 2 s");
     }
 
     // A server restored from a backup, or an extension made anew, counts from lower numbers again.
-    void check_position(Connection& connection, bool first) {
+    void check_position(Connection &connection, bool first)
+    {
         const auto top = connection.query("SELECT seq FROM " + schema_ + "presence_snapshot() LIMIT 1");
         const std::int64_t last = top.rows() > 0 && !top.null(0, 0) ? top.number(0, 0) : 0;
-        if (*position_ <= last) return;
+        if (*position_ <= last)
+            return;
         complain("the feed ends at " + std::to_string(last) + ", before " + std::to_string(*position_) +
                  (first ? "" : ": the server was restored") + "; starting again from the current list");
         show_list(connection);
     }
 
-    void show_list(Connection& connection) {
+    void show_list(Connection &connection)
+    {
         const auto rows = connection.query(
             "SELECT s.seq, s.user_id, s.status, s.sessions, pg_catalog.to_char(s.online_since, 'YYYY-MM-DD HH24:MI:SS'), "
-            "pg_catalog.row_to_json(s) FROM " + schema_ + "presence_snapshot() AS s");
+            "pg_catalog.row_to_json(s) FROM " +
+            schema_ + "presence_snapshot() AS s");
         const bool nobody = rows.rows() == 0 || rows.null(0, 1);
         if (options_.json) {
-            for (int row = 0; row < rows.rows(); ++row) screen_.line(rows.text(row, 5));
+            for (int row = 0; row < rows.rows(); ++row)
+                screen_.line(rows.text(row, 5));
         } else {
             screen_.line((nobody ? std::string("nobody is online") : counted(rows.rows(), "user") + " online") +
                          ", feed position " + (rows.rows() > 0 && !rows.null(0, 0) ? rows.text(0, 0) : "0"));
             for (int row = 0; !nobody && row < rows.rows(); ++row)
-                screen_.line("  " + padded(rows.text(row, 1), 16) + "  " + padded(rows.text(row, 2), 6) + "  since " + rows.text(row, 4) +
-                             "  " + counted(rows.number(row, 3), "session"));
+                screen_.line("  " + padded(rows.text(row, 1), 16) + "  " + padded(rows.text(row, 2), 6) + "  since " +
+                             rows.text(row, 4) + "  " + counted(rows.number(row, 3), "session"));
         }
         position_ = rows.rows() > 0 && !rows.null(0, 0) ? rows.number(0, 0) : 0;
     }
 
-    void show_changes(Connection& connection) {
+    void show_changes(Connection &connection)
+    {
         for (;;) {
             std::optional<Result> found;
             try {
                 found = connection.query(
                     "SELECT e.seq, pg_catalog.to_char(e.at, 'HH24:MI:SS.MS'), e.event, e.user_id, e.session_id, e.reason, e.sessions, "
-                    "e.details, pg_catalog.row_to_json(e) FROM " + schema_ + "presence_changes_since($1::bigint, $2::integer) AS e",
+                    "e.details, pg_catalog.row_to_json(e) FROM " +
+                        schema_ + "presence_changes_since($1::bigint, $2::integer) AS e",
                     {std::to_string(*position_), std::to_string(batch)});
-            } catch (const QueryFailed& error) {
-                if (error.sqlstate != "22023") throw;
+            } catch (const QueryFailed &error) {
+                if (error.sqlstate != "22023")
+                    throw;
                 complain(std::string(error.what()) + "; starting again from the current list");
                 show_list(connection);
                 continue;
@@ -417,44 +489,64 @@ private:
                 screen_.line(options_.json ? std::string(found->text(row, 8)) : readable(*found, row));
                 position_ = found->number(row, 0);
             }
-            if (found->rows() < batch) return;
+            if (found->rows() < batch)
+                return;
         }
     }
 
-    std::string readable(const Result& rows, int row) const {
+    std::string readable(const Result &rows, int row) const
+    {
         const std::string event = rows.text(row, 2), user = rows.text(row, 3), reason = rows.text(row, 5);
         const std::string session = rows.null(row, 4) ? "unnamed session" : std::string("session ") + rows.text(row, 4);
         const std::string left = rows.null(row, 6) ? "" : ", has " + counted(rows.number(row, 6), "session");
         std::string what, colour = "0";
-        if (event == "user_online") { what = "+ " + padded(user, 16) + " online"; colour = "32"; }
-        else if (event == "user_offline") { what = "- " + padded(user, 16) + " offline: " + reason; colour = "31"; }
-        else if (event == "session_start") { what = "  " + padded(user, 16) + " " + session + " begins" + left; colour = "2"; }
-        else if (event == "session_end") { what = "  " + padded(user, 16) + " " + session + " ends: " + reason + left; colour = "2"; }
-        else { what = "~ " + padded(user, 16) + " " + event + " " + rows.text(row, 7); colour = "33"; }
+        if (event == "user_online") {
+            what = "+ " + padded(user, 16) + " online";
+            colour = "32";
+        } else if (event == "user_offline") {
+            what = "- " + padded(user, 16) + " offline: " + reason;
+            colour = "31";
+        } else if (event == "session_start") {
+            what = "  " + padded(user, 16) + " " + session + " begins" + left;
+            colour = "2";
+        } else if (event == "session_end") {
+            what = "  " + padded(user, 16) + " " + session + " ends: " + reason + left;
+            colour = "2";
+        } else {
+            what = "~ " + padded(user, 16) + " " + event + " " + rows.text(row, 7);
+            colour = "33";
+        }
         std::string number = rows.text(row, 0);
-        if (number.size() < 6) number.insert(0, 6 - number.size(), ' ');
+        if (number.size() < 6)
+            number.insert(0, 6 - number.size(), ' ');
         return number + "  " + rows.text(row, 1) + "  " + screen_.coloured(colour.c_str(), what);
     }
 
-    void show_count(Connection& connection) {
+    void show_count(Connection &connection)
+    {
         const auto rows = connection.query(
             "SELECT c, pg_catalog.to_char(pg_catalog.clock_timestamp(), 'HH24:MI:SS'), pg_catalog.json_build_object('at', "
-            "pg_catalog.clock_timestamp(), 'online', c) FROM " + schema_ + "presence_count() AS c");
+            "pg_catalog.clock_timestamp(), 'online', c) FROM " +
+            schema_ + "presence_count() AS c");
         const std::int64_t online = rows.number(0, 0);
-        if (shown_ == online) return;
+        if (shown_ == online)
+            return;
         shown_ = online;
-        if (options_.json) screen_.line(rows.text(0, 2));
-        else if (screen_.terminal()) screen_.live(counted(online, "user") + " online");
-        else screen_.line(std::string(rows.text(0, 1)) + "  " + counted(online, "user") + " online");
+        if (options_.json)
+            screen_.line(rows.text(0, 2));
+        else if (screen_.terminal())
+            screen_.live(counted(online, "user") + " online");
+        else
+            screen_.line(std::string(rows.text(0, 1)) + "  " + counted(online, "user") + " online");
     }
 
     Options options_;
     Waiter waiter_;
     Screen screen_;
-    std::string schema_;                       // quoted, with its dot
-    std::optional<std::int64_t> position_;     // the last number that is on the screen
-    std::optional<std::int64_t> shown_;        // the count that is on the screen
-    bool established_ = false;                 // it has worked once: from then on we do not give up
+    std::string schema_;                    // quoted, with its dot
+    std::optional<std::int64_t> position_;  // the last number that is on the screen
+    std::optional<std::int64_t> shown_;     // the count that is on the screen
+    bool established_ = false;              // it has worked once: from then on we do not give up
     bool connected_ = false;
 };
 
@@ -462,7 +554,7 @@ private:
 // Command line
 // ---------------------------------------------------------------------------------------------------------------
 
-constexpr const char* help_text =
+constexpr const char *help_text =
     "presence_tail prints who is online, then every change as it comes.\n"
     "\n"
     "Usage: presence_tail [OPTION]... [DBNAME|CONNINFO|URI]\n"
@@ -483,74 +575,106 @@ constexpr const char* help_text =
     "What is not given comes from the environment, as with psql. When the server restarts it connects again and\n"
     "goes on where it was. It ends with Ctrl-C.\n";
 
-[[noreturn]] void usage_error(const std::string& text) {
+[[noreturn]] void usage_error(const std::string &text)
+{
     complain(text);
     std::fputs("Try \"presence_tail --help\".\n", stderr);
     std::exit(2);
 }
 
-Options parse(int argc, char** argv) {
+Options parse(int argc, char **argv)
+{
     enum { channel_option = 256, schema_option };
-    static const option long_options[] = {
-        {"json", no_argument, nullptr, 'j'},           {"since", required_argument, nullptr, 's'},
-        {"count", no_argument, nullptr, 'c'},          {"channel", required_argument, nullptr, channel_option},
-        {"schema", required_argument, nullptr, schema_option}, {"host", required_argument, nullptr, 'h'},
-        {"port", required_argument, nullptr, 'p'},     {"username", required_argument, nullptr, 'U'},
-        {"dbname", required_argument, nullptr, 'd'},   {"version", no_argument, nullptr, 'V'},
-        {"help", no_argument, nullptr, '?'},           {nullptr, 0, nullptr, 0}};
+    static const option long_options[] = {{"json", no_argument, nullptr, 'j'},
+                                          {"since", required_argument, nullptr, 's'},
+                                          {"count", no_argument, nullptr, 'c'},
+                                          {"channel", required_argument, nullptr, channel_option},
+                                          {"schema", required_argument, nullptr, schema_option},
+                                          {"host", required_argument, nullptr, 'h'},
+                                          {"port", required_argument, nullptr, 'p'},
+                                          {"username", required_argument, nullptr, 'U'},
+                                          {"dbname", required_argument, nullptr, 'd'},
+                                          {"version", no_argument, nullptr, 'V'},
+                                          {"help", no_argument, nullptr, '?'},
+                                          {nullptr, 0, nullptr, 0}};
     Options options;
     opterr = 0;
     for (;;) {
         optopt = 0;
         const int current = optind;
         const int chosen = getopt_long(argc, argv, ":js:ch:p:U:d:V?", long_options, nullptr);
-        if (chosen == -1) break;
+        if (chosen == -1)
+            break;
         switch (chosen) {
-            case 'j': options.json = true; break;
-            case 'c': options.count = true; break;
-            case 's': {
-                char* end = nullptr;
-                errno = 0;
-                const std::int64_t value = std::strtoll(optarg, &end, 10);
-                if (errno != 0 || end == optarg || *end != '\0' || value < 0)
-                    usage_error(std::string("--since takes a feed position, not \"") + optarg + "\"");
-                options.since = value;
-                break;
+        case 'j':
+            options.json = true;
+            break;
+        case 'c':
+            options.count = true;
+            break;
+        case 's': {
+            char *end = nullptr;
+            errno = 0;
+            const std::int64_t value = std::strtoll(optarg, &end, 10);
+            if (errno != 0 || end == optarg || *end != '\0' || value < 0)
+                usage_error(std::string("--since takes a feed position, not \"") + optarg + "\"");
+            options.since = value;
+            break;
+        }
+        case channel_option:
+            options.channel = optarg;
+            options.channel_given = true;
+            break;
+        case schema_option:
+            options.schema = optarg;
+            break;
+        case 'h':
+            options.target.host = optarg;
+            break;
+        case 'p':
+            options.target.port = optarg;
+            break;
+        case 'U':
+            options.target.user = optarg;
+            break;
+        case 'd':
+            options.target.database = optarg;
+            break;
+        case 'V':
+            std::puts("presence_tail " PRESENCE_VERSION);
+            std::exit(0);
+        case ':':
+            usage_error(std::string(argv[optind - 1]) + " needs a value");
+        default:
+            // getopt says '?' both for our -? and for what it does not know; the latter it leaves in optopt.
+            if (std::string_view(argv[current]) == "-?" || std::string_view(argv[current]) == "--help") {
+                std::fputs(help_text, stdout);
+                std::exit(0);
             }
-            case channel_option: options.channel = optarg; options.channel_given = true; break;
-            case schema_option: options.schema = optarg; break;
-            case 'h': options.target.host = optarg; break;
-            case 'p': options.target.port = optarg; break;
-            case 'U': options.target.user = optarg; break;
-            case 'd': options.target.database = optarg; break;
-            case 'V': std::puts("presence_tail " PRESENCE_VERSION); std::exit(0);
-            case ':': usage_error(std::string(argv[optind - 1]) + " needs a value");
-            default:
-                // getopt says '?' both for our -? and for what it does not know; the latter it leaves in optopt.
-                if (std::string_view(argv[current]) == "-?" || std::string_view(argv[current]) == "--help") {
-                    std::fputs(help_text, stdout);
-                    std::exit(0);
-                }
-                usage_error(std::string("unknown option \"") + argv[current] + "\"");
+            usage_error(std::string("unknown option \"") + argv[current] + "\"");
         }
     }
     if (optind < argc) {
-        if (!options.target.database.empty()) usage_error("the database is given twice");
+        if (!options.target.database.empty())
+            usage_error("the database is given twice");
         options.target.database = argv[optind++];
     }
-    if (optind < argc) usage_error(std::string("\"") + argv[optind] + "\" is one argument too many");
-    if (options.count && options.since) usage_error("--count and --since exclude each other");
+    if (optind < argc)
+        usage_error(std::string("\"") + argv[optind] + "\" is one argument too many");
+    if (options.count && options.since)
+        usage_error("--count and --since exclude each other");
     return options;
 }
 
-}    // namespace
+}  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char **argv)
+{
     try {
         Tail(parse(argc, argv)).run();
-    } catch (const Stopped&) {
+    } catch (const Stopped &) {
         return 0;
-    } catch (const std::exception& error) {
+    } catch (const std::exception &error) {
         complain(error.what());
         return 1;
     }

@@ -10,10 +10,8 @@
 #include <string_view>
 #include <vector>
 
-namespace presence
-{
-namespace
-{
+namespace presence {
+namespace {
 
 constexpr std::uint64_t this_system = 7'000'000'000'000'000'001U;
 constexpr FileHeader file_header{.system_identifier = this_system, .wall_us = -12'345, .clean = true};
@@ -86,7 +84,8 @@ TEST(Crc32c, GoesOverAMessageInPieces)
 TEST(HeartbeatFile, GivesBackWhatWasWrittenInPiecesOfAnyLength)
 {
     const Bytes file = small_file();
-    for (const std::size_t piece : {std::size_t{1}, std::size_t{7}, std::size_t{63}, std::size_t{64}, std::size_t{65}, file.size()}) {
+    for (const std::size_t piece :
+         {std::size_t{1}, std::size_t{7}, std::size_t{63}, std::size_t{64}, std::size_t{65}, file.size()}) {
         HeartbeatFileReader reader(this_system, file.size());
         std::vector<FileSection> sections;
         std::uint64_t records = 0;
@@ -196,8 +195,8 @@ TEST(HeartbeatFile, SaysWhatIsWrong)
     EXPECT_EQ(check(std::span(good).first(good.size() - 64)), FileError::absurd_count);
     EXPECT_EQ(check(std::span(good).first(good.size() - 1)), FileError::truncated);
 
-    for (const FileError error : {FileError::truncated, FileError::not_ours, FileError::wrong_version, FileError::foreign_system,
-                                  FileError::absurd_count, FileError::damaged}) {
+    for (const FileError error : {FileError::truncated, FileError::not_ours, FileError::wrong_version,
+                                  FileError::foreign_system, FileError::absurd_count, FileError::damaged}) {
         EXPECT_FALSE(to_text(error).empty());
         EXPECT_NE(to_text(error), to_text(FileError::none));
     }

@@ -16,19 +16,18 @@
 #include <utility>
 #include <vector>
 
-namespace presence
-{
-namespace
-{
+namespace presence {
+namespace {
 
 constexpr Timeouts two_minutes{.timeout_ms = 120'000, .max_timeout_ms = 3'600'000, .floor_ms = 0};
 
 // A shard in memory of its own, which grows and shrinks as the server's does.
-class OwnedShard
-{
+class OwnedShard {
 public:
     explicit OwnedShard(std::uint32_t capacity = HeartbeatShard::min_capacity)
-        : block_(block_for(capacity)), shard_(HeartbeatShard::create(block_.get(), capacity)) {}
+        : block_(block_for(capacity)), shard_(HeartbeatShard::create(block_.get(), capacity))
+    {
+    }
 
     HeartbeatShard *operator->() const { return shard_; }
 
@@ -437,8 +436,7 @@ struct Model {
     }
 };
 
-class ShardHistory
-{
+class ShardHistory {
 public:
     explicit ShardHistory(std::uint64_t seed) : random_(seed)
     {
@@ -466,7 +464,8 @@ private:
 
     Timeouts random_timeouts()
     {
-        return {.timeout_ms = 1 + pick(30'000), .max_timeout_ms = 1 + pick(60'000), .floor_ms = pick(2) * pick(100'000)};
+        return {
+            .timeout_ms = 1 + pick(30'000), .max_timeout_ms = 1 + pick(60'000), .floor_ms = pick(2) * pick(100'000)};
     }
 
     // Few different keys' places, so that runs in the index grow long.

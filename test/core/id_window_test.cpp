@@ -10,10 +10,8 @@
 #include <set>
 #include <vector>
 
-namespace presence
-{
-namespace
-{
+namespace presence {
+namespace {
 
 std::vector<std::int64_t> holes_of(const IdWindow &window) { return {window.holes().begin(), window.holes().end()}; }
 

@@ -6,10 +6,8 @@
 #include <string>
 #include <string_view>
 
-namespace presence
-{
-namespace
-{
+namespace presence {
+namespace {
 
 TEST(Identifier, IsOneTo255Bytes)
 {

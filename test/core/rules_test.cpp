@@ -14,16 +14,14 @@
 #include <type_traits>
 #include <vector>
 
-namespace presence
-{
+namespace presence {
 
 // So that a failed comparison can be read.
 void PrintTo(EventType type, std::ostream *out) { *out << to_text(type); }
 void PrintTo(Reason reason, std::ostream *out) { *out << to_text(reason); }
 void PrintTo(Status status, std::ostream *out) { *out << to_text(status); }
 
-namespace
-{
+namespace {
 
 constexpr Time second = 1'000'000;
 constexpr Time timeout = 120 * second;
@@ -50,8 +48,7 @@ Story operator+(Story first, const Story &second_part)
 }
 
 // One user with a few sessions, and a clock.
-class World
-{
+class World {
 public:
     static constexpr std::size_t size = 6;
 
@@ -85,8 +82,14 @@ public:
 
     bool leave(std::size_t i) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::leave}); }
     bool leave_all() { return depart_with(nullptr, {.now = now, .reason = Reason::leave}); }
-    bool disconnect(std::size_t i, Time grace = 0) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::disconnect, .grace = grace}); }
-    bool disconnect_all(Time grace) { return depart_with(nullptr, {.now = now, .reason = Reason::disconnect, .grace = grace}); }
+    bool disconnect(std::size_t i, Time grace = 0)
+    {
+        return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::disconnect, .grace = grace});
+    }
+    bool disconnect_all(Time grace)
+    {
+        return depart_with(nullptr, {.now = now, .reason = Reason::disconnect, .grace = grace});
+    }
     bool expire()
     {
         return run([&](EventList &list) { return presence::expire(user, pointers_, now, list); });
@@ -223,7 +226,9 @@ TEST(Rules, LeavingWithAllSessionsIsOneDeparture)
         world.beat(i);
     world.news();
     EXPECT_TRUE(world.leave_all());
-    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}, {EventType::session_end, Reason::leave, 1}}) + goes(Reason::leave));
+    EXPECT_EQ(world.news(),
+              (Story{{EventType::session_end, Reason::leave, 2}, {EventType::session_end, Reason::leave, 1}}) +
+                  goes(Reason::leave));
 }
 
 TEST(Rules, OnlyADisconnectClearsTheTypingState)
@@ -391,7 +396,8 @@ TEST(Rules, AnUpdateIsWrittenOnlyWhenTheAggregateChanges)
     World world;
     world.beat_with(0, Status::idle);
     world.beat_with(1, Status::busy);
-    EXPECT_EQ(world.news(), comes + Story({{EventType::session_start, Reason::heartbeat, 2}, {EventType::update, Reason::heartbeat, 2}}));
+    EXPECT_EQ(world.news(), comes + Story({{EventType::session_start, Reason::heartbeat, 2},
+                                           {EventType::update, Reason::heartbeat, 2}}));
     EXPECT_EQ(world.beat_with(0, Status::away), Heard::changed);  // behind the busy one, nobody sees that
     EXPECT_TRUE(world.news().empty());
     EXPECT_EQ(world.beat_with(0, Status::active), Heard::changed);
@@ -449,7 +455,9 @@ TEST(Rules, ANewSessionThatShowsOtherMetadataIsAnUpdate)
     world.beat(3, {.metadata_given = true, .metadata_digest = 5});
     world.now += second;
     world.beat(4, {.metadata_given = true, .metadata_digest = 6});
-    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 4}, {EventType::session_start, Reason::heartbeat, 5}, {EventType::update, Reason::heartbeat, 5}}));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 4},
+                                   {EventType::session_start, Reason::heartbeat, 5},
+                                   {EventType::update, Reason::heartbeat, 5}}));
 }
 
 TEST(Rules, AReloadWithinTheGraceDoesNotFlicker)
@@ -517,7 +525,8 @@ TEST(Rules, OnlyTheLastOfAllSessionsGetsAGrace)
     world.beat(1);
     world.news();
     EXPECT_FALSE(world.disconnect_all(5 * second));
-    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::disconnect, 1}, {EventType::session_end, Reason::disconnect, 0}}));
+    EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::disconnect, 1},
+                                   {EventType::session_end, Reason::disconnect, 0}}));
     EXPECT_TRUE(world.user.online);
     EXPECT_EQ(world[0].online + world[1].online, 1);
 }
@@ -554,7 +563,8 @@ TEST(Rules, EnoughEventsIsEnoughForTheRichestCall)
         pointers.at(i) = &sessions.at(i);
     for (std::size_t i = 0; i < sessions.size(); ++i) {
         EventList events(room);
-        hear(user, pointers, sessions.at(i), {.now = 0, .status_given = true, .status = static_cast<Status>(std::min<std::size_t>(i, 3))}, events);
+        hear(user, pointers, sessions.at(i),
+             {.now = 0, .status_given = true, .status = static_cast<Status>(std::min<std::size_t>(i, 3))}, events);
         sessions.at(i).stale_after = static_cast<Time>(i + 1) * second;
     }
     EventList events(room);
@@ -613,12 +623,14 @@ void check(const World &world, std::size_t first_event, bool said_went_offline, 
     ASSERT_EQ(told_sessions, world.user.sessions);
 
     const auto fresh = world.events().begin() + static_cast<std::ptrdiff_t>(first_event);
-    const bool told_offline = std::any_of(fresh, world.events().end(), [](const Event &event) { return event.type == EventType::user_offline; });
+    const bool told_offline = std::any_of(fresh, world.events().end(),
+                                          [](const Event &event) { return event.type == EventType::user_offline; });
     if (asked && said_went_offline) {
         ASSERT_TRUE(told_offline);
     }
     if (fresh != world.events().end()) {
-        ASSERT_TRUE(world.user.changed || std::any_of(world.sessions().begin(), world.sessions().end(), [](const Session &s) { return s.changed; }));
+        ASSERT_TRUE(world.user.changed || std::any_of(world.sessions().begin(), world.sessions().end(),
+                                                      [](const Session &s) { return s.changed; }));
     }
 }
 
@@ -649,7 +661,8 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
             case 3:
                 went = world.expire();
                 for (const Session &session : world.sessions())
-                    ASSERT_FALSE(session.online && world.now > (session.leaving ? session.leave_until : session.stale_after));
+                    ASSERT_FALSE(session.online &&
+                                 world.now > (session.leaving ? session.leave_until : session.stale_after));
                 break;
             default: {
                 asked = false;

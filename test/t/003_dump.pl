@@ -8,8 +8,12 @@ use PresenceNode;
 
 my $node = new_node('dump', conf => "presence.rejoin_guard = '1h'\n");
 my $dir = PostgreSQL::Test::Utils::tempdir;
-$node->safe_psql('postgres', "CREATE DATABASE app; ALTER DATABASE app SET presence.timeout = '7min'; ALTER DATABASE app SET presence.notify_channel = 'chat'");
-$node->safe_psql('app', 'CREATE SCHEMA tracker; CREATE EXTENSION presence SCHEMA tracker; ALTER DATABASE app SET search_path = tracker, public');
+$node->safe_psql('postgres',
+    "CREATE DATABASE app; ALTER DATABASE app SET presence.timeout = '7min'; ALTER DATABASE app SET presence.notify_channel = 'chat'"
+);
+$node->safe_psql('app',
+    'CREATE SCHEMA tracker; CREATE EXTENSION presence SCHEMA tracker; ALTER DATABASE app SET search_path = tracker, public'
+);
 $node->safe_psql('app', <<'SQL');
 CREATE ROLE app_backend;
 GRANT EXECUTE ON FUNCTION update_user_heartbeat(presence_id, presence_id, text, inet, interval, text, jsonb) TO app_backend;
@@ -20,83 +24,112 @@ SELECT mark_user_offline('u2'), handle_user_disconnect('u3', 's3');
 SELECT cleanup_stale_presence(), scheduled_presence_cleanup();
 SQL
 feed_of($node, 'seq', 'app');
+
 # And some that nobody has numbered yet, where there is no worker that does.
 $node->safe_psql('app', "SELECT update_user_heartbeat('late', 's'), update_user_heartbeat('late', 't')");
 
-command_ok([ 'pg_dump', '--format=custom', '--file', "$dir/app.dump", $node->connstr('app') ], 'pg_dump, custom format');
-command_ok([ 'pg_dump', '--file', "$dir/app.sql", $node->connstr('app') ], 'pg_dump, plain');
-command_ok([ 'pg_dump', '--format=directory', '--jobs=2', '--file', "$dir/app.dir", $node->connstr('app') ], 'pg_dump, parallel');
+command_ok(['pg_dump', '--format=custom', '--file', "$dir/app.dump", $node->connstr('app')], 'pg_dump, custom format');
+command_ok(['pg_dump', '--file', "$dir/app.sql", $node->connstr('app')], 'pg_dump, plain');
+command_ok(['pg_dump', '--format=directory', '--jobs=2', '--file', "$dir/app.dir", $node->connstr('app')],
+    'pg_dump, parallel');
 
 my %facts = (
-	users => "SELECT user_id, online, status, sessions, online_since, session_id, user_agent, ip_address, metadata FROM presence ORDER BY user_id",
-	sessions => 'SELECT user_id, session_id, online, status, joined_at, ended_at, end_reason, user_agent, ip_address, heartbeat_interval, metadata FROM presence_sessions ORDER BY user_id, session_id',
-	log => 'SELECT * FROM presence_admin_log ORDER BY id',
-	events => 'SELECT count(*), count(DISTINCT user_id) FROM presence_events',
-	settings => 'SHOW presence.timeout',
-	channel => 'SHOW presence.notify_channel',
-	count => 'SELECT presence_count()',
-	heard => "SELECT count(*) FROM presence WHERE online AND heartbeat_at > now() - interval '7 min'");
+    users =>
+        "SELECT user_id, online, status, sessions, online_since, session_id, user_agent, ip_address, metadata FROM presence ORDER BY user_id",
+    sessions =>
+        'SELECT user_id, session_id, online, status, joined_at, ended_at, end_reason, user_agent, ip_address, heartbeat_interval, metadata FROM presence_sessions ORDER BY user_id, session_id',
+    log => 'SELECT * FROM presence_admin_log ORDER BY id',
+    events => 'SELECT count(*), count(DISTINCT user_id) FROM presence_events',
+    settings => 'SHOW presence.timeout',
+    channel => 'SHOW presence.notify_channel',
+    count => 'SELECT presence_count()',
+    heard => "SELECT count(*) FROM presence WHERE online AND heartbeat_at > now() - interval '7 min'"
+);
 my %before = map { $_ => $node->safe_psql('app', $facts{$_}) } keys %facts;
 my $last = $node->safe_psql('app', 'SELECT max(seq) FROM presence_changes_since(0, 100000)');
 my $feed = feed_of($node, '*', 'app');
 
 # The same for each way to make and to read a dump.
-sub check_copy
-{
-	my ($how, $server, $database) = @_;
-	for my $fact (sort keys %facts)
-	{
-		is($server->safe_psql($database, $facts{$fact}), $before{$fact}, "$how: $fact");
-	}
-	is(feed_of($server, '*', $database), $feed, "$how: the feed, number for number");
-	is($server->safe_psql($database, "SELECT update_user_heartbeat('u1', 's1'), update_user_heartbeat('u2', 's2'), update_user_heartbeat('new', 's')"),
-		't|f|t', "$how: heartbeats go on, tombstones included");
-	feed_of($server, 'seq', $database);
-	is( $server->safe_psql($database, "SELECT string_agg(seq - $last || ' ' || event || ' ' || user_id, ', ' ORDER BY seq) FROM presence_changes_since($last)"),
-		'1 session_start new, 2 user_online new',
-		"$how: the next number comes after the highest");
-	is($server->safe_psql($database, "SELECT mark_user_offline('new')"), 't', "$how: departures go on");
-	is($server->safe_psql($database, "SELECT pg_get_userbyid(proowner) = current_user AND has_function_privilege('app_backend', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'update_user_heartbeat'"),
-		't', "$how: and so do rights");
-	return;
+sub check_copy {
+    my ($how, $server, $database) = @_;
+    for my $fact (sort keys %facts) {
+        is($server->safe_psql($database, $facts{$fact}), $before{$fact}, "$how: $fact");
+    }
+    is(feed_of($server, '*', $database), $feed, "$how: the feed, number for number");
+    is(
+        $server->safe_psql(
+            $database,
+            "SELECT update_user_heartbeat('u1', 's1'), update_user_heartbeat('u2', 's2'), update_user_heartbeat('new', 's')"
+        ),
+        't|f|t',
+        "$how: heartbeats go on, tombstones included"
+    );
+    feed_of($server, 'seq', $database);
+    is(
+        $server->safe_psql(
+            $database,
+            "SELECT string_agg(seq - $last || ' ' || event || ' ' || user_id, ', ' ORDER BY seq) FROM presence_changes_since($last)"
+        ),
+        '1 session_start new, 2 user_online new',
+        "$how: the next number comes after the highest"
+    );
+    is($server->safe_psql($database, "SELECT mark_user_offline('new')"), 't', "$how: departures go on");
+    is(
+        $server->safe_psql(
+            $database,
+            "SELECT pg_get_userbyid(proowner) = current_user AND has_function_privilege('app_backend', oid, 'EXECUTE') FROM pg_proc WHERE proname = 'update_user_heartbeat'"
+        ),
+        't',
+        "$how: and so do rights"
+    );
+    return;
 }
 
 # A new server, as after a disaster: roles and settings of the database come with pg_dumpall and --create.
 my $other = new_node('restored', conf => "presence.rejoin_guard = '1h'\n");
-command_ok([ 'pg_dumpall', '--globals-only', '--file', "$dir/globals.sql", '--dbname', $node->connstr('postgres') ], 'pg_dumpall of the roles');
+command_ok(['pg_dumpall', '--globals-only', '--file', "$dir/globals.sql", '--dbname', $node->connstr('postgres')],
+    'pg_dumpall of the roles');
 $other->safe_psql('postgres', 'CREATE ROLE app_backend');
-command_ok([ 'pg_restore', '--create', '--exit-on-error', '--dbname', $other->connstr('postgres'), "$dir/app.dump" ], 'pg_restore --create on another server');
+command_ok(['pg_restore', '--create', '--exit-on-error', '--dbname', $other->connstr('postgres'), "$dir/app.dump"],
+    'pg_restore --create on another server');
 check_copy('another server', $other, 'app');
 
 # Beside the original, whose settings of the database are not in the dump then.
-for my $way ([ 'plain', 'app.sql' ], [ 'parallel', 'app.dir' ])
-{
-	my ($name, $file) = @$way;
-	$node->safe_psql('postgres', "CREATE DATABASE $name TEMPLATE template0; ALTER DATABASE $name SET search_path = tracker, public");
-	$node->safe_psql('postgres', "ALTER DATABASE $name SET presence.timeout = '7min'; ALTER DATABASE $name SET presence.notify_channel = 'chat'");
-	if ($name eq 'plain')
-	{
-		command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '--single-transaction', '-d', $node->connstr($name), '-f', "$dir/$file" ], "$name: psql reads it");
-	}
-	else
-	{
-		command_ok([ 'pg_restore', '--exit-on-error', '--jobs=2', '--dbname', $node->connstr($name), "$dir/$file" ], "$name: pg_restore reads it");
-	}
-	check_copy($name, $node, $name);
+for my $way (['plain', 'app.sql'], ['parallel', 'app.dir']) {
+    my ($name, $file) = @$way;
+    $node->safe_psql('postgres',
+        "CREATE DATABASE $name TEMPLATE template0; ALTER DATABASE $name SET search_path = tracker, public");
+    $node->safe_psql('postgres',
+        "ALTER DATABASE $name SET presence.timeout = '7min'; ALTER DATABASE $name SET presence.notify_channel = 'chat'"
+    );
+    if ($name eq 'plain') {
+        command_ok(
+            [
+                'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '--single-transaction', '-d', $node->connstr($name),
+                '-f', "$dir/$file"
+            ],
+            "$name: psql reads it"
+        );
+    } else {
+        command_ok(['pg_restore', '--exit-on-error', '--jobs=2', '--dbname', $node->connstr($name), "$dir/$file"],
+            "$name: pg_restore reads it");
+    }
+    check_copy($name, $node, $name);
 }
 is($node->safe_psql('app', 'SELECT presence_count()'), $before{count}, 'the original has noticed nothing');
 
 # Everything at once.
-command_ok([ 'pg_dumpall', '--file', "$dir/all.sql", '--dbname', $node->connstr('postgres') ], 'pg_dumpall');
+command_ok(['pg_dumpall', '--file', "$dir/all.sql", '--dbname', $node->connstr('postgres')], 'pg_dumpall');
 my $third = new_node('all', conf => "presence.rejoin_guard = '1h'\n");
-command_ok([ 'psql', '-Xq', '-d', $third->connstr('postgres'), '-f', "$dir/all.sql" ], 'psql reads it');
+command_ok(['psql', '-Xq', '-d', $third->connstr('postgres'), '-f', "$dir/all.sql"], 'psql reads it');
 check_copy('pg_dumpall', $third, 'app');
 
 # Data alone, into an extension that is there already: what "pg_restore --data-only" after an upgrade does.
 $other->safe_psql('postgres', 'CREATE DATABASE fresh');
 $other->safe_psql('postgres', "ALTER DATABASE fresh SET search_path = tracker, public");
 $other->safe_psql('fresh', 'CREATE SCHEMA tracker; CREATE EXTENSION presence SCHEMA tracker');
-command_ok([ 'pg_restore', '--data-only', '--exit-on-error', '--dbname', $other->connstr('fresh'), "$dir/app.dump" ], 'pg_restore --data-only');
+command_ok(['pg_restore', '--data-only', '--exit-on-error', '--dbname', $other->connstr('fresh'), "$dir/app.dump"],
+    'pg_restore --data-only');
 is($other->safe_psql('fresh', $facts{users}), $before{users}, 'data only: users');
 is(feed_of($other, '*', 'fresh'), $feed, 'data only: the feed');
 

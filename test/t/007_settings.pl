@@ -14,17 +14,27 @@ $session->query_safe("SET client_min_messages = warning");
 sub ask { return $session->query_safe($_[0]); }
 
 # In the configuration file, and seen by a session that was there before.
-sub set
-{
-	my ($name, $value) = @_;
-	$node->append_conf('postgresql.conf', "presence.$name = '$value'");
-	$node->reload;
-	wait_until(30, sub { ask("SELECT setting FROM pg_file_settings WHERE name = 'presence.$name' AND applied ORDER BY seqno DESC LIMIT 1") eq $value
-		&& ask("SELECT current_setting('presence.$name')::text = '$value'") eq 't' }) or fail("presence.$name becomes $value");
-	return;
+sub set {
+    my ($name, $value) = @_;
+    $node->append_conf('postgresql.conf', "presence.$name = '$value'");
+    $node->reload;
+    wait_until(
+        30,
+        sub {
+            ask(
+                "SELECT setting FROM pg_file_settings WHERE name = 'presence.$name' AND applied ORDER BY seqno DESC LIMIT 1"
+                ) eq $value
+                && ask("SELECT current_setting('presence.$name')::text = '$value'") eq 't';
+        }
+    ) or fail("presence.$name becomes $value");
+    return;
 }
 sub online { return ask("SELECT is_user_online('$_[0]')"); }
-sub until_offline { my ($user) = @_; return wait_until(10, sub { online($user) eq 'f' }); }
+
+sub until_offline {
+    my ($user) = @_;
+    return wait_until(10, sub { online($user) eq 'f' });
+}
 
 #---------------------------------------------------------------------- timeout, max_timeout
 
@@ -55,12 +65,18 @@ is(ask("SELECT update_user_heartbeat('ann', 's')"), 't', 'rejoin_guard: none');
 
 my $listener = $node->background_psql('postgres');
 $listener->query_safe("LISTEN presence; LISTEN other");
-sub heard
-{
-	my ($channel, $event, $user) = @_;
-	my $got = '';
-	wait_until(10, sub { $got .= $listener->query_safe('SELECT 1'); $got =~ /notification "$channel" with payload.*"event" : "$event", "user_id" : "$user"/ }) or return 0;
-	return $got;
+
+sub heard {
+    my ($channel, $event, $user) = @_;
+    my $got = '';
+    wait_until(
+        10,
+        sub {
+            $got .= $listener->query_safe('SELECT 1');
+            $got =~ /notification "$channel" with payload.*"event" : "$event", "user_id" : "$user"/;
+        }
+    ) or return 0;
+    return $got;
 }
 ask("SELECT update_user_heartbeat('user1', 's')");
 ok(heard('presence', 'user_online', 'user1'), 'notify_channel: presence by default');
@@ -98,44 +114,59 @@ set('event_retention', '0');
 ask('SELECT scheduled_presence_cleanup()');
 is(ask('SELECT count(*) FROM ONLY presence_events'), 0, 'event_retention: everything is dropped');
 my ($code, $out, $err) = $node->psql('postgres', 'SELECT * FROM presence_changes_since(1)');
-like($err, qr/no longer has the events after seq 1.*presence_snapshot/s, 'event_retention: and a reader who is behind is told so');
+like(
+    $err,
+    qr/no longer has the events after seq 1.*presence_snapshot/s,
+    'event_retention: and a reader who is behind is told so'
+);
 set('event_retention', '30d');
 
 ask("SELECT update_user_heartbeat('user7', 'a'), update_user_heartbeat('user7', 'b')");
 ask("SELECT mark_user_offline('user7', 'a')");
 ask('SELECT scheduled_presence_cleanup()');
-is(ask("SELECT count(*) FROM presence_sessions WHERE user_id = 'user7'"), 2, 'session_retention: an ended session is kept for a day by default');
+is(ask("SELECT count(*) FROM presence_sessions WHERE user_id = 'user7'"),
+    2, 'session_retention: an ended session is kept for a day by default');
 set('session_retention', '0');
 ask('SELECT scheduled_presence_cleanup()');
 is(ask("SELECT count(*) FROM presence_sessions WHERE user_id = 'user7'"), 1, 'session_retention: not at all');
-is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"), 1, 'user_retention: the last row of a user stays for ever by default');
+is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"),
+    1, 'user_retention: the last row of a user stays for ever by default');
 set('user_retention', '0');
 ask('SELECT scheduled_presence_cleanup()');
 is(ask("SELECT count(*) FROM presence WHERE user_id = 'user1'"), 0, 'user_retention: not at all');
-is(ask("SELECT count(*) FROM presence_user WHERE user_id = 'user1'"), 0, 'user_retention: and nothing stays of the user');
+is(ask("SELECT count(*) FROM presence_user WHERE user_id = 'user1'"),
+    0, 'user_retention: and nothing stays of the user');
 is(online('user7'), 't', 'user_retention: who is online stays');
 
 #---------------------------------------------------------------------- per database, and who may
 
 $node->safe_psql('postgres', "ALTER DATABASE postgres SET presence.timeout = '50ms'");
-ok(wait_until(10, sub { $node->safe_psql('postgres', "SELECT is_user_online('user7')") eq 'f' }), 'ALTER DATABASE sets the timeout of new sessions');
+ok(wait_until(10, sub { $node->safe_psql('postgres', "SELECT is_user_online('user7')") eq 'f' }),
+    'ALTER DATABASE sets the timeout of new sessions');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres RESET presence.timeout; CREATE ROLE nobody_special LOGIN');
-for my $name (map { "presence.$_" } qw(timeout max_timeout rejoin_guard leave_grace notify_channel notify_level event_retention session_retention user_retention save_interval worker))
-{
-	($code, $out, $err) = $node->psql('postgres', "SET ROLE nobody_special; SET $name = DEFAULT");
-	like($err, qr/permission denied to set parameter "$name"/, "$name is for superusers");
+for my $name (map {"presence.$_"}
+    qw(timeout max_timeout rejoin_guard leave_grace notify_channel notify_level event_retention session_retention user_retention save_interval worker)
+) {
+    ($code, $out, $err) = $node->psql('postgres', "SET ROLE nobody_special; SET $name = DEFAULT");
+    like($err, qr/permission denied to set parameter "$name"/, "$name is for superusers");
 }
-for my $wrong ("presence.timeout = '-1'", "presence.timeout = 'soon'", "presence.notify_level = 'loud'", "presence.nonsense = 1", "presence.notify_channel = '" . ('x' x 64) . "'")
-{
-	($code, $out, $err) = $node->psql('postgres', "SET $wrong");
-	isnt($code, 0, "refused: SET $wrong");
+for my $wrong (
+    "presence.timeout = '-1'",
+    "presence.timeout = 'soon'",
+    "presence.notify_level = 'loud'",
+    "presence.nonsense = 1",
+    "presence.notify_channel = '" . ('x' x 64) . "'"
+) {
+    ($code, $out, $err) = $node->psql('postgres', "SET $wrong");
+    isnt($code, 0, "refused: SET $wrong");
 }
 
 # A wrong value in the file is refused with a log line, and the old one stays.
 my $from = log_position($node);
 $node->append_conf('postgresql.conf', "presence.timeout = 'soon'");
 $node->reload;
-ok(wait_until(30, sub { log_since($node, $from) =~ /invalid value for parameter "presence.timeout"/ }), 'a wrong value in the file is logged');
+ok(wait_until(30, sub { log_since($node, $from) =~ /invalid value for parameter "presence.timeout"/ }),
+    'a wrong value in the file is logged');
 is(ask('SHOW presence.timeout'), '2min', 'and has no effect');
 
 $_->quit for $session, $listener;

@@ -6,7 +6,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use PresenceNode;
 
-my $node = new_node('memory', conf => "presence.timeout = '10min'\npresence.notify_channel = ''\nshared_buffers = 16MB\njit = off\n");
+my $node = new_node('memory',
+    conf => "presence.timeout = '10min'\npresence.notify_channel = ''\nshared_buffers = 16MB\njit = off\n");
 create_extension($node);
 my $session = $node->background_psql('postgres');
 sub ask { return $session->query_safe($_[0]); }
@@ -18,64 +19,78 @@ sub shared { return $node->safe_psql('postgres', 'SELECT cache_bytes FROM presen
 plan skip_all => 'no /proc that tells of private memory' if !defined private();
 
 my $n = 1000;
-ask("CREATE TABLE who AS SELECT array_agg('u' || i) AS users, array_agg('s' || i) AS sessions FROM generate_series(1, $n) AS i");
+ask(
+    "CREATE TABLE who AS SELECT array_agg('u' || i) AS users, array_agg('s' || i) AS sessions FROM generate_series(1, $n) AS i"
+);
 ask('SELECT update_user_heartbeats(users, sessions) FROM who') for 1 .. 3;
 my %heartbeats = (
-	'a million heartbeats in batches' => "DO \$\$ BEGIN FOR i IN 1 .. 1000 LOOP PERFORM update_user_heartbeats(users, sessions) FROM who; END LOOP; END \$\$",
-	'a hundred thousand single ones' => "SELECT count(*) FROM (SELECT update_user_heartbeat('u' || 1 + i % $n, 's' || 1 + i % $n) FROM generate_series(1, 100000) AS i OFFSET 0) AS beat",
-	'a thousand statements' => undef,
-	'ten thousand questions' => "SELECT count(*) FROM (SELECT is_user_online('u' || i % $n) FROM generate_series(1, 10000) AS i OFFSET 0) AS asked",
-	'a hundred lists' => "DO \$\$ BEGIN FOR i IN 1 .. 100 LOOP PERFORM count(*) FROM get_active_users(); PERFORM count(*) FROM presence_snapshot(); END LOOP; END \$\$");
-for my $what (sort keys %heartbeats)
-{
-	my $do = sub {
-		if (defined $heartbeats{$what}) { ask($heartbeats{$what}); }
-		else { ask(join ';', ("SELECT update_user_heartbeat('u1', 's1')") x 100) for 1 .. 10; }
-	};
-	$do->() for 1 .. 3;    # until the allocator has taken what it needs
-	my ($private, $shared) = (private(), shared());
-	$do->();
-	cmp_ok(private() - $private, '<', 1024, "$what: no private memory is lost (" . (private() - $private) . ' kB)');
-	is(shared() - $shared, 0, "$what: and no shared memory");
+    'a million heartbeats in batches' =>
+        "DO \$\$ BEGIN FOR i IN 1 .. 1000 LOOP PERFORM update_user_heartbeats(users, sessions) FROM who; END LOOP; END \$\$",
+    'a hundred thousand single ones' =>
+        "SELECT count(*) FROM (SELECT update_user_heartbeat('u' || 1 + i % $n, 's' || 1 + i % $n) FROM generate_series(1, 100000) AS i OFFSET 0) AS beat",
+    'a thousand statements' => undef,
+    'ten thousand questions' =>
+        "SELECT count(*) FROM (SELECT is_user_online('u' || i % $n) FROM generate_series(1, 10000) AS i OFFSET 0) AS asked",
+    'a hundred lists' =>
+        "DO \$\$ BEGIN FOR i IN 1 .. 100 LOOP PERFORM count(*) FROM get_active_users(); PERFORM count(*) FROM presence_snapshot(); END LOOP; END \$\$"
+);
+
+for my $what (sort keys %heartbeats) {
+    my $do = sub {
+        if (defined $heartbeats{$what}) { ask($heartbeats{$what}); }
+        else { ask(join ';', ("SELECT update_user_heartbeat('u1', 's1')") x 100) for 1 .. 10; }
+    };
+    $do->() for 1 .. 3;    # until the allocator has taken what it needs
+    my ($private, $shared) = (private(), shared());
+    $do->();
+    cmp_ok(private() - $private, '<', 1024, "$what: no private memory is lost (" . (private() - $private) . ' kB)');
+    is(shared() - $shared, 0, "$what: and no shared memory");
 }
 is(ask('SELECT cached_sessions, cardinality(problem) FROM presence_health'), "$n|0", 'all sessions are cached still');
 
 # Sessions that nobody will see again: new ids in each round, each begun, heard, and ended in one of the ways.
 my $round = 0;
 
-sub come_and_go
-{
-	my ($how) = @_;
-	$round++;
-	ask("SELECT count(*) FROM (SELECT update_user_heartbeat('u' || i, 'r$round' || i) FROM generate_series(1, 300) AS i OFFSET 0) AS beat") for 1 .. 2;
-	ask($how);
-	# What is left in the cache goes when it would be silent for too long, as do all others here.
-	ask('SET presence.timeout = 1; SELECT scheduled_presence_cleanup(); RESET presence.timeout');
-	return;
+sub come_and_go {
+    my ($how) = @_;
+    $round++;
+    ask(
+        "SELECT count(*) FROM (SELECT update_user_heartbeat('u' || i, 'r$round' || i) FROM generate_series(1, 300) AS i OFFSET 0) AS beat"
+    ) for 1 .. 2;
+    ask($how);
+
+# What is left in the cache goes when it would be silent for too long, as do all others here.
+    ask('SET presence.timeout = 1; SELECT scheduled_presence_cleanup(); RESET presence.timeout');
+    return;
 }
-ask("SET presence.session_retention = 0; SET presence.user_retention = 0; SET presence.event_retention = 0; SET presence.rejoin_guard = 0");
+ask(
+    "SET presence.session_retention = 0; SET presence.user_retention = 0; SET presence.event_retention = 0; SET presence.rejoin_guard = 0"
+);
 my %ends = (
-	'ended on purpose' => "SELECT count(*) FROM (SELECT mark_user_offline(user_id, session_id) FROM presence_sessions WHERE online AND session_id LIKE 'r%' OFFSET 0) AS ended",
-	'silent for too long' => 'SELECT 1');
-for my $how (sort keys %ends)
-{
-	come_and_go($ends{$how}) for 1 .. 5;
-	my ($private, $shared) = (private(), shared());
-	come_and_go($ends{$how}) for 1 .. 10;
-	cmp_ok(private() - $private, '<', 1024, "sessions $how: no private memory is lost (" . (private() - $private) . ' kB)');
-	cmp_ok(shared(), '<=', $shared, "sessions $how: the cache does not grow");
-	is(ask("SELECT count(*) FROM presence_session WHERE session_id LIKE 'r%'"), 0, "sessions $how: no row stays");
-	is(ask('SELECT count(*) FROM presence_user'), 0, "sessions $how: of nobody");
+    'ended on purpose' =>
+        "SELECT count(*) FROM (SELECT mark_user_offline(user_id, session_id) FROM presence_sessions WHERE online AND session_id LIKE 'r%' OFFSET 0) AS ended",
+    'silent for too long' => 'SELECT 1'
+);
+for my $how (sort keys %ends) {
+    come_and_go($ends{$how}) for 1 .. 5;
+    my ($private, $shared) = (private(), shared());
+    come_and_go($ends{$how}) for 1 .. 10;
+    cmp_ok(private() - $private,
+        '<', 1024, "sessions $how: no private memory is lost (" . (private() - $private) . ' kB)');
+    cmp_ok(shared(), '<=', $shared, "sessions $how: the cache does not grow");
+    is(ask("SELECT count(*) FROM presence_session WHERE session_id LIKE 'r%'"), 0, "sessions $how: no row stays");
+    is(ask('SELECT count(*) FROM presence_user'), 0, "sessions $how: of nobody");
 }
 
 # Begun and rolled back, again and again.
 my $rolled_back = sub {
-	for (1 .. 10)
-	{
-		$round++;
-		ask("BEGIN; SELECT count(*) FROM (SELECT update_user_heartbeat('x' || i, 'r$round' || i) FROM generate_series(1, 300) AS i OFFSET 0) AS beat; ROLLBACK");
-		ask('SET presence.timeout = 1; SELECT cleanup_stale_presence(); RESET presence.timeout');
-	}
+    for (1 .. 10) {
+        $round++;
+        ask(
+            "BEGIN; SELECT count(*) FROM (SELECT update_user_heartbeat('x' || i, 'r$round' || i) FROM generate_series(1, 300) AS i OFFSET 0) AS beat; ROLLBACK"
+        );
+        ask('SET presence.timeout = 1; SELECT cleanup_stale_presence(); RESET presence.timeout');
+    }
 };
 $rolled_back->();
 my ($private, $shared) = (private(), shared());

@@ -15,33 +15,34 @@ chomp(my $bindir = `$ENV{PG_CONFIG} --bindir`);
 sub sql { return $node->safe_psql('postgres', join '; ', @_); }
 
 my @running;
-sub tail_with
-{
-	my %tail = (out => '', err => '');
-	$tail{process} = start([ "$bindir/presence_tail", @_, $node->connstr('postgres') ], '<', \undef, '>', \$tail{out}, '2>', \$tail{err});
-	push @running, \%tail;
-	return \%tail;
+
+sub tail_with {
+    my %tail = (out => '', err => '');
+    $tail{process} = start(["$bindir/presence_tail", @_, $node->connstr('postgres')],
+        '<', \undef, '>', \$tail{out}, '2>', \$tail{err});
+    push @running, \%tail;
+    return \%tail;
 }
-sub printed
-{
-	my ($tail) = @_;
-	$tail->{process}->pump_nb;
-	return $tail->{out};
+
+sub printed {
+    my ($tail) = @_;
+    $tail->{process}->pump_nb;
+    return $tail->{out};
 }
+
 # The numbers of the events that it has printed so far.
-sub numbers
-{
-	my ($tail) = @_;
-	my @lines = map { decode_json($_) } grep { /^\{.*\}$/ } split /\n/, printed($tail) =~ s/[^\n]*\z//r;
-	return join ' ', map { $_->{seq} } grep { defined $_->{event} && defined $_->{seq} } @lines;
+sub numbers {
+    my ($tail) = @_;
+    my @lines = map { decode_json($_) } grep {/^\{.*\}$/} split /\n/, printed($tail) =~ s/[^\n]*\z//r;
+    return join ' ', map { $_->{seq} } grep { defined $_->{event} && defined $_->{seq} } @lines;
 }
 sub in_feed { return join ' ', split /\n/, feed_of($node, 'seq'); }
-sub told_all
-{
-	my ($tail, $when) = @_;
-	my $expected = in_feed();
-	wait_until(60, sub { numbers($tail) eq $expected });
-	return is(numbers($tail), $expected, $when);
+
+sub told_all {
+    my ($tail, $when) = @_;
+    my $expected = in_feed();
+    wait_until(60, sub { numbers($tail) eq $expected });
+    return is(numbers($tail), $expected, $when);
 }
 
 sql("SELECT update_user_heartbeat('ann', 's')");
@@ -50,14 +51,14 @@ told_all($tail, 'what came before it');
 sql("SELECT update_user_heartbeat('bob', 's'), mark_user_offline('ann')");
 told_all($tail, 'what comes while it listens');
 
-for my $mode (qw(fast immediate))
-{
-	sql("SELECT update_user_heartbeat('before $mode', 's')");
-	$node->restart($mode);
-	sql("SELECT update_user_heartbeat('after $mode', 's')");
-	told_all($tail, "$mode restart: no gap and no repeat");
+for my $mode (qw(fast immediate)) {
+    sql("SELECT update_user_heartbeat('before $mode', 's')");
+    $node->restart($mode);
+    sql("SELECT update_user_heartbeat('after $mode', 's')");
+    told_all($tail, "$mode restart: no gap and no repeat");
 }
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'presence_tail'");
+$node->safe_psql('postgres',
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'presence_tail'");
 sql("SELECT mark_user_offline('bob')");
 told_all($tail, 'its connection is ended: no gap and no repeat');
 
@@ -65,12 +66,15 @@ my $last = sql('SELECT max(seq) FROM presence_events');
 my $later = tail_with('--json', '--since', $last);
 my $people = tail_with();
 my $count = tail_with('--count');
-ok(wait_until(30, sub { printed($people) =~ /after fast/ }), 'without --since it begins with the list') or diag($people->{out}, $people->{err});
-ok(wait_until(30, sub { printed($count) =~ /\b4\b/ }), '--count shows how many are online') or diag($count->{out}, $count->{err});
+ok(wait_until(30, sub { printed($people) =~ /after fast/ }), 'without --since it begins with the list')
+    or diag($people->{out}, $people->{err});
+ok(wait_until(30, sub { printed($count) =~ /\b4\b/ }), '--count shows how many are online')
+    or diag($count->{out}, $count->{err});
 sql("SELECT update_user_heartbeat('cid', 's')");
 wait_until(30, sub { numbers($later) ne '' });
 is(numbers($later), join(' ', $last + 1, $last + 2), '--since: only what came after');
-ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes') or diag($people->{out}, $people->{err});
+ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes')
+    or diag($people->{out}, $people->{err});
 ok(wait_until(30, sub { printed($count) =~ /\b5\b/ }), '--count follows') or diag($count->{out}, $count->{err});
 
 $_->{process}->kill_kill for @running;

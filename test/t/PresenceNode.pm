@@ -10,16 +10,15 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node create_extension wait_until kill_server is_running has_worker save_file
-  feed_of log_position log_since);
+    feed_of log_position log_since);
 
 # new_node(name, preload => 1, conf => 'lines', allows_streaming => 0)
-sub new_node
-{
-	my ($name, %options) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(allows_streaming => $options{allows_streaming});
-	my $preload = ($options{preload} // 1) ? 'presence' : '';
-	$node->append_conf('postgresql.conf', <<"CONF");
+sub new_node {
+    my ($name, %options) = @_;
+    my $node = PostgreSQL::Test::Cluster->new($name);
+    $node->init(allows_streaming => $options{allows_streaming});
+    my $preload = ($options{preload} // 1) ? 'presence' : '';
+    $node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = '$preload'
 max_connections = 100
 autovacuum = off
@@ -27,79 +26,78 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 log_statement = none
 CONF
-	$node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
-	$node->start;
-	return $node;
+    $node->append_conf('postgresql.conf', $options{conf}) if $options{conf};
+    $node->start;
+    return $node;
 }
 
-sub create_extension
-{
-	my ($node, $database) = @_;
-	$node->safe_psql($database // 'postgres', 'CREATE EXTENSION presence');
-	return;
+sub create_extension {
+    my ($node, $database) = @_;
+    $node->safe_psql($database // 'postgres', 'CREATE EXTENSION presence');
+    return;
 }
 
 # wait_until(seconds, code): whether it became true in time
-sub wait_until
-{
-	my ($seconds, $condition) = @_;
-	my $deadline = time + $seconds;
-	while (1)
-	{
-		return 1 if $condition->();
-		return 0 if time > $deadline;
-		sleep 0.05;
-	}
+sub wait_until {
+    my ($seconds, $condition) = @_;
+    my $deadline = time + $seconds;
+    while (1) {
+        return 1 if $condition->();
+        return 0 if time > $deadline;
+        sleep 0.05;
+    }
 }
 
-sub is_running
-{
-	my ($pid) = @_;
-	open my $status, '<', "/proc/$pid/status" or return 0;
-	return !grep { /^State:\s*Z/ } <$status>;
+sub is_running {
+    my ($pid) = @_;
+    open my $status, '<', "/proc/$pid/status" or return 0;
+    return !grep {/^State:\s*Z/} <$status>;
 }
 
 # kill -9 of the postmaster, after which its children end by themselves. Where nobody reaps dead processes (a container
 # without init), the killed one still looks alive to the next start, so its lock files have to go.
-sub kill_server
-{
-	my ($node) = @_;
-	my $pid_file = $node->data_dir . '/postmaster.pid';
-	my ($pid) = split /\n/, slurp_file($pid_file);
-	my @children = split ' ', `pgrep -P $pid`;
-	$node->kill9;
-	wait_until(30, sub { !grep { is_running($_) } @children })
-	  or BAIL_OUT('the children of a killed postmaster do not end');
-	unlink $pid_file, $node->host . '/.s.PGSQL.' . $node->port . '.lock';
-	return;
+sub kill_server {
+    my ($node) = @_;
+    my $pid_file = $node->data_dir . '/postmaster.pid';
+    my ($pid) = split /\n/, slurp_file($pid_file);
+    my @children = split ' ', `pgrep -P $pid`;
+    $node->kill9;
+    wait_until(
+        30,
+        sub {
+            !grep { is_running($_) } @children;
+        }
+    ) or BAIL_OUT('the children of a killed postmaster do not end');
+    unlink $pid_file, $node->host . '/.s.PGSQL.' . $node->port . '.lock';
+    return;
 }
 
 # Whether this build has the background worker and runs it here.
-sub has_worker
-{
-	my ($node, $database) = @_;
-	return wait_until(
-		2,
-		sub {
-			$node->safe_psql($database // 'postgres', 'SELECT worker_pid IS NOT NULL FROM presence_health') eq 't';
-		});
+sub has_worker {
+    my ($node, $database) = @_;
+    return wait_until(
+        2,
+        sub {
+            $node->safe_psql($database // 'postgres', 'SELECT worker_pid IS NOT NULL FROM presence_health') eq 't';
+        }
+    );
 }
 
 # The file that carries heartbeats over a restart.
 sub save_file { return $_[0]->data_dir . '/pg_stat/presence.heartbeats'; }
 
 # Everything in the feed, once everything committed is numbered.
-sub feed_of
-{
-	my ($node, $columns, $database) = @_;
-	$database //= 'postgres';
-	wait_until(
-		30,
-		sub {
-			$node->safe_psql($database, 'SELECT FROM presence_changes_since(0)');
-			$node->safe_psql($database, 'SELECT count(*) FROM presence_event_queue') eq '0';
-		}) or fail('everything committed is numbered');
-	return $node->safe_psql($database, "SELECT $columns FROM ONLY presence_events ORDER BY seq");
+sub feed_of {
+    my ($node, $columns, $database) = @_;
+    $database //= 'postgres';
+    wait_until(
+        30,
+        sub {
+            $node->safe_psql($database, 'SELECT FROM presence_changes_since(0)');
+            $node->safe_psql($database, 'SELECT count(*) FROM presence_event_queue') eq '0';
+        }
+    ) or fail('everything committed is numbered');
+    return $node->safe_psql($database, "SELECT $columns FROM ONLY presence_events ORDER BY seq");
 }
 
 sub log_position { return -s $_[0]->logfile; }

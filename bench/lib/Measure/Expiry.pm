@@ -1,4 +1,5 @@
 package Measure::Expiry;
+
 # From silence to the notification that the user is offline, while many others are online; what that costs the worker.
 use v5.28;
 use warnings;
@@ -20,7 +21,8 @@ sub run ($run) {
         return;
     }
     $run->{progress}->("worker with $online sessions");
-    # Events of those who joined come first.
+
+# Events of those who joined come first.
     $server->wait_for(300, sub { $server->value('big', 'SELECT count(*) FROM presence_event_queue') == 0 });
     my $window = $run->{quick} ? 2 : 40;
     $server->load('big', 1, $run->{loaded});
@@ -42,10 +44,12 @@ sub run ($run) {
     $cpu = Server->cpu($worker);
     $start = Time::HiRes::time();
     my $listener = $server->listen('big');
-    my %beat = map { my ($i, $at) = split /\t/; ("silent-$i" => $at) } split /\n/, $server->probe('big', 'beats', $count, 'silent-', $pause);
+    my %beat = map { my ($i, $at) = split /\t/; ("silent-$i" => $at) } split /\n/,
+        $server->probe('big', 'beats', $count, 'silent-', $pause);
     sleep $timeout + 2;
     my @late;
     my ($others, $before_timeout) = (0, 0);
+
     for my $line ($server->finish_probe($listener)) {
         my ($at, $payload) = split /\t/, $line, 2;
         next if !defined $payload;
@@ -63,17 +67,48 @@ sub run ($run) {
     my $missing = keys %beat;
     $report->group($title);
     if (@late) {
-        $report->row(expiry_p50 => 'from the timeout to user_offline at a listener, median', values => [percentile(50, @late)], unit => 'ms');
-        $report->row(expiry_p99 => '99th percentile', reach => ['<=', 1000], values => [$missing ? 1e6 : percentile(99, @late)], unit => 'ms', note => scalar(@late) . " sessions, one every $pause ms" . ($missing ? ", $missing not heard of within 2 s" : ''));
+        $report->row(
+            expiry_p50 => 'from the timeout to user_offline at a listener, median',
+            values => [percentile(50, @late)],
+            unit => 'ms'
+        );
+        $report->row(
+            expiry_p99 => '99th percentile',
+            reach => ['<=', 1000],
+            values => [$missing ? 1e6 : percentile(99, @late)],
+            unit => 'ms',
+            note => scalar(@late)
+                . " sessions, one every $pause ms"
+                . ($missing ? ", $missing not heard of within 2 s" : '')
+        );
         $report->row(expiry_max => 'longest', values => [percentile(100, @late)], unit => 'ms');
-    }
-    else {
-        $report->row(expiry_p99 => 'from the timeout to user_offline at a listener', reach => ['<=', 1000], values => [1e6], unit => 'ms', note => 'nobody was reported within 2 s');
+    } else {
+        $report->row(
+            expiry_p99 => 'from the timeout to user_offline at a listener',
+            reach => ['<=', 1000],
+            values => [1e6],
+            unit => 'ms',
+            note => 'nobody was reported within 2 s'
+        );
     }
     $report->row(expiry_early => 'ended before the timeout', reach => ['<=', 0], values => [$before_timeout]);
     $report->row(expiry_others => 'others thrown out meanwhile', reach => ['<=', 0], values => [$others]);
-    $report->row(worker_cpu => 'CPU of the worker, of one core', reach => ['<=', 5], values => [$load], unit => '%', note => "$window s, every session beating each 30 s, timeout of 120 s");
-    $report->row(worker_cpu_busy => 'the same while those fell silent', reach => ['<=', 5], values => [$busy], unit => '%', note => "a timeout of $timeout s: every session is looked at that often; " . plain(1000 / $pause) . ' end each second');
+    $report->row(
+        worker_cpu => 'CPU of the worker, of one core',
+        reach => ['<=', 5],
+        values => [$load],
+        unit => '%',
+        note => "$window s, every session beating each 30 s, timeout of 120 s"
+    );
+    $report->row(
+        worker_cpu_busy => 'the same while those fell silent',
+        reach => ['<=', 5],
+        values => [$busy],
+        unit => '%',
+        note => "a timeout of $timeout s: every session is looked at that often; "
+            . plain(1000 / $pause)
+            . ' end each second'
+    );
     $report->point(expiry => 'sessions', percentile($_, @late), $_) for @late ? (map { $_ * 2 } 1 .. 50) : ();
 }
 

@@ -1,4 +1,5 @@
 package Measure::Feed;
+
 # Joins that announce against joins that do not, time to the listener, and everybody coming back at once.
 use v5.28;
 use warnings;
@@ -21,30 +22,64 @@ sub joins ($run) {
     $server->create_database('silent', "presence.notify_channel = ''");
     $server->create_database('inline', "presence.notify_channel = ''");
     my $user = '\set u random(1, 1000000000000)' . "\n";
-    my %sql = (silent => 'SELECT update_user_heartbeat(:u, :u)', announced => 'SELECT update_user_heartbeat(:u, :u)',
-        inline => q{SELECT update_user_heartbeat(:u, :u), pg_notify('presence', json_build_object('event', 'user_online', 'user_id', :u::text, 'at', now())::text)});
+    my %sql = (
+        silent => 'SELECT update_user_heartbeat(:u, :u)',
+        announced => 'SELECT update_user_heartbeat(:u, :u)',
+        inline =>
+            q{SELECT update_user_heartbeat(:u, :u), pg_notify('presence', json_build_object('event', 'user_online', 'user_id', :u::text, 'at', now())::text)}
+    );
     my $worker = $server->worker_pid('announced');
     my @clients = $run->{quick} ? (32) : (1, 8, 32, 64);
     my @listeners = map { $server->listen($_) } qw(announced inline);
     $report->group('Joins: sessions that begin' . ($worker ? '' : " ($no_worker)"));
+
     for my $clients (@clients) {
         $run->{progress}->("joins of $clients clients");
-        my %rate = interleave($clients == 32 ? $run->{rounds} : $run->{quick} ? 1 : 3, map {
-            my $name = $_;
-            ($name => sub { $server->pgbench($name, $server->script("join_$name", "$user$sql{$name};\n"), clients => $clients, seconds => $run->{seconds}) })
-        } qw(silent announced inline));
+        my %rate = interleave(
+            $clients == 32 ? $run->{rounds} : $run->{quick} ? 1 : 3,
+            map {
+                my $name = $_;
+                (
+                    $name => sub {
+                        $server->pgbench(
+                            $name, $server->script("join_$name", "$user$sql{$name};\n"),
+                            clients => $clients,
+                            seconds => $run->{seconds}
+                        );
+                    }
+                )
+            } qw(silent announced inline)
+        );
         $report->point(joins => 'presence, announced', $clients, median(@{ $rate{announced} }));
         $report->point(joins => 'presence, announcing nothing', $clients, median(@{ $rate{silent} }));
         $report->point(joins => 'the same with pg_notify()', $clients, median(@{ $rate{inline} }));
-        my $note = join ', ', map { plain(median(@{ $rate{ $_->[0] } })) . "/s $_->[1]" } ['announced', 'announced'], ['silent', 'announcing nothing'], ['inline', 'with pg_notify()'];
-        $report->row("joins_$clients", "announced joins against joins that announce nothing, $clients client" . ($clients == 1 ? '' : 's'),
-            values => [ratios($rate{announced}, $rate{silent})], unit => 'times', note => $note, $clients == 32 ? (reach => ['>=', 0.8]) : ());
-        $report->row("joins_inline_$clients", "announced joins against joins with pg_notify(), $clients client" . ($clients == 1 ? '' : 's'), values => [ratios($rate{announced}, $rate{inline})], unit => 'times');
+        my $note = join ', ', map { plain(median(@{ $rate{ $_->[0] } })) . "/s $_->[1]" } ['announced', 'announced'],
+            ['silent', 'announcing nothing'], ['inline', 'with pg_notify()'];
+        $report->row(
+            "joins_$clients",
+            "announced joins against joins that announce nothing, $clients client" . ($clients == 1 ? '' : 's'),
+            values => [ratios($rate{announced}, $rate{silent})],
+            unit => 'times',
+            note => $note,
+            $clients == 32 ? (reach => ['>=', 0.8]) : ()
+        );
+        $report->row(
+            "joins_inline_$clients",
+            "announced joins against joins with pg_notify(), $clients client" . ($clients == 1 ? '' : 's'),
+            values => [ratios($rate{announced}, $rate{inline})],
+            unit => 'times'
+        );
     }
     if ($worker) {
         my $start = Time::HiRes::time();
-        my $caught_up = $server->wait_for(60, sub { $server->value('announced', 'SELECT count(*) FROM presence_event_queue') == 0 });
-        $report->row(joins_backlog => 'until the worker had numbered everything, after the last join', values => [Time::HiRes::time() - $start], unit => 's', note => $caught_up ? '' : 'it had not');
+        my $caught_up = $server->wait_for(60,
+            sub { $server->value('announced', 'SELECT count(*) FROM presence_event_queue') == 0 });
+        $report->row(
+            joins_backlog => 'until the worker had numbered everything, after the last join',
+            values => [Time::HiRes::time() - $start],
+            unit => 's',
+            note => $caught_up ? '' : 'it had not'
+        );
     }
     $server->finish_probe($_) for @listeners;
     $server->drop_database($_) for qw(announced silent inline);
@@ -55,16 +90,33 @@ sub latency ($run) {
     $run->{progress}->('from a join to its notification');
     $server->create_database('idle');
     my $worker = $server->worker_pid('idle');
-    my @lines = map { [split /\t/] } split /\n/, $server->probe('idle', 'joins', $run->{quick} ? 100 : 500, 'idle-', 10);
+    my @lines = map { [split /\t/] } split /\n/,
+        $server->probe('idle', 'joins', $run->{quick} ? 100 : 500, 'idle-', 10);
     my @heard = grep { $_->[1] >= 0 } map { [$_->[0] / 1000, $_->[1] / 1000] } @lines;
     my @after_answer = map { $_->[1] > $_->[0] ? $_->[1] - $_->[0] : 0 } @heard;
     my $lost = @lines - @heard;
     $report->group('From a join to its notification, idle server' . ($worker ? '' : " ($no_worker)"));
-    $report->row(notification_p50 => 'from the answer (committed) to the notification, median', values => [percentile(50, @after_answer)], unit => 'ms');
-    $report->row(notification_p99 => '99th percentile', reach => ['<=', 10], values => [$lost ? 5000 : percentile(99, @after_answer)], unit => 'ms',
-        note => scalar(@lines) . ' joins' . ($lost ? ", $lost never announced" : ''));
-    $report->row(notification_from_call => 'from the call to the notification, 99th percentile', values => [percentile(99, map { $_->[1] } @heard)], unit => 'ms',
-        note => 'median ' . plain(percentile(50, map { $_->[1] } @heard)) . ' ms; the call by itself ' . plain(percentile(50, map { $_->[0] } @heard)) . ' ms');
+    $report->row(
+        notification_p50 => 'from the answer (committed) to the notification, median',
+        values => [percentile(50, @after_answer)],
+        unit => 'ms'
+    );
+    $report->row(
+        notification_p99 => '99th percentile',
+        reach => ['<=', 10],
+        values => [$lost ? 5000 : percentile(99, @after_answer)],
+        unit => 'ms',
+        note => scalar(@lines) . ' joins' . ($lost ? ", $lost never announced" : '')
+    );
+    $report->row(
+        notification_from_call => 'from the call to the notification, 99th percentile',
+        values => [percentile(99, map { $_->[1] } @heard)],
+        unit => 'ms',
+        note => 'median '
+            . plain(percentile(50, map { $_->[1] } @heard))
+            . ' ms; the call by itself '
+            . plain(percentile(50, map { $_->[0] } @heard)) . ' ms'
+    );
     $server->drop_database('idle');
 }
 
@@ -83,7 +135,8 @@ sub storm ($run) {
     }
     $server->load('storm', 1, $people);
     $server->set('presence.timeout' => '1s');
-    my $gone = $server->wait_for(180, sub { $server->value('storm', 'SELECT count(*) FROM presence_user WHERE online') == 0 });
+    my $gone =
+        $server->wait_for(180, sub { $server->value('storm', 'SELECT count(*) FROM presence_user WHERE online') == 0 });
     $server->set('presence.timeout' => undef);
     die "$text people did not go offline within three minutes\n" if !$gone;
     $server->wait_for(60, sub { $server->value('storm', 'SELECT count(*) FROM presence_event_queue') == 0 });
@@ -95,16 +148,44 @@ sub storm ($run) {
     my $sampler = $server->start_probe('storm', 'latency', 600);
     my %storm = map { split /\t/ } split /\n/, $server->probe('storm', 'storm', $people, 64);
     my @beside = $server->finish_probe($sampler);
-    my ($events, $users, $gaps) = $server->row('storm', "SELECT count(*), count(DISTINCT user_id), (SELECT max(seq) - $seq - count(*) FROM presence_events WHERE seq > $seq) FROM presence_events WHERE seq > $seq AND event = 'user_online'");
+    my ($events, $users, $gaps) = $server->row('storm',
+        "SELECT count(*), count(DISTINCT user_id), (SELECT max(seq) - $seq - count(*) FROM presence_events WHERE seq > $seq) FROM presence_events WHERE seq > $seq AND event = 'user_online'"
+    );
     $report->group($title);
-    $report->row(storm_seconds => 'until the last heartbeat was answered', values => [$storm{seconds}], unit => 's', note => plain($people / $storm{seconds}) . ' people a second');
+    $report->row(
+        storm_seconds => 'until the last heartbeat was answered',
+        values => [$storm{seconds}],
+        unit => 's',
+        note => plain($people / $storm{seconds}) . ' people a second'
+    );
     $report->row(storm_failed => 'heartbeats that failed', reach => ['<=', 0], values => [$storm{failed}]);
-    $report->row(storm_events => 'people missing from the feed', reach => ['<=', 0], values => [$people - $users], note => "$events events of $users people, numbers missing in the feed: $gaps");
-    $report->row(storm_notified => 'notifications missing at a listener', reach => ['<=', 0], values => [$people - $storm{heard}], note => "the last one came $storm{last_heard} s after the start");
+    $report->row(
+        storm_events => 'people missing from the feed',
+        reach => ['<=', 0],
+        values => [$people - $users],
+        note => "$events events of $users people, numbers missing in the feed: $gaps"
+    );
+    $report->row(
+        storm_notified => 'notifications missing at a listener',
+        reach => ['<=', 0],
+        values => [$people - $storm{heard}],
+        note => "the last one came $storm{last_heard} s after the start"
+    );
     $report->row(storm_order => 'notifications out of order', reach => ['<=', 0], values => [$storm{disordered}]);
     my @ms = map { $_ / 1000 } @beside;
-    $report->row(storm_select1 => 'SELECT 1 beside it, 99th percentile', values => [percentile(99, @ms)], unit => 'ms',
-        note => 'median ' . plain(percentile(50, @ms)) . ' ms, longest ' . plain(percentile(100, @ms)) . ' ms; before the storm: median ' . plain(percentile(50, map { $_ / 1000 } @idle)) . ' ms, 99th percentile ' . plain(percentile(99, map { $_ / 1000 } @idle)) . ' ms');
+    $report->row(
+        storm_select1 => 'SELECT 1 beside it, 99th percentile',
+        values => [percentile(99, @ms)],
+        unit => 'ms',
+        note => 'median '
+            . plain(percentile(50, @ms))
+            . ' ms, longest '
+            . plain(percentile(100, @ms))
+            . ' ms; before the storm: median '
+            . plain(percentile(50, map { $_ / 1000 } @idle))
+            . ' ms, 99th percentile '
+            . plain(percentile(99, map { $_ / 1000 } @idle)) . ' ms'
+    );
     $server->drop_database('storm');
 }
 

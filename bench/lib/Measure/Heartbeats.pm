@@ -1,4 +1,5 @@
 package Measure::Heartbeats;
+
 # Heartbeats of known sessions against SELECT 1, tables and Redis; what they cost the server; how cost grows.
 use v5.28;
 use warnings;
@@ -10,14 +11,20 @@ my $one_parameter = '\set n random(1, :sessions)' . "\n";
 sub run ($run) {
     my ($server, $report, $sessions) = @$run{qw(server report sessions)};
     my %script = map { $_->[0] => $server->script($_->[0], $one_parameter . $_->[1] . "\n") } (
-        ['select1',  'SELECT :n::int'],
+        ['select1', 'SELECT :n::int'],
         ['presence', 'SELECT update_user_heartbeat(:n, :n)'],
-        ['logged',   'SELECT peer_logged_heartbeat(:n, :n)'],
-        ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']);
+        ['logged', 'SELECT peer_logged_heartbeat(:n, :n)'],
+        ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']
+    );
     my %cpu;
     my $bench = sub ($name) {
         sub {
-            my $rate = $server->pgbench('big', $script{$name}, clients => 8, seconds => $run->{seconds}, define => ["sessions=$sessions"]);
+            my $rate = $server->pgbench(
+                'big', $script{$name},
+                clients => 8,
+                seconds => $run->{seconds},
+                define => ["sessions=$sessions"]
+            );
             push @{ $cpu{$name} }, $server->{cpu};
             return $rate;
         }
@@ -26,30 +33,58 @@ sub run ($run) {
 
     $run->{progress}->('heartbeats one by one');
     $server->load('big', 1, $sessions);
-    # The closest race is run on its own, with more rounds, and without what the others leave behind (WAL, vacuum).
+
+# The closest race is run on its own, with more rounds, and without what the others leave behind (WAL, vacuum).
     my %close = interleave($run->{quick} ? 2 : $run->{rounds} + 2, map { ($_ => $bench->($_)) } qw(select1 presence));
-    my %rate = interleave($run->{rounds},
+    my %rate = interleave(
+        $run->{rounds},
         presence => sub { $server->load('big', 1, $sessions); $bench->('presence')->() },
         map({ ($_ => $bench->($_)) } qw(logged unlogged)),
-        map { my $name = $_; ($name => sub { $run->{redis}->rate($name, 8, 1, $run->{seconds}) }) } qw(zadd set));
+        map {
+            my $name = $_;
+            ($name => sub { $run->{redis}->rate($name, 8, 1, $run->{seconds}) })
+        } qw(zadd set)
+    );
 
     $report->group("Heartbeats of a known session ($run->{session_text} sessions, 8 clients, prepared)");
     $report->row(select1 => 'SELECT 1 with one parameter', values => $close{select1}, unit => '/s');
     $report->row(heartbeat => 'update_user_heartbeat()', values => $close{presence}, unit => '/s');
     my $against = sub ($id, $what, $limit, $other) {
-        $report->row("heartbeat_vs_$id", "update_user_heartbeat() against $what", reach => ['>=', $limit], unit => 'times',
-            values => [ratios($rate{presence}, $rate{$other})], note => plain(median(@{ $rate{presence} })) . '/s against ' . plain(median(@{ $rate{$other} })) . '/s');
+        $report->row(
+            "heartbeat_vs_$id", "update_user_heartbeat() against $what",
+            reach => ['>=', $limit],
+            unit => 'times',
+            values => [ratios($rate{presence}, $rate{$other})],
+            note => plain(median(@{ $rate{presence} })) . '/s against ' . plain(median(@{ $rate{$other} })) . '/s'
+        );
     };
-    $report->row(heartbeat_vs_select1 => 'update_user_heartbeat() against SELECT 1', reach => ['>=', 0.90], unit => 'times', values => [ratios($close{presence}, $close{select1})]);
-    $report->row(heartbeat_cpu => 'CPU of the server per heartbeat', values => $cpu{presence}, unit => 'us',
-        note => join ', ', map { "$_->[1]: " . plain(median(@{ $cpu{ $_->[0] } })) . ' us' } ['select1', 'SELECT 1'], ['logged', 'upsert into a logged table'], ['unlogged', 'unlogged']);
+    $report->row(
+        heartbeat_vs_select1 => 'update_user_heartbeat() against SELECT 1',
+        reach => ['>=', 0.90],
+        unit => 'times',
+        values => [ratios($close{presence}, $close{select1})]
+    );
+    $report->row(
+        heartbeat_cpu => 'CPU of the server per heartbeat',
+        values => $cpu{presence},
+        unit => 'us',
+        note => join ', ',
+        map { "$_->[1]: " . plain(median(@{ $cpu{ $_->[0] } })) . ' us' } ['select1', 'SELECT 1'],
+        ['logged', 'upsert into a logged table'], ['unlogged', 'unlogged']
+    );
     $against->('upsert_logged', 'an upsert into a logged table', 10, 'logged');
     $against->('upsert_unlogged', 'an upsert into an unlogged table', 10, 'unlogged');
     $against->('zadd', 'Redis ZADD', 1.2, 'zadd');
     $against->('set', 'Redis SET ... EX', 1.2, 'set');
-    $report->bar(heartbeats => @$_) for (['presence', median(@{ $close{presence} })], ['SELECT 1', median(@{ $close{select1} })],
-        ['Redis SET ... EX', median(@{ $rate{set} })], ['Redis ZADD', median(@{ $rate{zadd} })],
-        ['upsert, unlogged table', median(@{ $rate{unlogged} })], ['upsert, logged table', median(@{ $rate{logged} })]);
+    $report->bar(heartbeats => @$_)
+        for (
+        ['presence', median(@{ $close{presence} })],
+        ['SELECT 1', median(@{ $close{select1} })],
+        ['Redis SET ... EX', median(@{ $rate{set} })],
+        ['Redis ZADD', median(@{ $rate{zadd} })],
+        ['upsert, unlogged table', median(@{ $rate{unlogged} })],
+        ['upsert, logged table', median(@{ $rate{logged} })]
+        );
 
     batches($run);
     side_effects($run, $script{presence});
@@ -58,7 +93,8 @@ sub run ($run) {
 sub fill_peers ($run) {
     my ($server, $sessions) = @$run{qw(server sessions)};
     $server->psql('big', '-f', "$run->{repo}/bench/sql/peers.sql");
-    $server->value('big', "INSERT INTO $_ SELECT i, i, 'active', true, now() FROM generate_series(1, $sessions) AS i") for qw(peer_logged peer_unlogged);
+    $server->value('big', "INSERT INTO $_ SELECT i, i, 'active', true, now() FROM generate_series(1, $sessions) AS i")
+        for qw(peer_logged peer_unlogged);
     $server->value('big', "VACUUM ANALYZE $_") for qw(peer_logged peer_unlogged);
 }
 
@@ -70,23 +106,48 @@ sub batches ($run) {
         sub { $server->probe('big', 'batches', 8, $seconds, 1000, $sessions, $format, $function) }
     };
     $server->load('big', 1, $sessions);
-    my %rate = interleave($run->{rounds}, presence => $probe->('update_user_heartbeats'), text => $probe->('update_user_heartbeats', 'text'),
-        logged => $probe->('peer_logged_heartbeats'), unlogged => $probe->('peer_unlogged_heartbeats'),
-        map { my $name = $_; ($name => sub { $run->{redis}->rate($name, 8, 1000, $seconds) }) } qw(zadd set));
+    my %rate = interleave(
+        $run->{rounds},
+        presence => $probe->('update_user_heartbeats'),
+        text => $probe->('update_user_heartbeats', 'text'),
+        logged => $probe->('peer_logged_heartbeats'),
+        unlogged => $probe->('peer_unlogged_heartbeats'),
+        map {
+            my $name = $_;
+            ($name => sub { $run->{redis}->rate($name, 8, 1000, $seconds) })
+        } qw(zadd set)
+    );
     $report->group("Heartbeats in batches of 1,000 ($run->{session_text} sessions, 8 clients)");
-    $report->row(batch => 'update_user_heartbeats(), arrays in binary', values => $rate{presence}, unit => '/s', reach => ['>=', 2_000_000], note => 'for the server and its clients together, on all cores');
+    $report->row(
+        batch => 'update_user_heartbeats(), arrays in binary',
+        values => $rate{presence},
+        unit => '/s',
+        reach => ['>=', 2_000_000],
+        note => 'for the server and its clients together, on all cores'
+    );
     $report->row(batch_text => 'update_user_heartbeats(), arrays as text', values => $rate{text}, unit => '/s');
     my $against = sub ($id, $what, $limit) {
-        $report->row("batch_vs_$id", "update_user_heartbeats() against $what", reach => ['>=', $limit], unit => 'times',
-            values => [ratios($rate{presence}, $rate{$id})], note => plain(median(@{ $rate{$id} })) . '/s');
+        $report->row(
+            "batch_vs_$id", "update_user_heartbeats() against $what",
+            reach => ['>=', $limit],
+            unit => 'times',
+            values => [ratios($rate{presence}, $rate{$id})],
+            note => plain(median(@{ $rate{$id} })) . '/s'
+        );
     };
     $against->('zadd', 'Redis ZADD, pipelined by 1,000', 3);
     $against->('set', 'Redis SET ... EX, pipelined by 1,000', 3);
     $against->('logged', 'batched upserts into a logged table', 10);
     $against->('unlogged', 'batched upserts into an unlogged table', 10);
-    $report->bar(batches => @$_) for (['presence, binary arrays', median(@{ $rate{presence} })], ['presence, text arrays', median(@{ $rate{text} })],
-        ['Redis SET ... EX', median(@{ $rate{set} })], ['Redis ZADD', median(@{ $rate{zadd} })],
-        ['upsert, unlogged table', median(@{ $rate{unlogged} })], ['upsert, logged table', median(@{ $rate{logged} })]);
+    $report->bar(batches => @$_)
+        for (
+        ['presence, binary arrays', median(@{ $rate{presence} })],
+        ['presence, text arrays', median(@{ $rate{text} })],
+        ['Redis SET ... EX', median(@{ $rate{set} })],
+        ['Redis ZADD', median(@{ $rate{zadd} })],
+        ['upsert, unlogged table', median(@{ $rate{unlogged} })],
+        ['upsert, logged table', median(@{ $rate{logged} })]
+        );
 }
 
 sub side_effects ($run, $script) {
@@ -95,15 +156,27 @@ sub side_effects ($run, $script) {
     $server->set(autovacuum => 'off');
     $server->load('big', 1, $sessions);
     $server->value('big', $_) for 'DROP TABLE peer_logged, peer_unlogged CASCADE', 'VACUUM', 'CHECKPOINT';
-    # The feed and the statistics of what came before settle first.
+
+# The feed and the statistics of what came before settle first.
     my $lsn = '';
-    $server->wait_for(20, sub { sleep 1; my $now = $server->value('postgres', 'SELECT pg_current_wal_insert_lsn()'); my $still = $now eq $lsn; $lsn = $now; $still });
-    my $facts = q{SELECT pg_current_wal_insert_lsn() - '0/0', (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables), pg_snapshot_xmax(pg_current_snapshot()), (SELECT cache_hits FROM presence_server_state())};
+    $server->wait_for(
+        20,
+        sub {
+            sleep 1;
+            my $now = $server->value('postgres', 'SELECT pg_current_wal_insert_lsn()');
+            my $still = $now eq $lsn;
+            $lsn = $now;
+            $still;
+        }
+    );
+    my $facts =
+        q{SELECT pg_current_wal_insert_lsn() - '0/0', (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables), pg_snapshot_xmax(pg_current_snapshot()), (SELECT cache_hits FROM presence_server_state())};
     my ($wal, $rows, $ids, $beats);
     for (1 .. 3) {    # the server itself writes a few bytes now and then, whatever its clients do
         my @before = $server->row('big', $facts);
         $server->pgbench('big', $script, clients => 8, seconds => $run->{seconds}, define => ["sessions=$sessions"]);
-        $server->probe('big', 'batches', 8, $run->{quick} ? 0.5 : $run->{seconds}, 1000, $sessions, 'binary', 'update_user_heartbeats');
+        $server->probe('big', 'batches', 8, $run->{quick} ? 0.5 : $run->{seconds},
+            1000, $sessions, 'binary', 'update_user_heartbeats');
         sleep 1;
         my @after = $server->row('big', $facts);
         ($wal, $rows, $ids, $beats) = map { $after[$_] - $before[$_] } 0 .. 3;
@@ -112,9 +185,24 @@ sub side_effects ($run, $script) {
     $server->set(autovacuum => undef);
     $report->group('What a heartbeat of a known session costs the server');
     my $of = 'in ' . plain($beats) . ' heartbeats';
-    $report->row(wal_bytes => 'bytes of WAL per heartbeat', reach => ['<=', 0], values => [$wal / $beats], note => plain($wal) . " bytes $of");
-    $report->row(dead_rows => 'rows written per heartbeat', reach => ['<=', 0], values => [$rows / $beats], note => plain($rows) . " rows $of");
-    $report->row(transaction_ids => 'transaction ids per heartbeat', reach => ['<=', 0], values => [$ids / $beats], note => plain($ids) . " ids $of");
+    $report->row(
+        wal_bytes => 'bytes of WAL per heartbeat',
+        reach => ['<=', 0],
+        values => [$wal / $beats],
+        note => plain($wal) . " bytes $of"
+    );
+    $report->row(
+        dead_rows => 'rows written per heartbeat',
+        reach => ['<=', 0],
+        values => [$rows / $beats],
+        note => plain($rows) . " rows $of"
+    );
+    $report->row(
+        transaction_ids => 'transaction ids per heartbeat',
+        reach => ['<=', 0],
+        values => [$ids / $beats],
+        note => plain($ids) . " ids $of"
+    );
 }
 
 # What each call costs at each size; later sizes build on earlier ones.
@@ -133,9 +221,16 @@ sub growth ($run, $sessions) {
     $run->{progress}->("costs with $text sessions");
     my $seconds = $run->{quick} ? 1 : 2;
     my $define = ["sessions=$sessions"];
-    $server->pgbench('big', $server->script('presence', $one_parameter . "SELECT update_user_heartbeat(:n, :n);\n"), clients => 8, seconds => $seconds, define => $define);
-    my $batches = $server->probe('big', 'batches', 8, $run->{quick} ? 0.3 : 1, 1000, $sessions, 'binary', 'update_user_heartbeats');
-    # Sizes are minutes apart: the CPU that a call takes compares, its time does not.
+    $server->pgbench(
+        'big', $server->script('presence', $one_parameter . "SELECT update_user_heartbeat(:n, :n);\n"),
+        clients => 8,
+        seconds => $seconds,
+        define => $define
+    );
+    my $batches = $server->probe('big', 'batches', 8, $run->{quick} ? 0.3 : 1,
+        1000, $sessions, 'binary', 'update_user_heartbeats');
+
+# Sizes are minutes apart: the CPU that a call takes compares, its time does not.
     my $cpu = $server->{cpu};
     $report->point(growth => 'heartbeat', $sessions, $cpu);
     $report->point(growth => 'heartbeat in a batch', $sessions, 1e6 / $batches);
@@ -144,9 +239,13 @@ sub growth ($run, $sessions) {
         'presence_count()' => ['SELECT presence_count()', transactions => 500],
         'cleanup, nobody stale' => ['SELECT cleanup_stale_presence()', transactions => $sessions >= 1e6 ? 2 : 5],
         'get_active_users()' => ['SELECT * FROM get_active_users()', transactions => $sessions >= 1e6 ? 2 : 5],
-        'count(*) of the view' => ['SELECT count(*) AS total_online FROM presence WHERE online = true', transactions => $sessions >= 1e6 ? 1 : 3],
+        'count(*) of the view' => [
+            'SELECT count(*) AS total_online FROM presence WHERE online = true',
+            transactions => $sessions >= 1e6 ? 1 : 3
+        ],
         'presence_health' => ['SELECT * FROM presence_health', transactions => $sessions >= 1e6 ? 1 : 3],
     );
+
     for my $name (sort keys %calls) {
         my ($sql, %with) = @{ $calls{$name} };
         my $ms = $server->milliseconds('big', 'growth', $sql, %with, define => $define);
@@ -169,19 +268,41 @@ sub growth_report ($run) {
     my %limit = ('heartbeat' => 2, 'is_user_online()' => 2, 'presence_count()' => 2);
     for my $name ('heartbeat', 'is_user_online()', 'presence_count()') {
         my $cost = $run->{cost}{$name};
-        $report->row("growth_$name" =~ s/\W+/_/gr, "$name: CPU of the server with " . plain($high) . ' against ' . plain($low), values => [$cost->{$high} / $cost->{$low}], unit => 'times',
-            reach => ['<=', $limit{$name}], note => join ', ', map { plain($_) . ': ' . plain($cost->{$_}) . ' us' } @sizes);
+        $report->row(
+            "growth_$name" =~ s/\W+/_/gr, "$name: CPU of the server with " . plain($high) . ' against ' . plain($low),
+            values => [$cost->{$high} / $cost->{$low}],
+            unit => 'times',
+            reach => ['<=', $limit{$name}],
+            note => join ', ',
+            map { plain($_) . ': ' . plain($cost->{$_}) . ' us' } @sizes
+        );
     }
     my $batch = $run->{cost}{'heartbeat in a batch'};
-    $report->row(growth_batch => 'heartbeat in a batch with ' . plain($high) . ' against ' . plain($low), values => [$batch->{$high} / $batch->{$low}], unit => 'times',
-        note => join ', ', map { plain($_) . ': ' . plain($batch->{$_}) . ' us' } @sizes);
+    $report->row(
+        growth_batch => 'heartbeat in a batch with ' . plain($high) . ' against ' . plain($low),
+        values => [$batch->{$high} / $batch->{$low}],
+        unit => 'times',
+        note => join ', ',
+        map { plain($_) . ': ' . plain($batch->{$_}) . ' us' } @sizes
+    );
     for my $name ('cleanup, nobody stale', 'get_active_users()', 'count(*) of the view', 'presence_health') {
         my $cost = $run->{cost}{$name};
-        $report->row("growth_$name" =~ s/\W+/_/gr, "$name with " . plain($high) . ' online', values => [$cost->{$high} / 1000], unit => 'ms',
-            note => join ', ', map { plain($_) . ': ' . plain($cost->{$_} / 1000) . ' ms' } @sizes);
+        $report->row(
+            "growth_$name" =~ s/\W+/_/gr, "$name with " . plain($high) . ' online',
+            values => [$cost->{$high} / 1000],
+            unit => 'ms',
+            note => join ', ',
+            map { plain($_) . ': ' . plain($cost->{$_} / 1000) . ' ms' } @sizes
+        );
     }
-    $report->row(memory => 'shared memory per cached session', reach => ['<=', 160], values => [$run->{memory}{$high}], unit => 'bytes',
-        note => join ', ', map { plain($_) . ': ' . plain($run->{memory}{$_}) } @sizes);
+    $report->row(
+        memory => 'shared memory per cached session',
+        reach => ['<=', 160],
+        values => [$run->{memory}{$high}],
+        unit => 'bytes',
+        note => join ', ',
+        map { plain($_) . ': ' . plain($run->{memory}{$_}) } @sizes
+    );
 }
 
 1;
