@@ -3,15 +3,15 @@
 
 MODULE_big = presence
 EXTENSION = presence
-DATA = $(wildcard presence--*.sql)
+DATA = $(wildcard sql/presence--*.sql)
 
 core_objects = $(patsubst %.cpp,%.o,$(wildcard src/core/*.cpp))
 server_objects = $(patsubst %.cpp,%.o,$(wildcard src/server/*.cpp))
 OBJS = $(core_objects) $(server_objects)
 
-REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 # The same whatever the server's locale is.
-REGRESS_OPTS = --encoding=UTF8 --no-locale
+REGRESS_OPTS = --inputdir=test --encoding=UTF8 --no-locale
 
 PG_CONFIG ?= pg_config
 PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)

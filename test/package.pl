@@ -63,7 +63,7 @@ for my $phase (sort keys %{ $meta->{prereqs} }) {
 my ($default) = slurp('presence.control') =~ /^default_version\s*=\s*'([^']+)'/m;
 is($meta->{version}, $default, 'META.json and presence.control agree on the version');
 is($meta->{provides}{presence}{version}, $default, 'so does provides');
-is($meta->{provides}{presence}{file}, "presence--$default.sql", 'and the file is that of the version');
+is($meta->{provides}{presence}{file}, "sql/presence--$default.sql", 'and the file is that of the version');
 like(slurp('CHANGELOG.md'), qr/^## (?:Unreleased|\Q$default\E)\b/m, 'the changelog has a section for it');
 
 # ----------------------------------------------------------------------------------------------------- what is installed
@@ -73,7 +73,7 @@ my $extensions = $root . ask("$pg_config --sharedir") . '/extension';
 my $library = $root . ask("$pg_config --pkglibdir") . '/presence.so';
 is_deeply(
     [sort map {s{.*/}{}r} glob "$extensions/*"],
-    [sort('presence.control', glob 'presence--*.sql')],
+    [sort('presence.control', map {s{.*/}{}r} glob 'sql/presence--*.sql')],
     'make install brings the control file and every script, upgrades included'
 );
 ok(-f $library, 'and the library');
@@ -82,7 +82,7 @@ ok(-x $root . ask("$pg_config --bindir") . '/presence_tail', 'and presence_tail'
 # ----------------------------------------------------------------------------------------------------- symbols
 # What every script ever released names, the module's own entry points, and the mains of background workers.
 my %wanted = (Pg_magic_func => 1, _PG_init => 1);
-for my $script (glob 'presence--*.sql') {
+for my $script (glob 'sql/presence--*.sql') {
     my $sql = slurp($script);
     while ($sql =~
         /CREATE (?:OR REPLACE )?FUNCTION \@extschema\@\.(\w+)\s*\([^;]*?AS 'MODULE_PATHNAME'(?:, '(\w+)')? LANGUAGE C/gs

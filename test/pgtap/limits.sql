@@ -1,4 +1,4 @@
--- Arguments at and beyond their limits. The messages are in sql/errors.sql; here is what they must be whatever the input.
+-- Arguments at and beyond their limits. The messages are in test/sql/errors.sql; here is what they must be whatever the input.
 \ir helpers.psql
 SELECT plan(27);
 
