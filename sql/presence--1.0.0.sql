@@ -8,12 +8,19 @@ CREATE TYPE @extschema@.presence_id;
 
 CREATE FUNCTION @extschema@.presence_id_in(cstring) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id_in(cstring) IS 'Text input of presence_id; refuses empty ids (22023), control characters (22023) and ids over 255 bytes (22001).';
+
 CREATE FUNCTION @extschema@.presence_id_out(@extschema@.presence_id) RETURNS cstring
     AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id_out(@extschema@.presence_id) IS 'Text output of presence_id.';
+
 CREATE FUNCTION @extschema@.presence_id_recv(internal) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id_recv(internal) IS 'Binary input of presence_id, with the checks of the text input.';
+
 CREATE FUNCTION @extschema@.presence_id_send(@extschema@.presence_id) RETURNS bytea
     AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id_send(@extschema@.presence_id) IS 'Binary output of presence_id.';
 
 CREATE TYPE @extschema@.presence_id (
     INPUT = @extschema@.presence_id_in,
@@ -22,21 +29,35 @@ CREATE TYPE @extschema@.presence_id (
     SEND = @extschema@.presence_id_send,
     LIKE = pg_catalog.text
 );
+COMMENT ON TYPE @extschema@.presence_id IS 'Id of a user or session: text of 1 to 255 bytes without control characters; integers, uuid and text types become one by themselves.';
 
 CREATE FUNCTION @extschema@.presence_id(text) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_text' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(text) IS 'Makes an id of a text, with the checks of presence_id_in.';
+
 CREATE FUNCTION @extschema@.presence_id(character) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_bpchar' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(character) IS 'Makes an id of a char(n), without its padding.';
+
 CREATE FUNCTION @extschema@.presence_id(name) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_name' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(name) IS 'Makes an id of a name.';
+
 CREATE FUNCTION @extschema@.presence_id(uuid) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_uuid' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(uuid) IS 'Makes an id of a uuid, in its usual text form.';
+
 CREATE FUNCTION @extschema@.presence_id(smallint) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_int2' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(smallint) IS 'Makes an id of an integer, in decimal.';
+
 CREATE FUNCTION @extschema@.presence_id(integer) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_int4' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(integer) IS 'Makes an id of an integer, in decimal.';
+
 CREATE FUNCTION @extschema@.presence_id(bigint) RETURNS @extschema@.presence_id
     AS 'MODULE_PATHNAME', 'presence_id_from_int8' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_id(bigint) IS 'Makes an id of an integer, in decimal.';
 
 CREATE CAST (text AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(text) AS IMPLICIT;
 CREATE CAST (varchar AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(text) AS IMPLICIT;
@@ -61,8 +82,16 @@ CREATE TABLE @extschema@.presence_user (
     online_since timestamptz,
     offline_at   timestamptz
 ) WITH (fillfactor = 80);
+COMMENT ON TABLE @extschema@.presence_user IS 'One row per user; its row lock orders everything that changes the user''s presence.';
+COMMENT ON COLUMN @extschema@.presence_user.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_user.online IS 'Online as recorded.';
+COMMENT ON COLUMN @extschema@.presence_user.sessions IS 'Number of sessions recorded as online.';
+COMMENT ON COLUMN @extschema@.presence_user.status IS 'Most present status of the user''s sessions; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user.online_since IS 'When the user last came online.';
+COMMENT ON COLUMN @extschema@.presence_user.offline_at IS 'When the user last went offline.';
 
 CREATE SEQUENCE @extschema@.presence_session_id_seq AS bigint;
+COMMENT ON SEQUENCE @extschema@.presence_session_id_seq IS 'Numbers presence_session.id.';
 
 -- heartbeat_at is in no index, and pages keep room, so that a heartbeat's row version stays on its page (HOT).
 CREATE TABLE @extschema@.presence_session (
@@ -88,6 +117,22 @@ CREATE INDEX presence_session_online_id ON @extschema@.presence_session (id) WHE
 CREATE INDEX presence_session_online_user ON @extschema@.presence_session (user_id) WHERE online;
 CREATE INDEX presence_session_leaving ON @extschema@.presence_session (leave_until) WHERE leave_until IS NOT NULL;
 CREATE INDEX presence_session_ended ON @extschema@.presence_session (ended_at) WHERE NOT online;
+COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still retained: what is recorded at transitions; later heartbeats may be in shared memory.';
+COMMENT ON COLUMN @extschema@.presence_session.id IS 'Number of the row, for lists of sessions to end.';
+COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
+COMMENT ON COLUMN @extschema@.presence_session.online IS 'Counts for its user: not ended, or ended within presence.leave_grace.';
+COMMENT ON COLUMN @extschema@.presence_session.status IS 'active, busy, idle or away.';
+COMMENT ON COLUMN @extschema@.presence_session.online_since IS 'When the user came online, repeated here so that lists read one table.';
+COMMENT ON COLUMN @extschema@.presence_session.joined_at IS 'When the session began.';
+COMMENT ON COLUMN @extschema@.presence_session.heartbeat_at IS 'Last recorded heartbeat.';
+COMMENT ON COLUMN @extschema@.presence_session.heartbeat_interval IS 'How often the client promised to beat; NULL: not said.';
+COMMENT ON COLUMN @extschema@.presence_session.ended_at IS 'When the session ended; NULL while it lasts.';
+COMMENT ON COLUMN @extschema@.presence_session.end_reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the user counts as online although this last session has ended.';
+COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, at most 1 kB.';
+COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
+COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
 
 CREATE TABLE @extschema@.presence_events (
     seq        bigint,
@@ -101,15 +146,37 @@ CREATE TABLE @extschema@.presence_events (
 );
 CREATE UNIQUE INDEX presence_events_seq ON @extschema@.presence_events (seq);
 CREATE INDEX presence_events_at ON @extschema@.presence_events (at);
+COMMENT ON TABLE @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
+COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
+COMMENT ON COLUMN @extschema@.presence_events.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end or update.';
+COMMENT ON COLUMN @extschema@.presence_events.user_id IS 'Whose presence changed.';
+COMMENT ON COLUMN @extschema@.presence_events.session_id IS 'The session by which it changed; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
+COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them.';
 
 -- Events wait here, visible in presence_events with seq NULL, until they are numbered in the order of id.
 CREATE SEQUENCE @extschema@.presence_event_queue_id_seq AS bigint;
+COMMENT ON SEQUENCE @extschema@.presence_event_queue_id_seq IS 'Numbers presence_event_queue.id.';
+
 CREATE TABLE @extschema@.presence_event_queue (
     id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_queue_id_seq'::pg_catalog.regclass) PRIMARY KEY,
     channel text
 ) INHERITS (@extschema@.presence_events)
   WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 ALTER SEQUENCE @extschema@.presence_event_queue_id_seq OWNED BY @extschema@.presence_event_queue.id;
+COMMENT ON TABLE @extschema@.presence_event_queue IS 'Events that are committed but not yet numbered.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.seq IS 'Always NULL here.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.event IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.user_id IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.session_id IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_events.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'Where whoever numbers it is to send it; NULL: nowhere, or the transaction that wrote it has sent it itself.';
 
 -- At most one row; made when the first event is numbered, so that a restored dump meets no row of its own.
 CREATE TABLE @extschema@.presence_feed (
@@ -118,19 +185,32 @@ CREATE TABLE @extschema@.presence_feed (
     dropped_seq  bigint NOT NULL,
     online_users bigint NOT NULL
 ) WITH (fillfactor = 10);
+COMMENT ON TABLE @extschema@.presence_feed IS 'Where the feed ends and begins; its row lock orders those who number events.';
+COMMENT ON COLUMN @extschema@.presence_feed.singleton IS 'True: there is one row.';
+COMMENT ON COLUMN @extschema@.presence_feed.last_seq IS 'Highest number given.';
+COMMENT ON COLUMN @extschema@.presence_feed.dropped_seq IS 'Highest number that retention has removed.';
+COMMENT ON COLUMN @extschema@.presence_feed.online_users IS 'Users online after event last_seq.';
 
 -- Numbered while the notification queue was too full; sent in the order of seq once it has room. Not dumped.
 CREATE TABLE @extschema@.presence_unannounced (
     seq     bigint PRIMARY KEY,
     channel text NOT NULL
 );
+COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.seq IS 'Position in the feed.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.channel IS 'Where it is to be sent.';
 
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     last_at   timestamptz NOT NULL
 ) WITH (fillfactor = 10);
+COMMENT ON TABLE @extschema@.presence_cleanup IS 'When the last cleanup ran.';
+COMMENT ON COLUMN @extschema@.presence_cleanup.singleton IS 'True: there is one row.';
+COMMENT ON COLUMN @extschema@.presence_cleanup.last_at IS 'When the last cleanup ran.';
 
 CREATE SEQUENCE @extschema@.presence_admin_log_id_seq AS bigint;
+COMMENT ON SEQUENCE @extschema@.presence_admin_log_id_seq IS 'Numbers presence_admin_log.id.';
+
 CREATE TABLE @extschema@.presence_admin_log (
     id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_admin_log_id_seq'::pg_catalog.regclass) PRIMARY KEY,
     at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -140,6 +220,12 @@ CREATE TABLE @extschema@.presence_admin_log (
 );
 ALTER SEQUENCE @extschema@.presence_admin_log_id_seq OWNED BY @extschema@.presence_admin_log.id;
 CREATE INDEX presence_admin_log_at ON @extschema@.presence_admin_log (at);
+COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, and departures on purpose.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.actor IS 'Role that called it.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and results.';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
@@ -165,48 +251,72 @@ CREATE FUNCTION @extschema@.update_user_heartbeat(
     status             text DEFAULT NULL,
     metadata           jsonb DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb) IS
+    'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
 
 CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[])
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]) IS
+    'Heartbeats of many sessions in one call, arrays of one length; how many of them are online now.';
 
 CREATE FUNCTION @extschema@.mark_user_offline(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id) IS
+    'Ends a session on purpose, or with NULL all sessions of the user. True where the user went offline by this call.';
 
 CREATE FUNCTION @extschema@.handle_user_disconnect(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id) IS
+    'What a closing page calls: ends the session with reason disconnect, drops its typing state, grants presence.leave_grace. True where the user went offline by this call.';
 
 CREATE FUNCTION @extschema@.cleanup_stale_presence()
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.cleanup_stale_presence() IS
+    'Ends every session that was silent for longer than its timeout; how many users went offline. Skips locked rows, never waits.';
 
 CREATE FUNCTION @extschema@.scheduled_presence_cleanup()
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.scheduled_presence_cleanup() IS
+    'What the schedule runs: cleanup, retention of events, log and ended sessions, and a row in presence_admin_log; how many users went offline.';
 
 CREATE FUNCTION @extschema@.presence_schedule_cleanup(schedule text DEFAULT '* * * * *')
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.presence_schedule_cleanup(text) IS
+    'Creates or replaces this database''s pg_cron job that runs scheduled_presence_cleanup(), every minute by default; the job''s id.';
 
 CREATE FUNCTION @extschema@.presence_unschedule_cleanup()
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.presence_unschedule_cleanup() IS 'Removes this database''s pg_cron job; whether there was one.';
 
 CREATE FUNCTION @extschema@.get_active_users()
 RETURNS TABLE (user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+COMMENT ON FUNCTION @extschema@.get_active_users() IS
+    'One row per online user, newest online_since first; ends the stale sessions that it meets, unless the transaction is read-only.';
 
 CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
 RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 100;
+COMMENT ON FUNCTION @extschema@.get_presence(@extschema@.presence_id[]) IS 'One row per distinct id asked for; unknown ids are offline with NULLs.';
 
 CREATE FUNCTION @extschema@.is_user_online(user_id @extschema@.presence_id)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.is_user_online(@extschema@.presence_id) IS 'Whether the user has a session that is neither ended nor stale.';
 
 CREATE FUNCTION @extschema@.presence_count()
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
 
 CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000)
 RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
+COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
+    'The change feed after a position, in order. Error 22023 where retention has dropped that position: start again from presence_snapshot().';
 
 CREATE FUNCTION @extschema@.presence_snapshot()
 RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
+    'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What the views need to know of shared memory. PUBLIC may execute these because a view runs its functions as the
@@ -215,32 +325,56 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
 
 CREATE FUNCTION @extschema@.presence_effective_heartbeat(user_id text, session_id text, heartbeat_at timestamptz)
 RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz) IS
+    'The later of a session''s recorded and its cached heartbeat. For the views; needs SELECT on one of them.';
 
 CREATE FUNCTION @extschema@.presence_is_live(user_id text, session_id text, heartbeat_at timestamptz,
                                              heartbeat_interval interval, leave_until timestamptz)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz) IS
+    'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
 
 CREATE FUNCTION @extschema@.presence_server_state(
     OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
     OUT notify_queue_full boolean)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_server_state() IS
+    'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
 
 CREATE FUNCTION @extschema@.presence_totals(OUT online_users bigint, OUT stale_users bigint, OUT sessions bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION @extschema@.presence_totals() IS
+    'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health; needs SELECT on one of the views.';
 
 CREATE TYPE @extschema@.presence_user_summary AS (
     online boolean, status text, sessions integer, online_since timestamptz, last_seen timestamptz, heartbeat_at timestamptz, session_id text
 );
+COMMENT ON TYPE @extschema@.presence_user_summary IS 'What the sessions of a user add up to.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.online IS 'Has a session that is neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.status IS 'Most present status of the live sessions; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.sessions IS 'Number of live sessions.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.online_since IS 'When the user came online; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
+
 CREATE FUNCTION @extschema@.presence_summary_add(internal, user_id text, session_id text, id bigint, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
                                                  ended_at timestamptz, leave_until timestamptz)
 RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_summary_add(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+    'Adds a session to presence_summary.';
+
 CREATE FUNCTION @extschema@.presence_summary_tell(internal)
 RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_summary_tell(internal) IS 'Result of presence_summary.';
+
 CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) (
     SFUNC = @extschema@.presence_summary_add, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_tell, PARALLEL = SAFE
 );
+COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+    'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence; needs SELECT on one of the views.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Notifications
@@ -258,6 +392,8 @@ AS $$
     FROM (SELECT json_build_object('seq', seq, 'at', at, 'event', event, 'user_id', user_id, 'session_id', session_id,
                                    'reason', reason, 'sessions', sessions, 'details', details)::text AS whole) AS built
 $$;
+COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb) IS
+    'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Views
@@ -280,6 +416,19 @@ SELECT s.user_id::pg_catalog.text AS user_id,
        s.heartbeat_interval,
        s.metadata
 FROM @extschema@.presence_session AS s;
+COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
+COMMENT ON COLUMN @extschema@.presence_sessions.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_sessions.session_id IS 'Id of the session; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_sessions.online IS 'Neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence_sessions.status IS 'active, busy, idle or away; the last one where the session has ended.';
+COMMENT ON COLUMN @extschema@.presence_sessions.joined_at IS 'When it began.';
+COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_at IS 'Last heartbeat, cached ones included.';
+COMMENT ON COLUMN @extschema@.presence_sessions.ended_at IS 'When it ended; NULL while it lasts.';
+COMMENT ON COLUMN @extschema@.presence_sessions.end_reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_sessions.user_agent IS 'Client software.';
+COMMENT ON COLUMN @extschema@.presence_sessions.ip_address IS 'Client address.';
+COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_interval IS 'How often the client promised to beat.';
+COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the application wants others to see.';
 
 -- The join only fetches the details of the session that beat last; where they are not asked for, it is not done.
 CREATE VIEW @extschema@.presence AS
@@ -300,6 +449,18 @@ FROM (SELECT s.user_id,
       FROM @extschema@.presence_session AS s
       GROUP BY s.user_id) AS u
 LEFT JOIN @extschema@.presence_session AS latest ON latest.user_id = u.user_id AND latest.session_id = (u.summary).session_id;
+COMMENT ON VIEW @extschema@.presence IS 'One row per user still retained.';
+COMMENT ON COLUMN @extschema@.presence.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence.online IS 'Has a session that is neither ended nor stale.';
+COMMENT ON COLUMN @extschema@.presence.status IS 'Most present status of the live sessions: active, busy, idle, away; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence.sessions IS 'Number of live sessions.';
+COMMENT ON COLUMN @extschema@.presence.online_since IS 'When the user came online; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence.heartbeat_at IS 'Last heartbeat of any live session, cached ones included.';
+COMMENT ON COLUMN @extschema@.presence.session_id IS 'The session that beat last; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence.user_agent IS 'Its client software.';
+COMMENT ON COLUMN @extschema@.presence.ip_address IS 'Its client address.';
+COMMENT ON COLUMN @extschema@.presence.metadata IS 'Its metadata.';
 
 CREATE VIEW @extschema@.presence_health AS
 WITH server AS MATERIALIZED (
@@ -357,6 +518,20 @@ SELECT facts.total_users,
                'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END
        ], NULL) AS problem
 FROM server, live, waiting, cleanup, facts;
+COMMENT ON VIEW @extschema@.presence_health IS 'One row for the DBA: numbers, and in problem what is wrong and what to do.';
+COMMENT ON COLUMN @extschema@.presence_health.total_users IS 'Users still retained, online or not.';
+COMMENT ON COLUMN @extschema@.presence_health.online_users IS 'Users online.';
+COMMENT ON COLUMN @extschema@.presence_health.stale_users IS 'Users whose last session is stale but not yet ended.';
+COMMENT ON COLUMN @extschema@.presence_health.sessions IS 'Live sessions.';
+COMMENT ON COLUMN @extschema@.presence_health.cached_sessions IS 'Sessions in the shared-memory cache; 0 without it.';
+COMMENT ON COLUMN @extschema@.presence_health.cache_hits IS 'Heartbeats since server start that touched no table.';
+COMMENT ON COLUMN @extschema@.presence_health.cache_misses IS 'Heartbeats since server start that took the table path.';
+COMMENT ON COLUMN @extschema@.presence_health.worker_pid IS 'Process of this database''s worker; NULL where there is none.';
+COMMENT ON COLUMN @extschema@.presence_health.last_cleanup_at IS 'When cleanup last ran by a call or by schedule.';
+COMMENT ON COLUMN @extschema@.presence_health.unpublished_events IS 'Events that are not numbered yet.';
+COMMENT ON COLUMN @extschema@.presence_health.oldest_unpublished IS 'When the oldest of them happened.';
+COMMENT ON COLUMN @extschema@.presence_health.table_bytes IS 'Disk space of tables and indexes.';
+COMMENT ON COLUMN @extschema@.presence_health.problem IS 'What is wrong and what to do, a sentence each; empty when all is well.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Rights: what changes or reveals presence is closed until it is granted.
@@ -379,172 +554,3 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_snapshot(),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb)
 FROM PUBLIC;
-
--- ---------------------------------------------------------------------------------------------------------------------
--- What each thing is, for \d+ and \df+
--- ---------------------------------------------------------------------------------------------------------------------
-
-COMMENT ON TYPE @extschema@.presence_id IS 'Id of a user or session: text of 1 to 255 bytes without control characters; integers, uuid and text types become one by themselves.';
-COMMENT ON FUNCTION @extschema@.presence_id_in(cstring) IS 'Text input of presence_id; refuses empty ids (22023), control characters (22023) and ids over 255 bytes (22001).';
-COMMENT ON FUNCTION @extschema@.presence_id_out(@extschema@.presence_id) IS 'Text output of presence_id.';
-COMMENT ON FUNCTION @extschema@.presence_id_recv(internal) IS 'Binary input of presence_id, with the checks of the text input.';
-COMMENT ON FUNCTION @extschema@.presence_id_send(@extschema@.presence_id) IS 'Binary output of presence_id.';
-COMMENT ON FUNCTION @extschema@.presence_id(text) IS 'Makes an id of a text, with the checks of presence_id_in.';
-COMMENT ON FUNCTION @extschema@.presence_id(character) IS 'Makes an id of a char(n), without its padding.';
-COMMENT ON FUNCTION @extschema@.presence_id(name) IS 'Makes an id of a name.';
-COMMENT ON FUNCTION @extschema@.presence_id(uuid) IS 'Makes an id of a uuid, in its usual text form.';
-COMMENT ON FUNCTION @extschema@.presence_id(smallint) IS 'Makes an id of an integer, in decimal.';
-COMMENT ON FUNCTION @extschema@.presence_id(integer) IS 'Makes an id of an integer, in decimal.';
-COMMENT ON FUNCTION @extschema@.presence_id(bigint) IS 'Makes an id of an integer, in decimal.';
-
-COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb) IS
-    'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
-COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]) IS
-    'Heartbeats of many sessions in one call, arrays of one length; how many of them are online now.';
-COMMENT ON FUNCTION @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id) IS
-    'Ends a session on purpose, or with NULL all sessions of the user. True where the user went offline by this call.';
-COMMENT ON FUNCTION @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id) IS
-    'What a closing page calls: ends the session with reason disconnect, drops its typing state, grants presence.leave_grace. True where the user went offline by this call.';
-COMMENT ON FUNCTION @extschema@.cleanup_stale_presence() IS
-    'Ends every session that was silent for longer than its timeout; how many users went offline. Skips locked rows, never waits.';
-COMMENT ON FUNCTION @extschema@.scheduled_presence_cleanup() IS
-    'What the schedule runs: cleanup, retention of events, log and ended sessions, and a row in presence_admin_log; how many users went offline.';
-COMMENT ON FUNCTION @extschema@.presence_schedule_cleanup(text) IS
-    'Creates or replaces this database''s pg_cron job that runs scheduled_presence_cleanup(), every minute by default; the job''s id.';
-COMMENT ON FUNCTION @extschema@.presence_unschedule_cleanup() IS 'Removes this database''s pg_cron job; whether there was one.';
-COMMENT ON FUNCTION @extschema@.get_active_users() IS
-    'One row per online user, newest online_since first; ends the stale sessions that it meets, unless the transaction is read-only.';
-COMMENT ON FUNCTION @extschema@.is_user_online(@extschema@.presence_id) IS 'Whether the user has a session that is neither ended nor stale.';
-COMMENT ON FUNCTION @extschema@.get_presence(@extschema@.presence_id[]) IS 'One row per distinct id asked for; unknown ids are offline with NULLs.';
-COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
-COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
-    'The change feed after a position, in order. Error 22023 where retention has dropped that position: start again from presence_snapshot().';
-COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
-    'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
-COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz) IS
-    'The later of a session''s recorded and its cached heartbeat. For the views; needs SELECT on one of them.';
-COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz) IS
-    'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
-COMMENT ON FUNCTION @extschema@.presence_server_state() IS
-    'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
-COMMENT ON FUNCTION @extschema@.presence_totals() IS
-    'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health; needs SELECT on one of the views.';
-COMMENT ON TYPE @extschema@.presence_user_summary IS 'What the sessions of a user add up to.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.online IS 'Has a session that is neither ended nor stale.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.status IS 'Most present status of the live sessions; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.sessions IS 'Number of live sessions.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.online_since IS 'When the user came online; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
-COMMENT ON FUNCTION @extschema@.presence_summary_add(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
-    'Adds a session to presence_summary.';
-COMMENT ON FUNCTION @extschema@.presence_summary_tell(internal) IS 'Result of presence_summary.';
-COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
-    'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence; needs SELECT on one of the views.';
-COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb) IS
-    'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
-
-COMMENT ON TABLE @extschema@.presence_user IS 'One row per user; its row lock orders everything that changes the user''s presence.';
-COMMENT ON COLUMN @extschema@.presence_user.user_id IS 'Id of the user.';
-COMMENT ON COLUMN @extschema@.presence_user.online IS 'Online as recorded.';
-COMMENT ON COLUMN @extschema@.presence_user.sessions IS 'Number of sessions recorded as online.';
-COMMENT ON COLUMN @extschema@.presence_user.status IS 'Most present status of the user''s sessions; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence_user.online_since IS 'When the user last came online.';
-COMMENT ON COLUMN @extschema@.presence_user.offline_at IS 'When the user last went offline.';
-COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still retained: what is recorded at transitions; later heartbeats may be in shared memory.';
-COMMENT ON COLUMN @extschema@.presence_session.id IS 'Number of the row, for lists of sessions to end.';
-COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
-COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
-COMMENT ON COLUMN @extschema@.presence_session.online IS 'Counts for its user: not ended, or ended within presence.leave_grace.';
-COMMENT ON COLUMN @extschema@.presence_session.status IS 'active, busy, idle or away.';
-COMMENT ON COLUMN @extschema@.presence_session.online_since IS 'When the user came online, repeated here so that lists read one table.';
-COMMENT ON COLUMN @extschema@.presence_session.joined_at IS 'When the session began.';
-COMMENT ON COLUMN @extschema@.presence_session.heartbeat_at IS 'Last recorded heartbeat.';
-COMMENT ON COLUMN @extschema@.presence_session.heartbeat_interval IS 'How often the client promised to beat; NULL: not said.';
-COMMENT ON COLUMN @extschema@.presence_session.ended_at IS 'When the session ended; NULL while it lasts.';
-COMMENT ON COLUMN @extschema@.presence_session.end_reason IS 'leave, disconnect, timeout or admin.';
-COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the user counts as online although this last session has ended.';
-COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, at most 1 kB.';
-COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
-COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
-COMMENT ON TABLE @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
-COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
-COMMENT ON COLUMN @extschema@.presence_events.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end or update.';
-COMMENT ON COLUMN @extschema@.presence_events.user_id IS 'Whose presence changed.';
-COMMENT ON COLUMN @extschema@.presence_events.session_id IS 'The session by which it changed; NULL for the unnamed one.';
-COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
-COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
-COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them.';
-COMMENT ON TABLE @extschema@.presence_event_queue IS 'Events that are committed but not yet numbered.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.seq IS 'Always NULL here.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.event IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.user_id IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.session_id IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'Where whoever numbers it is to send it; NULL: nowhere, or the transaction that wrote it has sent it itself.';
-COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
-COMMENT ON COLUMN @extschema@.presence_unannounced.seq IS 'Position in the feed.';
-COMMENT ON COLUMN @extschema@.presence_unannounced.channel IS 'Where it is to be sent.';
-COMMENT ON TABLE @extschema@.presence_feed IS 'Where the feed ends and begins; its row lock orders those who number events.';
-COMMENT ON COLUMN @extschema@.presence_feed.singleton IS 'True: there is one row.';
-COMMENT ON COLUMN @extschema@.presence_feed.last_seq IS 'Highest number given.';
-COMMENT ON COLUMN @extschema@.presence_feed.dropped_seq IS 'Highest number that retention has removed.';
-COMMENT ON COLUMN @extschema@.presence_feed.online_users IS 'Users online after event last_seq.';
-COMMENT ON TABLE @extschema@.presence_cleanup IS 'When the last cleanup ran.';
-COMMENT ON COLUMN @extschema@.presence_cleanup.singleton IS 'True: there is one row.';
-COMMENT ON COLUMN @extschema@.presence_cleanup.last_at IS 'When the last cleanup ran.';
-COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, and departures on purpose.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.actor IS 'Role that called it.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and results.';
-COMMENT ON SEQUENCE @extschema@.presence_session_id_seq IS 'Numbers presence_session.id.';
-COMMENT ON SEQUENCE @extschema@.presence_event_queue_id_seq IS 'Numbers presence_event_queue.id.';
-COMMENT ON SEQUENCE @extschema@.presence_admin_log_id_seq IS 'Numbers presence_admin_log.id.';
-
-COMMENT ON VIEW @extschema@.presence IS 'One row per user still retained.';
-COMMENT ON COLUMN @extschema@.presence.user_id IS 'Id of the user.';
-COMMENT ON COLUMN @extschema@.presence.online IS 'Has a session that is neither ended nor stale.';
-COMMENT ON COLUMN @extschema@.presence.status IS 'Most present status of the live sessions: active, busy, idle, away; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence.sessions IS 'Number of live sessions.';
-COMMENT ON COLUMN @extschema@.presence.online_since IS 'When the user came online; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
-COMMENT ON COLUMN @extschema@.presence.heartbeat_at IS 'Last heartbeat of any live session, cached ones included.';
-COMMENT ON COLUMN @extschema@.presence.session_id IS 'The session that beat last; NULL for the unnamed one.';
-COMMENT ON COLUMN @extschema@.presence.user_agent IS 'Its client software.';
-COMMENT ON COLUMN @extschema@.presence.ip_address IS 'Its client address.';
-COMMENT ON COLUMN @extschema@.presence.metadata IS 'Its metadata.';
-COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
-COMMENT ON COLUMN @extschema@.presence_sessions.user_id IS 'Id of the user.';
-COMMENT ON COLUMN @extschema@.presence_sessions.session_id IS 'Id of the session; NULL for the unnamed one.';
-COMMENT ON COLUMN @extschema@.presence_sessions.online IS 'Neither ended nor stale.';
-COMMENT ON COLUMN @extschema@.presence_sessions.status IS 'active, busy, idle or away; the last one where the session has ended.';
-COMMENT ON COLUMN @extschema@.presence_sessions.joined_at IS 'When it began.';
-COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_at IS 'Last heartbeat, cached ones included.';
-COMMENT ON COLUMN @extschema@.presence_sessions.ended_at IS 'When it ended; NULL while it lasts.';
-COMMENT ON COLUMN @extschema@.presence_sessions.end_reason IS 'leave, disconnect, timeout or admin.';
-COMMENT ON COLUMN @extschema@.presence_sessions.user_agent IS 'Client software.';
-COMMENT ON COLUMN @extschema@.presence_sessions.ip_address IS 'Client address.';
-COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_interval IS 'How often the client promised to beat.';
-COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the application wants others to see.';
-COMMENT ON VIEW @extschema@.presence_health IS 'One row for the DBA: numbers, and in problem what is wrong and what to do.';
-COMMENT ON COLUMN @extschema@.presence_health.total_users IS 'Users still retained, online or not.';
-COMMENT ON COLUMN @extschema@.presence_health.online_users IS 'Users online.';
-COMMENT ON COLUMN @extschema@.presence_health.stale_users IS 'Users whose last session is stale but not yet ended.';
-COMMENT ON COLUMN @extschema@.presence_health.sessions IS 'Live sessions.';
-COMMENT ON COLUMN @extschema@.presence_health.cached_sessions IS 'Sessions in the shared-memory cache; 0 without it.';
-COMMENT ON COLUMN @extschema@.presence_health.cache_hits IS 'Heartbeats since server start that touched no table.';
-COMMENT ON COLUMN @extschema@.presence_health.cache_misses IS 'Heartbeats since server start that took the table path.';
-COMMENT ON COLUMN @extschema@.presence_health.worker_pid IS 'Process of this database''s worker; NULL where there is none.';
-COMMENT ON COLUMN @extschema@.presence_health.last_cleanup_at IS 'When cleanup last ran by a call or by schedule.';
-COMMENT ON COLUMN @extschema@.presence_health.unpublished_events IS 'Events that are not numbered yet.';
-COMMENT ON COLUMN @extschema@.presence_health.oldest_unpublished IS 'When the oldest of them happened.';
-COMMENT ON COLUMN @extschema@.presence_health.table_bytes IS 'Disk space of tables and indexes.';
-COMMENT ON COLUMN @extschema@.presence_health.problem IS 'What is wrong and what to do, a sentence each; empty when all is well.';
