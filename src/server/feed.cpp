@@ -5,6 +5,7 @@
 #include "extension.h"
 #include "settings.h"
 #include "shared.h"
+#include "storage.h"
 
 extern "C" {
 #include "access/transam.h"
@@ -48,6 +49,21 @@ Statement number_events = {
     " FROM numbered WHERE channel IS NOT NULL ORDER BY n",
     1,
     {INT8ARRAYOID}};
+#define EVENT_DETAILS "CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END"
+#define EVENT_ARGUMENTS                                                                                                \
+    {                                                                                                                  \
+        TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID                        \
+    }
+Statement insert_event = {
+    "INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, channel)"
+    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)",
+    9, EVENT_ARGUMENTS};
+// A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
+Statement send_event = {
+    "SELECT pg_notify($9, @.presence_event_payload(NULL, $1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS "))"
+    " WHERE pg_notification_queue_usage() < 0.9",
+    9, EVENT_ARGUMENTS};
+
 Statement put_off = {"INSERT INTO @.presence_unannounced (seq, channel) VALUES ($1, $2)", 2, {INT8OID, TEXTOID}};
 Statement any_put_off = {"SELECT FROM @.presence_unannounced LIMIT 1", 0, {}};
 Statement take_put_off = {
@@ -85,6 +101,16 @@ void at_transaction_end(XactEvent event, void *)
     wrote_events = false;
     wrote_leave = 0;
 }
+
+void note_written(Time leave_until)
+{
+    (void)my_database();  // made now, because nothing may fail later
+    wrote_events = true;
+    if (leave_until != 0 && (wrote_leave == 0 || leave_until < wrote_leave))
+        wrote_leave = leave_until;
+}
+
+char null_if(bool is_null) { return is_null ? 'n' : ' '; }
 
 bool queue_has_room() { return DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) < fullest_queue; }
 
@@ -185,12 +211,34 @@ bool worker_is_expected()
 
 void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
 
-void events_written(Time leave_until)
+void write_events(const StoredUser &user, const EventList &events, Time now, Time leave_until)
 {
-    (void)my_database();  // made now, because nothing may fail later
-    wrote_events = true;
-    if (leave_until != 0 && (wrote_leave == 0 || leave_until < wrote_leave))
-        wrote_leave = leave_until;
+    if (events.items().empty())
+        return;
+    const bool by_worker = worker_is_expected();
+    for (const Event &e : events.items()) {
+        const auto &s = *static_cast<const StoredSession *>(e.session);
+        const auto *shown = static_cast<const StoredSession *>(e.shown);
+        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online ||
+                               e.type == EventType::user_offline || e.type == EventType::update;
+        bool to_send = notifications_wanted() && tells_all;
+        const bool no_metadata = shown == nullptr || shown->no_metadata;
+        Datum values[] = {TimestampTzGetDatum(now),
+                          PointerGetDatum(make_text(to_text(e.type))),
+                          PointerGetDatum(user.name),
+                          PointerGetDatum(s.name),
+                          PointerGetDatum(make_text(to_text(e.reason))),
+                          Int32GetDatum(e.sessions),
+                          PointerGetDatum(make_text(to_text(e.status))),
+                          no_metadata ? 0 : shown->metadata,
+                          PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
+        char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
+        if (to_send && !by_worker)
+            to_send = run(send_event, values, nulls) == 0;
+        nulls[8] = null_if(!to_send);
+        run(insert_event, values, nulls);
+    }
+    note_written(leave_until);
 }
 
 void events_may_be_written() { tell_worker(shared_database(MyDatabaseId, false), 1); }

@@ -9,14 +9,16 @@
 
 namespace presence {
 
+struct StoredUser;
+
 // Whether a worker numbers and sends the events of this session's transactions, now or as soon as it is back.
 bool worker_is_expected();
 
 // To be called once in each process.
 void watch_transactions();
-// This transaction has written events: to be told to the worker when it has committed. leave_until: 0, or when somebody's
-// grace ends.
-void events_written(Time leave_until);
+// Within owner work: the user's events become part of this transaction; the worker is told when it has committed.
+// leave_until: 0, or when the user's grace ends.
+void write_events(const StoredUser &user, const EventList &events, Time now, Time leave_until);
 // Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 

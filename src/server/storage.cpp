@@ -50,21 +50,6 @@ Statement update_user = {
     "UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
     6,
     {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
-#define EVENT_DETAILS "CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END"
-#define EVENT_ARGUMENTS                                                                                                \
-    {                                                                                                                  \
-        TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID                        \
-    }
-Statement insert_event = {
-    "INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, channel)"
-    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)",
-    9, EVENT_ARGUMENTS};
-// A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
-Statement send_event = {
-    "SELECT pg_notify($9, @.presence_event_payload(NULL, $1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS "))"
-    " WHERE pg_notification_queue_usage() < 0.9",
-    9, EVENT_ARGUMENTS};
-
 struct Row {
     HeapTuple tuple;
     TupleDesc shape;
@@ -280,32 +265,7 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
             ' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
         run(update_user, values, nulls);
     }
-    if (events.items().empty())
-        return;
-    const bool by_worker = worker_is_expected();
-    for (const Event &e : events.items()) {
-        const auto &s = *static_cast<const StoredSession *>(e.session);
-        const auto *shown = static_cast<const StoredSession *>(e.shown);
-        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online ||
-                               e.type == EventType::user_offline || e.type == EventType::update;
-        bool to_send = notifications_wanted() && tells_all;
-        const bool no_metadata = shown == nullptr || shown->no_metadata;
-        Datum values[] = {TimestampTzGetDatum(now),
-                          PointerGetDatum(make_text(to_text(e.type))),
-                          name,
-                          PointerGetDatum(s.name),
-                          PointerGetDatum(make_text(to_text(e.reason))),
-                          Int32GetDatum(e.sessions),
-                          PointerGetDatum(make_text(to_text(e.status))),
-                          no_metadata ? 0 : shown->metadata,
-                          PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
-        char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
-        if (to_send && !by_worker)
-            to_send = run(send_event, values, nulls) == 0;
-        nulls[8] = null_if(!to_send);
-        run(insert_event, values, nulls);
-    }
-    events_written(leave_until);
+    write_events(user, events, now, leave_until);
 }
 
 }  // namespace presence
