@@ -86,7 +86,7 @@ bool grow(SharedDatabase &database, SharedShard &shard)
         return false;
     dsa_pointer block = allocate(HeartbeatShard::bytes_for(wanted));
     if (!DsaPointerIsValid(block)) {
-        pg_atomic_write_u32(&database.cache_full, 1);
+        database.worker.set_cache_full(true);
         return false;
     }
     void *address = dsa_get_address(shared_area(), block);
@@ -103,7 +103,7 @@ bool grow(SharedDatabase &database, SharedShard &shard)
     held.unlock();
     if (DsaPointerIsValid(block))
         dsa_free(shared_area(), block);
-    pg_atomic_write_u32(&database.cache_full, 0);
+    database.worker.set_cache_full(false);
     return true;
 }
 
@@ -452,7 +452,7 @@ void cache_clear()
         held.unlock();
     }
     // Should the extension stay after all, its sessions must not be forgotten.
-    pg_atomic_write_u32(&database->watch_all, 1);
+    database->worker.request_cache_fill();
 }
 
 CacheNumbers cache_numbers()

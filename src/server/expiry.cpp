@@ -73,8 +73,7 @@ Users by_cache(std::span<const ExpiredSession> stale)
 bool cache_watches_everybody()
 {
     SharedDatabase *database = my_database();
-    return database != nullptr && pg_atomic_read_u32(&database->watch_all) == 0 &&
-           pg_atomic_read_u32(&database->cache_full) == 0;
+    return database != nullptr && database->worker.cache_is_complete();
 }
 
 namespace {

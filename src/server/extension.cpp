@@ -92,7 +92,7 @@ const Extension &extension_of(FunctionCallInfo fcinfo)
         ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                         errmsg("the tables of extension \"presence\" are missing"),
                         errhint("Create the extension again with CREATE EXTENSION presence.")));
-    ask_for_worker();
+    request_worker();
     return extension;
 }
 

@@ -10,7 +10,6 @@
 extern "C" {
 #include "access/transam.h"
 #include "commands/async.h"
-#include "storage/condition_variable.h"
 }
 
 namespace presence {
@@ -84,9 +83,8 @@ void tell_worker(SharedDatabase *database, Time leave_until)
     if (database == nullptr)
         return;
     if (leave_until != 0)
-        note_leave(*database, leave_until);
-    pg_atomic_fetch_add_u64(&database->written_batches, 1);
-    wake_worker(*database);
+        database->worker.note_departure(leave_until);
+    database->worker.note_event_commit();
 }
 
 // The transaction is visible to others by now. Nothing here may fail.
@@ -176,23 +174,6 @@ Datum *found_ids(int &count)
     return ids;
 }
 
-void wait_for_worker(SharedDatabase &database)
-{
-    const std::uint64_t wanted = pg_atomic_read_u64(&database.written_batches);
-    const std::uint64_t give_up = monotonic_ms() + patience_of_readers_ms;
-    ConditionVariablePrepareToSleep(&database.numbered);
-    while (pg_atomic_read_u64(&database.numbered_batches) < wanted &&
-           pg_atomic_read_u32(&database.worker_problem) == no_problem) {
-        const std::uint64_t now = monotonic_ms();
-        if (now >= give_up)
-            break;
-        // One that is not there yet says nothing when it stays away.
-        (void)ConditionVariableTimedSleep(&database.numbered, std::min<long>(100, static_cast<long>(give_up - now)),
-                                          PG_WAIT_EXTENSION);
-    }
-    ConditionVariableCancelSleep();
-}
-
 std::uint64_t full_id(TransactionId id, FullTransactionId next)
 {
     const std::uint64_t whole = U64FromFullTransactionId(next);
@@ -205,8 +186,7 @@ std::uint64_t full_id(TransactionId id, FullTransactionId next)
 bool worker_is_expected()
 {
     SharedDatabase *database = my_database();
-    return database != nullptr && worker_enabled && launcher_exists() &&
-           pg_atomic_read_u32(&database->worker_problem) == no_problem;
+    return database != nullptr && worker_enabled && launcher_exists() && database->worker.problem() == no_problem;
 }
 
 void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
@@ -251,7 +231,7 @@ void bring_feed_up_to_date()
     if (RecoveryInProgress() || IsolationUsesXactSnapshot())
         return;
     if (worker_is_expected()) {
-        wait_for_worker(*my_database());
+        my_database()->worker.wait_until_numbered(patience_of_readers_ms);
         return;
     }
     if (XactReadOnly || run(any_waiting) == 0 || !feed_locked(try_lock_feed, true))
@@ -284,7 +264,7 @@ bool number_committed_events(IdWindow &window)
     Datum *found = found_ids(count);
     const bool complete = count < most_in_a_pass;
     if (count > 0 || some_put_off) {
-        if (feed_locked(lock_feed, pg_atomic_read_u64(&my_database()->written_batches) > 0)) {
+        if (feed_locked(lock_feed, my_database()->worker.event_commits() > 0)) {
             number(found, count);
         } else {
             // What is there stays for a pass after the first event written here.

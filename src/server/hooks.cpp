@@ -38,7 +38,7 @@ void resume_worker()
 {
     if (paused == nullptr)
         return;
-    pg_atomic_fetch_sub_u32(&paused->pauses, 1);
+    paused->worker.resume();
     paused = nullptr;
     wake_launcher();
 }
@@ -53,10 +53,9 @@ void pause_worker(SharedDatabase *database)
         registered = true;
     }
     paused = database;
-    pg_atomic_fetch_add_u32(&database->pauses, 1);
-    wake_worker(*database);
+    database->worker.pause();
     const std::uint64_t until = monotonic_ms() + worker_leaves_ms;
-    while (pg_atomic_read_u32(&database->worker_pid) != 0 && monotonic_ms() < until) {
+    while (database->worker.pid() != 0 && monotonic_ms() < until) {
         CHECK_FOR_INTERRUPTS();
         pg_usleep(1000);
     }
@@ -211,13 +210,13 @@ void at_transaction_end(XactEvent event, void *)
 {
     if (event == XACT_EVENT_COMMIT) {
         if (any_may_have_changed)
-            look_again(InvalidOid);
+            request_worker_restart(InvalidOid);
         else if (OidIsValid(changed_database))
-            look_again(changed_database);
+            request_worker_restart(changed_database);
         if (dropped)
             paused = nullptr;  // the launcher forgets it
         if (databases_changed)
-            mark_databases_changed();
+            request_database_review();
     } else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) {
         return;
     } else if (dropped) {

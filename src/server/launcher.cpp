@@ -5,7 +5,6 @@
 #include "heartbeat_store.h"
 #include "settings.h"
 #include "shared.h"
-#include "worker.h"
 
 extern "C" {
 #include "access/heapam.h"
@@ -109,7 +108,7 @@ bool running(const Child &child)
 
 void note_end(Child &child, SharedDatabase &database, std::uint64_t now)
 {
-    if (pg_atomic_exchange_u32(&database.left_on_purpose, 0) != 0 || now - child.started_ms >= steady_ms) {
+    if (database.worker.take_exit_on_purpose() || now - child.started_ms >= steady_ms) {
         child.failures = 0;
         child.not_before_ms = now;
         return;
@@ -119,8 +118,8 @@ void note_end(Child &child, SharedDatabase &database, std::uint64_t now)
         now +
         std::min<std::uint64_t>(longest_retry_ms, child.failures == 1 ? 100 : 500ULL << std::min(child.failures, 8U));
     if (child.failures >= failures_to_report)
-        pg_atomic_write_u32(&database.worker_problem, keeps_failing);
-    mark_databases_changed();  // it may be gone
+        database.worker.set_problem(keeps_failing);
+    request_database_review();  // it may be gone
 }
 
 // Removes those that have nothing to do any more.
@@ -130,7 +129,7 @@ void look_after_children(std::uint64_t now)
         Child &child = **link;
         SharedDatabase *database = shared_database(child.database, false);
         if (running(child)) {
-            if (child.probing && database != nullptr && pg_atomic_read_u32(&database->worker_pid) != 0)
+            if (child.probing && database != nullptr && database->worker.pid() != 0)
                 child.probing = false;
             link = &child.next;
             continue;
@@ -138,12 +137,12 @@ void look_after_children(std::uint64_t now)
         if (child.handle != nullptr) {
             pfree(child.handle);
             child.handle = nullptr;
-            if (database != nullptr && pg_atomic_read_u32(&database->wants_worker) != 0)
+            if (database != nullptr && database->worker.is_wanted())
                 note_end(child, *database, now);
             else
                 child.probing = false;
         }
-        const bool wanted = child.probing || (database != nullptr && pg_atomic_read_u32(&database->wants_worker) != 0);
+        const bool wanted = child.probing || (database != nullptr && database->worker.is_wanted());
         if (wanted) {
             link = &child.next;
         } else {
@@ -174,7 +173,7 @@ bool start(Child &child)
 void start_children(std::uint64_t now)
 {
     for (SharedDatabase *database : known_databases())
-        if (pg_atomic_read_u32(&database->wants_worker) != 0 && child_of(database->database) == nullptr)
+        if (database->worker.is_wanted() && child_of(database->database) == nullptr)
             add_child(database->database, false);
     // One look at a time, so that it never takes up the processes that others want.
     bool looking = false;
@@ -191,18 +190,18 @@ void start_children(std::uint64_t now)
         SharedDatabase *database = shared_database(child->database, false);
         if (child->handle != nullptr || now < child->not_before_ms)
             continue;
-        if (database != nullptr &&
-            (pg_atomic_read_u32(&database->worker_pid) != 0 || pg_atomic_read_u32(&database->pauses) != 0))
+        if (database != nullptr && (database->worker.pid() != 0 || database->worker.is_paused()))
             continue;
         child->started_ms = now;
         if (start(*child))
             continue;
         child->handle = nullptr;
         child->not_before_ms = now + no_process_retry_ms;
-        if (database != nullptr &&
-            pg_atomic_exchange_u32(&database->worker_problem, no_free_process) != no_free_process)
+        if (database != nullptr && database->worker.problem() != no_free_process) {
+            database->worker.set_problem(no_free_process);
             ereport(LOG, (errmsg("could not start the presence worker of database %u", child->database),
                           errdetail("All max_worker_processes are in use."), errhint("Raise max_worker_processes.")));
+        }
     }
 }
 
@@ -235,7 +234,7 @@ void wait_for_others()
     if (this_is_the_launcher())
         load_heartbeats();
     CommitTransactionCommand();
-    mark_databases_changed();
+    request_database_review();
 
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence launcher", ALLOCSET_DEFAULT_SIZES);
     std::uint64_t saved_ms = monotonic_ms();
@@ -245,7 +244,7 @@ void wait_for_others()
         if (ConfigReloadPending != 0) {
             ConfigReloadPending = 0;
             ProcessConfigFile(PGC_SIGHUP);
-            mark_databases_changed();  // the worker may be switched on again
+            request_database_review();  // the worker may be switched on again
         }
         std::uint64_t now = monotonic_ms();
         const std::uint64_t save_every = static_cast<std::uint64_t>(save_interval_s) * 1000;
@@ -253,7 +252,7 @@ void wait_for_others()
             save_heartbeats(false);
             now = saved_ms = monotonic_ms();
         }
-        if (databases_have_changed()) {
+        if (take_database_review_request()) {
             review_databases();
             MemoryContextSwitchTo(loop);
         }

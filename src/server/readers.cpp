@@ -142,20 +142,20 @@ PRESENCE_FUNCTION(presence_server_state)
         elog(ERROR, "return type must be a row type");
     const CacheNumbers cache = cache_numbers();
     SharedDatabase *database = my_database();
-    const std::uint32_t worker = database != nullptr ? pg_atomic_read_u32(&database->worker_pid) : 0;
+    const std::uint32_t worker = database != nullptr ? database->worker.pid() : 0;
     const char *worker_problem = nullptr;
     if (database != nullptr && worker_enabled && !RecoveryInProgress()) {
         if (!launcher_exists())
             worker_problem =
                 "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
-        else if (pg_atomic_read_u32(&database->worker_problem) == no_free_process)
+        else if (database->worker.problem() == no_free_process)
             worker_problem =
                 "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
-        else if (pg_atomic_read_u32(&database->worker_problem) == keeps_failing)
+        else if (database->worker.problem() == keeps_failing)
             worker_problem =
                 "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
     }
-    const bool full = database != nullptr && pg_atomic_read_u32(&database->cache_full) != 0;
+    const bool full = database != nullptr && database->worker.cache_is_full();
     Datum values[11] = {BoolGetDatum(database != nullptr),
                         BoolGetDatum(RecoveryInProgress()),
                         BoolGetDatum(worker_enabled),

@@ -6,8 +6,6 @@
 
 extern "C" {
 #include "storage/ipc.h"
-#include "storage/latch.h"
-#include "storage/proc.h"
 #include "storage/shmem.h"
 }
 
@@ -24,9 +22,7 @@ struct SharedState {
     dsa_pointer first;
     pg_atomic_uint64 floor_wall;  // 0: not accepting yet
     pg_atomic_uint64 floor_ms;
-    pg_atomic_uint32 launcher_pid;     // 0: none yet
-    pg_atomic_uint32 launcher_procno;  // for its latch
-    pg_atomic_uint32 databases_changed;
+    LauncherControl launcher;
     alignas(MAXIMUM_ALIGNOF) char area[area_bytes];
 };
 
@@ -56,9 +52,8 @@ void on_startup()
         state->first = InvalidDsaPointer;
         pg_atomic_init_u64(&state->floor_wall, 0);
         pg_atomic_init_u64(&state->floor_ms, 0);
-        pg_atomic_init_u32(&state->launcher_pid, 0);
-        pg_atomic_init_u32(&state->launcher_procno, 0);
-        pg_atomic_init_u32(&state->databases_changed, 0);
+        state->launcher.process.initialize();
+        pg_atomic_init_u32(&state->launcher.review_requested, 0);
         dsa_area *made = dsa_create_in_place(state->area, area_bytes, state->list_lock->tranche, nullptr);
         dsa_pin(made);
         dsa_detach(made);
@@ -75,8 +70,6 @@ void attach()
     MemoryContextSwitchTo(caller);
 }
 
-void set_latch_of(std::uint32_t procno) { SetLatch(&ProcGlobal->allProcs[procno].procLatch); }
-
 SharedDatabase *at(dsa_pointer pointer) { return static_cast<SharedDatabase *>(dsa_get_address(area, pointer)); }
 
 SharedDatabase *find(Oid database)
@@ -92,19 +85,7 @@ dsa_pointer make(Oid database)
     const dsa_pointer pointer = dsa_allocate0(area, sizeof(SharedDatabase));
     SharedDatabase *added = at(pointer);
     added->database = database;
-    pg_atomic_init_u32(&added->worker_pid, 0);
-    pg_atomic_init_u32(&added->worker_procno, 0);
-    pg_atomic_init_u32(&added->worker_problem, 0);
-    pg_atomic_init_u32(&added->wants_worker, 0);
-    pg_atomic_init_u32(&added->pauses, 0);
-    pg_atomic_init_u32(&added->look_again, 0);
-    pg_atomic_init_u32(&added->left_on_purpose, 0);
-    pg_atomic_init_u64(&added->written_batches, 0);
-    pg_atomic_init_u64(&added->numbered_batches, 0);
-    ConditionVariableInit(&added->numbered);
-    pg_atomic_init_u64(&added->next_leave, PG_UINT64_MAX);
-    pg_atomic_init_u32(&added->watch_all, 1);
-    pg_atomic_init_u32(&added->cache_full, 0);
+    added->worker.initialize();
     pg_atomic_init_u64(&added->early_misses, 0);
     for (SharedShard &shard : added->shards) {
         LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);
@@ -132,78 +113,18 @@ dsa_area *shared_area()
     return area;
 }
 
-std::uint32_t my_procno()
-{
-#if PG_VERSION_NUM >= 170000
-    return static_cast<std::uint32_t>(MyProcNumber);
-#else
-    return static_cast<std::uint32_t>(MyProc->pgprocno);
-#endif
-}
+LauncherControl *launcher_control() { return state != nullptr ? &state->launcher : nullptr; }
 
-void wake_worker(SharedDatabase &database)
-{
-    if (pg_atomic_read_u32(&database.worker_pid) != 0)
-        set_latch_of(pg_atomic_read_u32(&database.worker_procno));
-}
-
-void wake_launcher()
-{
-    if (launcher_exists())
-        set_latch_of(pg_atomic_read_u32(&state->launcher_procno));
-}
-
-bool launcher_exists() { return state != nullptr && pg_atomic_read_u32(&state->launcher_pid) != 0; }
-
-bool this_is_the_launcher()
-{
-    pg_atomic_write_u32(&state->launcher_procno, my_procno());
-    return pg_atomic_exchange_u32(&state->launcher_pid, static_cast<std::uint32_t>(MyProcPid)) == 0;
-}
-
-void mark_databases_changed()
-{
-    if (state == nullptr)
-        return;
-    pg_atomic_write_u32(&state->databases_changed, 1);
-    wake_launcher();
-}
-
-bool databases_have_changed() { return pg_atomic_exchange_u32(&state->databases_changed, 0) != 0; }
-
-void ask_for_worker()
-{
-    if (state == nullptr || !worker_enabled || RecoveryInProgress())
-        return;
-    SharedDatabase *database = my_database();
-    if (pg_atomic_read_u32(&database->wants_worker) != 0)
-        return;
-    pg_atomic_write_u32(&database->wants_worker, 1);
-    wake_launcher();
-}
-
-void look_again(Oid database)
+void request_worker_restart(Oid database)
 {
     if (state == nullptr || area == nullptr)
         return;
     LWLockAcquire(state->list_lock, LW_SHARED);
-    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next) {
-        if (OidIsValid(database) && at(p)->database != database)
-            continue;
-        pg_atomic_write_u32(&at(p)->look_again, 1);
-        pg_atomic_write_u32(&at(p)->wants_worker, 1);
-        wake_worker(*at(p));
-    }
+    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next)
+        if (!OidIsValid(database) || at(p)->database == database)
+            at(p)->worker.request_restart();
     LWLockRelease(state->list_lock);
     wake_launcher();
-}
-
-void note_leave(SharedDatabase &database, std::int64_t leave_until)
-{
-    const auto time = static_cast<std::uint64_t>(leave_until);
-    std::uint64_t known = pg_atomic_read_u64(&database.next_leave);
-    while (time < known && !pg_atomic_compare_exchange_u64(&database.next_leave, &known, time)) {
-    }
 }
 
 SharedDatabase *shared_database(Oid database, bool create)

@@ -1,4 +1,6 @@
-#include "worker.h"
+// The worker of a database: numbers and sends committed events, ends sessions that have fallen silent or used up their
+// grace, each at its time, and sees to it that the cache watches over everybody. Lives here: when what is done. How it is
+// done lives in feed.h and expiry.h, who starts it in launcher.h.
 
 #include <algorithm>
 #include <new>
@@ -38,31 +40,20 @@ constexpr std::uint64_t full_scan_share = 20;
 
 constexpr long rows_at_once = 10000;
 
-Statement unwatched = {
+Statement online_sessions = {
     "SELECT id, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL",
     0,
     {}};
 
 SharedDatabase *database = nullptr;
 
-void at_exit(int, Datum)
-{
-    pg_atomic_write_u32(&database->worker_pid, 0);
-    ConditionVariableBroadcast(&database->numbered);
-    wake_launcher();
-}
+void at_exit(int, Datum) { database->worker.end(); }
 
 // Deliberate, so that the launcher does not take it for a failure. wanted: start another one as soon as that is possible.
 [[noreturn]] void leave(bool wanted)
 {
-    if (database != nullptr) {
-        pg_atomic_write_u32(&database->left_on_purpose, 1);
-        if (!wanted) {
-            pg_atomic_write_u32(&database->wants_worker, 0);
-            // Also for sessions that still have another setting of it.
-            pg_atomic_write_u32(&database->worker_problem, worker_enabled ? no_problem : switched_off);
-        }
-    }
+    if (database != nullptr)
+        database->worker.exit_on_purpose(wanted);
     proc_exit(0);
 }
 
@@ -89,10 +80,10 @@ void in_transaction(const char *what, Work work)
 }
 
 // Sessions from before the cache was there. False: no memory for all of them.
-bool watch_everybody()
+bool fill_cache()
 {
     bool all = true;
-    Portal cursor = SPI_cursor_open(nullptr, prepared(unwatched), nullptr, nullptr, true);
+    Portal cursor = SPI_cursor_open(nullptr, prepared(online_sessions), nullptr, nullptr, true);
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         SPI_cursor_fetch(cursor, true, rows_at_once);
@@ -115,8 +106,8 @@ bool watch_everybody()
     return all;
 }
 
-// What the loop remembers from one turn to the next, in monotonic milliseconds.
-struct Diary {
+// What the loop keeps from one turn to the next; times are monotonic milliseconds.
+struct WorkerState {
     IdWindow window;
     bool more_events = true;      // at the start, nobody knows
     std::uint64_t number_at = 0;  // not before
@@ -125,32 +116,29 @@ struct Diary {
     std::uint64_t review_at = 0;  // the whole table, for sessions that the cache does not know
 };
 
-void number_events(Diary &diary)
+void number_events(WorkerState &state)
 {
-    const std::uint64_t written = pg_atomic_read_u64(&database->written_batches);
-    if (!diary.more_events && written == pg_atomic_read_u64(&database->numbered_batches) && !announcements_wait())
+    const std::uint64_t commits = database->worker.event_commits();
+    if (!state.more_events && !database->worker.has_unnumbered_commits() && !announcements_wait())
         return;
-    if (monotonic_ms() < diary.number_at)
+    if (monotonic_ms() < state.number_at)
         return;
-    in_transaction("numbering events", [&diary] { diary.more_events = number_committed_events(diary.window); });
-    diary.number_at = diary.more_events ? 0 : monotonic_ms() + (announcements_wait() ? 100 : numbering_pause_ms);
-    if (diary.more_events)
-        return;
-    pg_atomic_write_u64(&database->numbered_batches, written);
-    pg_atomic_write_u32(&database->worker_problem, no_problem);
-    ConditionVariableBroadcast(&database->numbered);
+    in_transaction("numbering events", [&state] { state.more_events = number_committed_events(state.window); });
+    state.number_at = state.more_events ? 0 : monotonic_ms() + (announcements_wait() ? 100 : numbering_pause_ms);
+    if (!state.more_events)
+        database->worker.note_numbered(commits);
 }
 
 // When the next grace ends; 0: at once.
 std::uint64_t end_leaves()
 {
-    std::uint64_t next = pg_atomic_read_u64(&database->next_leave);
-    if (next == PG_UINT64_MAX)
+    std::uint64_t next = database->worker.next_departure();
+    if (next == WorkerControl::no_departure)
         return PG_UINT64_MAX;
     const auto now = static_cast<std::uint64_t>(GetCurrentTimestamp());
     if (next < now) {
         // Forgotten before it is looked for, so that what comes meanwhile is kept.
-        pg_atomic_write_u64(&database->next_leave, PG_UINT64_MAX);
+        database->worker.forget_next_departure();
         bool locked = false;
         Time earliest = 0;
         in_transaction("ending departures", [&] {
@@ -158,38 +146,37 @@ std::uint64_t end_leaves()
             earliest = next_departure();
         });
         if (earliest != 0)
-            note_leave(*database, earliest);
+            database->worker.note_departure(earliest);
         if (locked)
             return monotonic_ms() + expiry_pause_ms;
-        next = pg_atomic_read_u64(&database->next_leave);
-        if (next == PG_UINT64_MAX)
+        next = database->worker.next_departure();
+        if (next == WorkerControl::no_departure)
             return next;
     }
     return next <= now ? 0 : monotonic_ms() + (next - now) / 1000 + 1;
 }
 
-void end_silent_sessions(Diary &diary)
+void end_silent_sessions(WorkerState &state)
 {
     std::uint64_t now = monotonic_ms();
-    const bool gaps = pg_atomic_read_u32(&database->watch_all) != 0 && now >= diary.scan_at;
-    if (gaps || now >= diary.review_at) {
+    const bool gaps = database->worker.cache_fill_requested() && now >= state.scan_at;
+    if (gaps || now >= state.review_at) {
         in_transaction("reading online sessions", [] {
-            if (watch_everybody())
-                pg_atomic_write_u32(&database->watch_all, 0);
+            if (fill_cache())
+                database->worker.note_cache_filled();
         });
-        diary.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
-        diary.review_at = monotonic_ms() + review_ms;
+        state.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
+        state.review_at = monotonic_ms() + review_ms;
     }
     now = monotonic_ms();
-    if (!cache_watches_everybody() && now >= diary.scan_at) {
+    if (!cache_watches_everybody() && now >= state.scan_at) {
         in_transaction("ending stale sessions", [] { (void)end_stale_sessions(Thoroughness::every_session); });
-        diary.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
+        state.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
         // Memory may have come back.
-        if (pg_atomic_exchange_u32(&database->cache_full, 0) != 0)
-            pg_atomic_write_u32(&database->watch_all, 1);
+        database->worker.retry_full_cache();
     }
     now = monotonic_ms();
-    if (now >= diary.expire_at && now > cache_next_deadline()) {
+    if (now >= state.expire_at && now > cache_next_deadline()) {
         Ended ended;
         // The search for them is a matter of shared memory; without any, there is no need of a transaction.
         if (cache_any_stale()) {
@@ -200,7 +187,7 @@ void end_silent_sessions(Diary &diary)
                     cache_shrink();
             });
         }
-        diary.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
+        state.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
     }
 }
 
@@ -208,9 +195,9 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 
 [[noreturn]] void serve()
 {
-    auto *diary = new (MemoryContextAlloc(TopMemoryContext, sizeof(Diary))) Diary;
-    note_leave(*database, 1);  // nobody knows
-    in_transaction("starting", [diary] { restart_window(diary->window); });
+    auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
+    database->worker.note_departure(1);  // nobody knows
+    in_transaction("starting", [state] { restart_window(state->window); });
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
     for (;;) {
         CHECK_FOR_INTERRUPTS();
@@ -223,21 +210,20 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         if (!worker_enabled)
             leave(false);
         // Settings of the database are taken over by another process; whether the extension is still there, it sees at once.
-        if (pg_atomic_read_u32(&database->pauses) != 0 || pg_atomic_exchange_u32(&database->look_again, 0) != 0)
+        if (database->worker.is_paused() || database->worker.take_restart_request())
             leave(true);
 
         const std::uint64_t next_leave = end_leaves();
-        end_silent_sessions(*diary);
-        number_events(*diary);
+        end_silent_sessions(*state);
+        number_events(*state);
 
         const std::uint64_t now = monotonic_ms();
-        std::uint64_t next = std::min(next_leave, std::max(diary->expire_at, cache_next_deadline()));
-        next = std::min(next, diary->review_at);
+        std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
+        next = std::min(next, state->review_at);
         if (!cache_watches_everybody())
-            next = std::min(next, diary->scan_at);
-        if (diary->more_events || announcements_wait() ||
-            pg_atomic_read_u64(&database->written_batches) != pg_atomic_read_u64(&database->numbered_batches))
-            next = std::min(next, diary->number_at);
+            next = std::min(next, state->scan_at);
+        if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
+            next = std::min(next, state->number_at);
         if (next > now)
             (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, static_cast<long>(next - now),
                             idle_event("PresenceWorkerMain"));
@@ -246,18 +232,6 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 }
 
 }  // namespace
-
-std::uint32_t idle_event([[maybe_unused]] const char *name)
-{
-#if PG_VERSION_NUM >= 170000
-    static std::uint32_t event = 0;
-    if (event == 0)
-        event = WaitEventExtensionNew(name);
-    return event;
-#else
-    return PG_WAIT_EXTENSION;
-#endif
-}
 
 }  // namespace presence
 
@@ -270,7 +244,7 @@ extern "C" void presence_worker_main(Datum argument)
     BackgroundWorkerUnblockSignals();
     // What changes from here on, this one may not see any more.
     if (SharedDatabase *known = shared_database(oid, false))
-        pg_atomic_write_u32(&known->look_again, 0);
+        (void)known->worker.take_restart_request();
     BackgroundWorkerInitializeConnectionByOid(oid, InvalidOid, 0);
     // Whatever the database's settings say to its users.
     overrule("default_transaction_isolation", "read committed");
@@ -290,12 +264,8 @@ extern "C" void presence_worker_main(Datum argument)
     database = shared_database(oid, false);
     if (database == nullptr || !wanted)
         leave(false);
-    pg_atomic_write_u32(&database->wants_worker, 1);
-    std::uint32_t none = 0;
-    if (pg_atomic_read_u32(&database->pauses) != 0 ||
-        !pg_atomic_compare_exchange_u32(&database->worker_pid, &none, static_cast<std::uint32_t>(MyProcPid)))
+    if (!database->worker.begin())
         leave(true);
-    pg_atomic_write_u32(&database->worker_procno, my_procno());
     before_shmem_exit(at_exit, 0);
     wake_launcher();
     serve();

@@ -1,0 +1,231 @@
+#include "worker_control.h"
+
+#include <algorithm>
+
+#include "settings.h"
+#include "shared.h"
+
+extern "C" {
+#include "storage/latch.h"
+#include "storage/proc.h"
+}
+
+namespace presence {
+
+namespace {
+
+std::uint32_t my_procno()
+{
+#if PG_VERSION_NUM >= 170000
+    return static_cast<std::uint32_t>(MyProcNumber);
+#else
+    return static_cast<std::uint32_t>(MyProc->pgprocno);
+#endif
+}
+
+std::uint64_t this_process() { return static_cast<std::uint64_t>(MyProcPid) << 32 | my_procno(); }
+
+// True once, for who first comes after it was set.
+bool take(pg_atomic_uint32 &flag) { return pg_atomic_exchange_u32(&flag, 0) != 0; }
+
+}  // namespace
+
+void ProcessSlot::initialize() { pg_atomic_init_u64(&process_, 0); }
+
+std::uint32_t ProcessSlot::pid() { return static_cast<std::uint32_t>(pg_atomic_read_u64(&process_) >> 32); }
+
+void ProcessSlot::wake()
+{
+    const std::uint64_t process = pg_atomic_read_u64(&process_);
+    if (process != 0)
+        SetLatch(&ProcGlobal->allProcs[static_cast<std::uint32_t>(process)].procLatch);
+}
+
+bool ProcessSlot::claim()
+{
+    std::uint64_t nobody = 0;
+    return pg_atomic_compare_exchange_u64(&process_, &nobody, this_process());
+}
+
+bool ProcessSlot::take_over() { return pg_atomic_exchange_u64(&process_, this_process()) == 0; }
+
+void ProcessSlot::release() { pg_atomic_write_u64(&process_, 0); }
+
+void WorkerControl::initialize()
+{
+    process_.initialize();
+    pg_atomic_init_u32(&problem_, no_problem);
+    pg_atomic_init_u32(&wanted_, 0);
+    pg_atomic_init_u32(&pauses_, 0);
+    pg_atomic_init_u32(&restart_requested_, 0);
+    pg_atomic_init_u32(&exited_on_purpose_, 0);
+    pg_atomic_init_u64(&event_commits_, 0);
+    pg_atomic_init_u64(&numbered_commits_, 0);
+    ConditionVariableInit(&numbered_);
+    pg_atomic_init_u64(&next_departure_, no_departure);
+    pg_atomic_init_u32(&cache_fill_requested_, 1);
+    pg_atomic_init_u32(&cache_full_, 0);
+}
+
+bool WorkerControl::is_wanted() { return pg_atomic_read_u32(&wanted_) != 0; }
+
+void WorkerControl::want() { pg_atomic_write_u32(&wanted_, 1); }
+
+bool WorkerControl::is_paused() { return pg_atomic_read_u32(&pauses_) != 0; }
+
+void WorkerControl::pause()
+{
+    pg_atomic_fetch_add_u32(&pauses_, 1);
+    wake();
+}
+
+void WorkerControl::resume() { pg_atomic_fetch_sub_u32(&pauses_, 1); }
+
+void WorkerControl::request_restart()
+{
+    pg_atomic_write_u32(&restart_requested_, 1);
+    want();
+    wake();
+}
+
+bool WorkerControl::take_restart_request() { return take(restart_requested_); }
+
+WorkerProblem WorkerControl::problem() { return static_cast<WorkerProblem>(pg_atomic_read_u32(&problem_)); }
+
+void WorkerControl::set_problem(WorkerProblem problem) { pg_atomic_write_u32(&problem_, problem); }
+
+bool WorkerControl::begin()
+{
+    want();
+    return !is_paused() && process_.claim();
+}
+
+void WorkerControl::end()
+{
+    process_.release();
+    ConditionVariableBroadcast(&numbered_);
+    wake_launcher();
+}
+
+void WorkerControl::exit_on_purpose(bool wanted)
+{
+    pg_atomic_write_u32(&exited_on_purpose_, 1);
+    if (wanted)
+        return;
+    pg_atomic_write_u32(&wanted_, 0);
+    // Also for sessions that still have another setting of it.
+    set_problem(worker_enabled ? no_problem : switched_off);
+}
+
+bool WorkerControl::take_exit_on_purpose() { return take(exited_on_purpose_); }
+
+void WorkerControl::note_event_commit()
+{
+    pg_atomic_fetch_add_u64(&event_commits_, 1);
+    wake();
+}
+
+std::uint64_t WorkerControl::event_commits() { return pg_atomic_read_u64(&event_commits_); }
+
+bool WorkerControl::has_unnumbered_commits() { return event_commits() != pg_atomic_read_u64(&numbered_commits_); }
+
+void WorkerControl::note_numbered(std::uint64_t commits)
+{
+    pg_atomic_write_u64(&numbered_commits_, commits);
+    set_problem(no_problem);
+    ConditionVariableBroadcast(&numbered_);
+}
+
+void WorkerControl::wait_until_numbered(long most_ms)
+{
+    const std::uint64_t wanted = event_commits();
+    const std::uint64_t give_up = monotonic_ms() + static_cast<std::uint64_t>(most_ms);
+    ConditionVariablePrepareToSleep(&numbered_);
+    while (pg_atomic_read_u64(&numbered_commits_) < wanted && problem() == no_problem) {
+        const std::uint64_t now = monotonic_ms();
+        if (now >= give_up)
+            break;
+        // One that is not there yet says nothing when it stays away.
+        (void)ConditionVariableTimedSleep(&numbered_, std::min<long>(100, static_cast<long>(give_up - now)),
+                                          PG_WAIT_EXTENSION);
+    }
+    ConditionVariableCancelSleep();
+}
+
+void WorkerControl::note_departure(Time leave_until)
+{
+    const auto time = static_cast<std::uint64_t>(leave_until);
+    std::uint64_t known = pg_atomic_read_u64(&next_departure_);
+    while (time < known && !pg_atomic_compare_exchange_u64(&next_departure_, &known, time)) {
+    }
+}
+
+std::uint64_t WorkerControl::next_departure() { return pg_atomic_read_u64(&next_departure_); }
+
+void WorkerControl::forget_next_departure() { pg_atomic_write_u64(&next_departure_, no_departure); }
+
+void WorkerControl::request_cache_fill() { pg_atomic_write_u32(&cache_fill_requested_, 1); }
+
+bool WorkerControl::cache_fill_requested() { return pg_atomic_read_u32(&cache_fill_requested_) != 0; }
+
+void WorkerControl::note_cache_filled() { pg_atomic_write_u32(&cache_fill_requested_, 0); }
+
+void WorkerControl::set_cache_full(bool full) { pg_atomic_write_u32(&cache_full_, full ? 1 : 0); }
+
+bool WorkerControl::cache_is_full() { return pg_atomic_read_u32(&cache_full_) != 0; }
+
+void WorkerControl::retry_full_cache()
+{
+    if (take(cache_full_))
+        request_cache_fill();
+}
+
+void wake_launcher()
+{
+    if (LauncherControl *launcher = launcher_control())
+        launcher->process.wake();
+}
+
+bool launcher_exists()
+{
+    LauncherControl *launcher = launcher_control();
+    return launcher != nullptr && launcher->process.pid() != 0;
+}
+
+bool this_is_the_launcher() { return launcher_control()->process.take_over(); }
+
+void request_database_review()
+{
+    LauncherControl *launcher = launcher_control();
+    if (launcher == nullptr)
+        return;
+    pg_atomic_write_u32(&launcher->review_requested, 1);
+    launcher->process.wake();
+}
+
+bool take_database_review_request() { return take(launcher_control()->review_requested); }
+
+void request_worker()
+{
+    if (!shared_memory_exists() || !worker_enabled || RecoveryInProgress())
+        return;
+    WorkerControl &worker = my_database()->worker;
+    if (worker.is_wanted())
+        return;
+    worker.want();
+    wake_launcher();
+}
+
+std::uint32_t idle_event([[maybe_unused]] const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+    static std::uint32_t event = 0;
+    if (event == 0)
+        event = WaitEventExtensionNew(name);
+    return event;
+#else
+    return PG_WAIT_EXTENSION;
+#endif
+}
+
+}  // namespace presence

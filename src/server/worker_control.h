@@ -1,0 +1,130 @@
+// What the launcher, the workers and all other backends tell each other, as functions with names; nobody else touches the
+// words in shared memory behind them. docs/design.md has them as a table: who writes, who reads, and what follows from what.
+#pragma once
+
+#include "../core/rules.h"
+#include "server.h"
+
+extern "C" {
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+}
+
+namespace presence {
+
+// Why a database that wants a worker has none.
+enum WorkerProblem : std::uint32_t { no_problem, switched_off, no_free_process, keeps_failing };
+
+// A running process, and the way to its latch.
+class ProcessSlot {
+public:
+    void initialize();
+    std::uint32_t pid();  // 0: nobody
+    void wake();
+    // By this process. False: somebody else has it.
+    bool claim();
+    // The same, whoever had it. True: nobody had.
+    bool take_over();
+    void release();
+
+private:
+    pg_atomic_uint64 process_;  // the pid, and below it the number of the PGPROC
+};
+
+// Of the server.
+struct LauncherControl {
+    ProcessSlot process;
+    pg_atomic_uint32 review_requested;
+};
+
+// Of each database.
+class WorkerControl {
+public:
+    void initialize();
+
+    // --- Whether there is to be a worker. Backends ask, the launcher starts, the worker takes its place.
+
+    std::uint32_t pid() { return process_.pid(); }
+    void wake() { process_.wake(); }
+
+    // The extension is here, or was when somebody last looked.
+    bool is_wanted();
+    void want();
+    // A utility command needs the database for itself. Each pause is to be followed by one resume.
+    bool is_paused();
+    void pause();
+    void resume();
+    // The extension or its settings may have changed: the worker gives way to a new one.
+    void request_restart();
+    bool take_restart_request();
+    WorkerProblem problem();
+    void set_problem(WorkerProblem problem);
+    // The worker's process. False: there is one already, or a pause.
+    bool begin();
+    void end();
+    // Just before it ends: this is no failure. wanted: the launcher is to start another one.
+    void exit_on_purpose(bool wanted);
+    // By the launcher, afterwards.
+    bool take_exit_on_purpose();
+
+    // --- Events: writers count their commits, the worker numbers what they wrote, readers of the feed wait for it.
+
+    void note_event_commit();
+    std::uint64_t event_commits();
+    bool has_unnumbered_commits();
+    void note_numbered(std::uint64_t commits);
+    // At most so long, and not where there is no worker.
+    void wait_until_numbered(long most_ms);
+
+    // --- Departures: the earliest end of a grace, in wall time; no_departure: none.
+
+    static constexpr std::uint64_t no_departure = PG_UINT64_MAX;
+    void note_departure(Time leave_until);
+    std::uint64_t next_departure();
+    void forget_next_departure();
+
+    // --- Whether the cache has an entry for each online session, so that it knows of each one's silence.
+
+    void request_cache_fill();
+    bool cache_fill_requested();
+    void note_cache_filled();
+    // Memory could not be had, or can be had again.
+    void set_cache_full(bool full);
+    bool cache_is_full();
+    // By the worker, when it has looked at the table instead: what is not in the cache may have room now.
+    void retry_full_cache();
+    bool cache_is_complete() { return !cache_fill_requested() && !cache_is_full(); }
+
+private:
+    ProcessSlot process_;
+    pg_atomic_uint32 problem_;
+    pg_atomic_uint32 wanted_;
+    pg_atomic_uint32 pauses_;
+    pg_atomic_uint32 restart_requested_;
+    pg_atomic_uint32 exited_on_purpose_;
+
+    pg_atomic_uint64 event_commits_;
+    pg_atomic_uint64 numbered_commits_;
+    ConditionVariable numbered_;
+
+    pg_atomic_uint64 next_departure_;
+
+    pg_atomic_uint32 cache_fill_requested_;
+    pg_atomic_uint32 cache_full_;
+};
+
+// These do nothing where the library is not preloaded.
+void wake_launcher();
+bool launcher_exists();
+// By the launcher: true for the first one since the server started.
+bool this_is_the_launcher();
+// Databases have come or gone, or their settings have changed: the launcher is to look at all of them.
+void request_database_review();
+bool take_database_review_request();
+// The extension is used in this database: there should be a worker.
+void request_worker();
+
+// The wait event of a process that has nothing to do.
+std::uint32_t idle_event(const char *name);
+
+}  // namespace presence
