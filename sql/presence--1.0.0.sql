@@ -359,19 +359,19 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at o
 COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
 
-CREATE FUNCTION @extschema@.presence_summary_add(internal, user_id text, session_id text, id bigint, online boolean, status text,
+CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, id bigint, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
                                                  ended_at timestamptz, leave_until timestamptz)
 RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.presence_summary_add(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
     'Adds a session to presence_summary.';
 
-CREATE FUNCTION @extschema@.presence_summary_tell(internal)
+CREATE FUNCTION @extschema@.presence_summary_finalfn(internal)
 RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION @extschema@.presence_summary_tell(internal) IS 'Result of presence_summary.';
+COMMENT ON FUNCTION @extschema@.presence_summary_finalfn(internal) IS 'Result of presence_summary.';
 
 CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) (
-    SFUNC = @extschema@.presence_summary_add, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_tell, PARALLEL = SAFE
+    SFUNC = @extschema@.presence_summary_transfn, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_finalfn, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
     'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence; needs SELECT on one of the views.';

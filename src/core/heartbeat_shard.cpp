@@ -27,7 +27,7 @@ std::uint64_t pack_bound(std::uint64_t deadline, std::uint64_t digest) noexcept
 }
 
 template <typename Number>
-void advance(std::atomic<Number> &value, Number to) noexcept
+void raise_to(std::atomic<Number> &value, Number to) noexcept
 {
     Number known = value.load(std::memory_order_relaxed);
     while (known < to && !value.compare_exchange_weak(known, to, std::memory_order_relaxed)) {
@@ -131,18 +131,18 @@ bool HeartbeatShard::touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_
         if (now_ms <= beat_word::beat_ms(known))
             break;
     } while (!word.compare_exchange_weak(known, beat_word::with_beat(known, now_ms), std::memory_order_relaxed));
-    advance(slots()[slot].wall_us, wall_us);
+    raise_to(slots()[slot].wall_us, wall_us);
     return true;
 }
 
-void HeartbeatShard::hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept
+void HeartbeatShard::advance(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept
 {
     Word &word = words()[slot];
     std::uint64_t known = word.load(std::memory_order_relaxed);
     while (now_ms > beat_word::beat_ms(known) &&
            !word.compare_exchange_weak(known, beat_word::with_beat(known, now_ms), std::memory_order_relaxed)) {
     }
-    advance(slots()[slot].wall_us, wall_us);
+    raise_to(slots()[slot].wall_us, wall_us);
 }
 
 SessionEntry HeartbeatShard::entry(std::uint32_t slot) const noexcept
@@ -223,7 +223,7 @@ HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entr
         Slot &known = slots()[slot];
         known.row_and_status = row_and_status;
         known.fingerprints = entry.fingerprints;
-        advance(known.wall_us, entry.wall_us);
+        raise_to(known.wall_us, entry.wall_us);
         const std::uint64_t beat = std::max(entry.beat_ms, beat_ms(slot));
         words()[slot].store(beat_word::pack(beat, entry.interval_ms, entry.state), std::memory_order_relaxed);
     } else {

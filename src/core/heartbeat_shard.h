@@ -15,6 +15,7 @@
 //   index = 8 bits of the key (spares most looks at wrong slots) | slot number + 1 (24 bits); 0 is vacant
 #pragma once
 
+#include "deadline.h"
 #include "siphash.h"
 
 #include <atomic>
@@ -25,9 +26,7 @@
 
 namespace presence {
 
-// When a session counts as silent for too long. Deadline = max(last beat, floor) + min(max(timeout, 2 * promised
-// interval), max_timeout); a session is stale when now is past its deadline. The floor is the moment at which the server
-// began to accept heartbeats without knowing the earlier ones, or 0.
+// What the deadlines of sessions depend on (deadline.h). A session is stale when now is past its deadline.
 struct Timeouts {
     std::uint64_t timeout_ms;
     std::uint64_t max_timeout_ms;
@@ -96,11 +95,8 @@ inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 
 }
 [[nodiscard]] constexpr std::uint64_t deadline(std::uint64_t word, const Timeouts &timeouts) noexcept
 {
-    const std::uint64_t promised = 2 * interval_ms(word);
-    const std::uint64_t wanted = promised > timeouts.timeout_ms ? promised : timeouts.timeout_ms;
-    const std::uint64_t timeout = wanted < timeouts.max_timeout_ms ? wanted : timeouts.max_timeout_ms;
-    const std::uint64_t beat = beat_ms(word);
-    return (beat > timeouts.floor_ms ? beat : timeouts.floor_ms) + timeout;
+    return presence::deadline(beat_ms(word), timeouts.floor_ms,
+                              effective_timeout(timeouts.timeout_ms, timeouts.max_timeout_ms, interval_ms(word)));
 }
 }  // namespace beat_word
 
@@ -168,8 +164,8 @@ public:
     [[nodiscard]] bool touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us,
                              const Timeouts &timeouts) noexcept;
 
-    // A heartbeat that the table's path has taken: that it was heard is a fact, whatever the state.
-    void hear(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept;
+    // A heartbeat that the table's path has taken: that it was received is a fact, whatever the state.
+    void advance(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept;
 
     [[nodiscard]] const Slot &slot(std::uint32_t slot) const noexcept { return slots()[slot]; }
     [[nodiscard]] SlotState state(std::uint32_t slot) const noexcept { return beat_word::state(word(slot)); }

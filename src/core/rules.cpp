@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 
 namespace presence {
 
@@ -12,72 +13,65 @@ constexpr std::array<std::string_view, 5> event_texts{"user_online", "user_offli
                                                       "update"};
 constexpr std::array<std::string_view, 6> reason_texts{"", "heartbeat", "leave", "disconnect", "timeout", "admin"};
 
+// The user, and the session whose metadata the user shows: the one that beat last.
 struct Aggregate {
-    bool online = false;
-    std::int32_t sessions = 0;
-    Status status = Status::away;
+    UserSummary user;
     const Session *latest = nullptr;
 
     std::uint64_t metadata() const noexcept { return latest != nullptr ? latest->metadata_digest : 0; }
 };
 
-// While the last session is leaving, the user keeps showing its status.
 Aggregate aggregate(std::span<Session *const> sessions) noexcept
 {
-    Aggregate attending;
-    Aggregate leaving;
-    for (const Session *session : sessions) {
-        if (!session->online)
-            continue;
-        Aggregate &group = session->leaving ? leaving : attending;
-        group.status = group.online ? std::min(group.status, session->status) : session->status;
-        group.online = true;
-        ++group.sessions;
-        if (group.latest == nullptr || session->heartbeat_at > group.latest->heartbeat_at)
-            group.latest = session;
-    }
-    if (attending.online)
-        return attending;
-    leaving.sessions = 0;
-    return leaving;
+    Aggregate sum;
+    for (const Session *session : sessions)
+        if (session->online && sum.user.add({.state = session->state(),
+                                             .status = session->status,
+                                             .online_since = session->online_since,
+                                             .heartbeat_at = session->heartbeat_at,
+                                             .ended_at = session->ended_at}))
+            sum.latest = session;
+    return sum;
 }
 
 // A tab that says nothing neither hides nor reveals what another has said; the events of the sessions themselves tell it.
-bool shows_other(std::uint64_t before, std::uint64_t after) noexcept
+bool other_metadata_shown(std::uint64_t before, std::uint64_t after) noexcept
 {
     return before != 0 && after != 0 && before != after;
 }
 
-void report(EventType type, Reason reason, const Session &session, const Aggregate &state, EventList &events) noexcept
+void add_event(EventType type, Reason reason, const Session &session, const Aggregate &sum, EventList &events) noexcept
 {
-    events.add({type, reason, &session, state.latest, state.sessions, state.status, state.online});
+    events.add({type, reason, &session, sum.latest, sum.user.sessions, sum.user.status, sum.user.online()});
 }
 
-// Brings the user in line with the sessions and reports what others see of that. True where the user went offline.
-bool settle(User &user, std::span<Session *const> sessions, Reason reason, const Session &cause, Time now,
-            bool tell_update, EventList &events) noexcept
+// Brings the user in line with the sessions and adds the event of what others see of that. other_metadata: they see other
+// metadata. True where the user went offline.
+bool update_user(User &user, std::span<Session *const> sessions, Reason reason, const Session &cause, Time now,
+                 bool other_metadata, EventList &events) noexcept
 {
-    const Aggregate state = aggregate(sessions);
-    const bool came = state.online && !user.online;
-    const bool went = !state.online && user.online;
-    const bool other_status = state.online && user.online && state.status != user.status;
+    const Aggregate sum = aggregate(sessions);
+    const bool online = sum.user.online();
+    const bool came = online && !user.online;
+    const bool went = !online && user.online;
+    const bool other_status = online && user.online && sum.user.status != user.status;
 
-    if (came || went || other_status || state.sessions != user.sessions)
+    if (came || went || other_status || sum.user.sessions != user.sessions)
         user.changed = true;
     if (came)
         user.online_since = now;
     if (went)
         user.offline_at = now;
-    user.online = state.online;
-    user.sessions = state.sessions;
-    user.status = state.status;
+    user.online = online;
+    user.sessions = sum.user.sessions;
+    user.status = sum.user.status;
 
     if (came)
-        report(EventType::user_online, reason, cause, state, events);
+        add_event(EventType::user_online, reason, cause, sum, events);
     else if (went)
-        report(EventType::user_offline, reason, cause, state, events);
-    else if (state.online && (other_status || tell_update))
-        report(EventType::update, reason, cause, state, events);
+        add_event(EventType::user_offline, reason, cause, sum, events);
+    else if (online && (other_status || other_metadata))
+        add_event(EventType::update, reason, cause, sum, events);
     return went;
 }
 
@@ -126,13 +120,34 @@ bool parse(std::string_view text, Reason &reason) noexcept
 
 void EventList::add(const Event &event) noexcept
 {
-    if (size_ < room_.size())
-        room_[size_++] = event;
+    assert(size_ < room_.size());
+    room_[size_++] = event;
 }
 
-Time patience(Time timeout, Time max_timeout, Time heartbeat_interval) noexcept
+bool UserSummary::add(const SessionSnapshot &session) noexcept
 {
-    return std::min(std::max(timeout, 2 * heartbeat_interval), max_timeout);
+    // A session of higher precedence takes the place of those before it.
+    const bool first = !any || session.state > state;
+    const bool latest_so_far =
+        first || (session.state == state && (session.heartbeat_at > heartbeat_at ||
+                                             (session.heartbeat_at == heartbeat_at && session.id > latest)));
+    if (latest_so_far) {
+        latest = session.id;
+        heartbeat_at = session.heartbeat_at;
+    }
+    if (first) {
+        state = session.state;
+        status = session.status;
+        online_since = session.online_since;
+    } else if (session.state == state) {
+        status = std::min(status, session.status);
+        online_since = std::min(online_since, session.online_since);
+    }
+    sessions += session.state == SessionState::online ? 1 : 0;
+    const Time over = session.ended_at != 0 ? session.ended_at : session.heartbeat_at;
+    ended_at = any ? std::max(ended_at, over) : over;
+    any = true;
+    return latest_so_far;
 }
 
 bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept
@@ -145,7 +160,7 @@ bool expire(User &user, std::span<Session *const> sessions, Time now, EventList 
         for (Session *session : sessions) {
             if (!session->online)
                 continue;
-            const Time end_time = session->leaving ? session->leave_until : session->stale_after;
+            const Time end_time = live_until(session->stale_after, session->leave_until);
             if (now > end_time && (first == nullptr || end_time < first_end)) {
                 first = session;
                 first_end = end_time;
@@ -155,45 +170,45 @@ bool expire(User &user, std::span<Session *const> sessions, Time now, EventList 
             return went_offline;
         if (first->leaving) {
             stop_leaving(*first);
-            went_offline |= settle(user, sessions, first->end_reason, *first, now, false, events);
+            went_offline |= update_user(user, sessions, first->end_reason, *first, now, false, events);
         } else {
             const std::uint64_t shown = aggregate(sessions).metadata();
             end(*first, Reason::timeout, first_end);
             const Aggregate left = aggregate(sessions);
-            report(EventType::session_end, Reason::timeout, *first, left, events);
-            went_offline |=
-                settle(user, sessions, Reason::timeout, *first, now, shows_other(shown, left.metadata()), events);
+            add_event(EventType::session_end, Reason::timeout, *first, left, events);
+            went_offline |= update_user(user, sessions, Reason::timeout, *first, now,
+                                        other_metadata_shown(shown, left.metadata()), events);
         }
     }
 }
 
-Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat,
-           EventList &events) noexcept
+HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, Session &target,
+                                const Heartbeat &heartbeat, EventList &events) noexcept
 {
-    expire(user, sessions, beat.now, events);
+    expire(user, sessions, heartbeat.now, events);
 
-    if (target.attending()) {
-        target.heartbeat_at = std::max(target.heartbeat_at, beat.now);
-        const bool other_status = beat.status_given && beat.status != target.status;
-        const bool other_metadata = beat.metadata_given && beat.metadata_digest != target.metadata_digest;
-        if (!other_status && !other_metadata && !beat.details_changed)
-            return Heard::refreshed;
+    if (target.state() == SessionState::online) {
+        target.heartbeat_at = std::max(target.heartbeat_at, heartbeat.now);
+        const bool other_status = heartbeat.status_given && heartbeat.status != target.status;
+        const bool other_metadata = heartbeat.metadata_given && heartbeat.metadata_digest != target.metadata_digest;
+        if (!other_status && !other_metadata && !heartbeat.details_changed)
+            return HeartbeatResult::refreshed;
         if (other_metadata)
-            target.metadata_digest = beat.metadata_digest;
+            target.metadata_digest = heartbeat.metadata_digest;
         if (other_status)
-            target.status = beat.status;
+            target.status = heartbeat.status;
         target.changed = true;
-        settle(user, sessions, Reason::heartbeat, target, beat.now, other_metadata, events);
-        return Heard::changed;
+        update_user(user, sessions, Reason::heartbeat, target, heartbeat.now, other_metadata, events);
+        return HeartbeatResult::changed;
     }
 
     const bool on_purpose = target.end_reason == Reason::leave || target.end_reason == Reason::disconnect ||
                             target.end_reason == Reason::admin;
     // An end in the future says that the clock was set back, not that the guard lasts until then.
-    const bool guarded =
-        beat.now >= target.ended_at - beat.rejoin_guard && beat.now < target.ended_at + beat.rejoin_guard;
-    if (beat.named && on_purpose && guarded)
-        return Heard::ignored;
+    const bool guarded = heartbeat.now >= target.ended_at - heartbeat.rejoin_guard &&
+                         heartbeat.now < target.ended_at + heartbeat.rejoin_guard;
+    if (heartbeat.named && on_purpose && guarded)
+        return HeartbeatResult::ignored;
 
     const std::uint64_t shown = aggregate(sessions).metadata();
     // Whoever was leaving has come back.
@@ -204,24 +219,24 @@ Heard hear(User &user, std::span<Session *const> sessions, Session &target, cons
     target.online = true;
     target.leaving = false;
     target.changed = true;
-    target.joined_at = beat.now;
-    target.heartbeat_at = beat.now;
+    target.joined_at = heartbeat.now;
+    target.heartbeat_at = heartbeat.now;
     target.ended_at = 0;
     target.end_reason = Reason::none;
-    if (beat.status_given)
-        target.status = beat.status;
-    if (beat.metadata_given)
-        target.metadata_digest = beat.metadata_digest;
-    target.online_since = user.online ? user.online_since : beat.now;
+    if (heartbeat.status_given)
+        target.status = heartbeat.status;
+    if (heartbeat.metadata_given)
+        target.metadata_digest = heartbeat.metadata_digest;
+    target.online_since = user.online ? user.online_since : heartbeat.now;
 
-    report(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
-    settle(user, sessions, Reason::heartbeat, target, beat.now, shows_other(shown, aggregate(sessions).metadata()),
-           events);
-    return Heard::began;
+    add_event(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
+    update_user(user, sessions, Reason::heartbeat, target, heartbeat.now,
+                other_metadata_shown(shown, aggregate(sessions).metadata()), events);
+    return HeartbeatResult::began;
 }
 
-bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
-            EventList &events) noexcept
+bool apply_departure(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+                     EventList &events) noexcept
 {
     expire(user, sessions, departure.now, events);
 
@@ -233,12 +248,12 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
             if (departure.grace > 0)
                 continue;
             stop_leaving(*session);
-            went_offline |= settle(user, sessions, departure.reason, *session, departure.now, false, events);
+            went_offline |= update_user(user, sessions, departure.reason, *session, departure.now, false, events);
             continue;
         }
 
         const Aggregate before = aggregate(sessions);
-        const bool last = before.sessions == 1;
+        const bool last = before.user.sessions == 1;
         end(*session, departure.reason, departure.now);
         session->clear_typing = departure.reason == Reason::disconnect;
         if (last && departure.grace > 0) {
@@ -247,9 +262,9 @@ bool depart(User &user, std::span<Session *const> sessions, Session *target, con
             session->leave_until = departure.now + departure.grace;
         }
         const Aggregate left = aggregate(sessions);
-        report(EventType::session_end, departure.reason, *session, left, events);
-        went_offline |= settle(user, sessions, departure.reason, *session, departure.now,
-                               shows_other(before.metadata(), left.metadata()), events);
+        add_event(EventType::session_end, departure.reason, *session, left, events);
+        went_offline |= update_user(user, sessions, departure.reason, *session, departure.now,
+                                    other_metadata_shown(before.metadata(), left.metadata()), events);
     }
     return went_offline;
 }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string_view>
 
@@ -12,6 +13,7 @@ namespace presence {
 
 // Microseconds; any epoch, as long as it is the same everywhere.
 using Time = std::int64_t;
+inline constexpr Time never = std::numeric_limits<Time>::max();
 
 // In the order of precedence: a user shows the most present status of all sessions.
 enum class Status : std::uint8_t { active, busy, idle, away };
@@ -25,6 +27,44 @@ std::string_view to_text(Reason reason) noexcept;
 // False where the text is none of the known ones.
 bool parse(std::string_view text, Status &status) noexcept;
 bool parse(std::string_view text, Reason &reason) noexcept;
+
+// What a session is to its user, in the order of precedence. `leaving`: it has ended, but until its grace is over the user
+// counts as online.
+enum class SessionState : std::uint8_t { offline, leaving, online };
+
+// The last moment at which a session recorded as online counts for its user: the end of its grace (0: none), or else its
+// deadline. Where nobody is judged by age (a deadline of `never`), that is not over either.
+constexpr Time live_until(Time stale_after, Time leave_until) noexcept
+{
+    return leave_until != 0 && stale_after != never ? leave_until : stale_after;
+}
+
+// A session at some moment, as far as it counts for its user.
+struct SessionSnapshot {
+    SessionState state = SessionState::offline;
+    Status status = Status::active;
+    std::int64_t id = 0;  // of two that beat at the same time, the one with the higher id counts as the later
+    Time online_since = 0;
+    Time heartbeat_at = 0;
+    Time ended_at = 0;  // 0: not recorded as ended
+};
+
+// A user as the sum of the user's sessions. All zero: a user without any.
+struct UserSummary {
+    bool any = false;  // has a session
+    SessionState state = SessionState::offline;
+    Status status = Status::active;  // the most present one of the sessions that count
+    std::int32_t sessions = 0;       // how many are online
+    std::int64_t latest = 0;         // id of the session that beat last, of those that count or, offline, of all
+    Time online_since = 0;
+    Time heartbeat_at = 0;  // of that session
+    Time ended_at = 0;      // when the last of them was over, for a user who is offline
+
+    bool online() const noexcept { return state != SessionState::offline; }
+
+    // Adds a session. True where it is the one that beat last so far.
+    bool add(const SessionSnapshot &session) noexcept;
+};
 
 struct Session {
     bool online = false;        // counts for its user
@@ -41,7 +81,10 @@ struct Session {
     Time ended_at = 0;
     Time leave_until = 0;
 
-    bool attending() const noexcept { return online && !leaving; }
+    SessionState state() const noexcept
+    {
+        return !online ? SessionState::offline : leaving ? SessionState::leaving : SessionState::online;
+    }
 };
 
 struct User {
@@ -89,7 +132,7 @@ struct Heartbeat {
     bool details_changed = false;  // something else is to be written: agent, address, interval
 };
 
-enum class Heard { refreshed, began, changed, ignored };
+enum class HeartbeatResult { refreshed, began, changed, ignored };
 
 struct Departure {
     Time now = 0;
@@ -101,14 +144,11 @@ struct Departure {
 bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept;
 
 // target is one of sessions; a session never seen before is one that is not online and was never ended.
-Heard hear(User &user, std::span<Session *const> sessions, Session &target, const Heartbeat &beat,
-           EventList &events) noexcept;
+HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, Session &target,
+                                const Heartbeat &heartbeat, EventList &events) noexcept;
 
 // Ends target, or with null all sessions. True where the user went offline by it.
-bool depart(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
-            EventList &events) noexcept;
-
-// How long a session may be silent: the greater of the timeout and twice its promised interval, within the upper bound.
-Time patience(Time timeout, Time max_timeout, Time heartbeat_interval) noexcept;
+bool apply_departure(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+                     EventList &events) noexcept;
 
 }  // namespace presence

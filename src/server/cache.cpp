@@ -201,10 +201,10 @@ bool cache_touch(Oid session_table, std::string_view user, std::string_view sess
     return taken;
 }
 
-int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *heard)
+int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *taken)
 {
     const std::size_t count = sessions.size();
-    std::fill_n(heard, count, false);
+    std::fill_n(taken, count, false);
     SharedDatabase *database = my_database();
     if (database == nullptr || count == 0)
         return 0;
@@ -212,7 +212,7 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
     const std::uint64_t now = monotonic_ms();
     const Time wall = GetCurrentTimestamp();
 
-    int taken = 0;
+    int taken_count = 0;
     const auto touch = [&](HeartbeatShard *beats, std::span<const std::uint32_t> positions,
                            const std::uint32_t *slots) {
         if (beats == nullptr) {
@@ -222,60 +222,59 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
         std::size_t taken_here = 0;
         for (std::size_t i = 0; i < positions.size(); ++i)
             if (slots[i] != HeartbeatShard::no_slot && beats->touch(slots[i], now, wall, timeouts))
-                heard[positions[i]] = true, ++taken_here;
+                taken[positions[i]] = true, ++taken_here;
         beats->count_hits(taken_here);
         beats->count_misses(positions.size() - taken_here);
-        taken += static_cast<int>(taken_here);
+        taken_count += static_cast<int>(taken_here);
     };
     find_many(
         *database, session_table, count, [sessions](std::size_t i) { return sessions[i]; }, touch);
-    return taken;
+    return taken_count;
 }
 
 namespace {
 
 // What is known without the cache.
-Life recorded_life(Time floor, Time heartbeat_at, Time interval)
+EffectiveTimes recorded_times(Time floor, Time heartbeat_at, Time interval)
 {
-    return {heartbeat_at,
-            std::max(heartbeat_at, floor) + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), interval)};
+    return {heartbeat_at, deadline(heartbeat_at, floor, effective_timeout(interval))};
 }
 
 // What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
 // The promised interval is the row's: a change of it that was rolled back may have left another one here.
-void add_cached(Life &life, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at,
+void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at,
                 const Timeouts &timeouts, Time wall, std::uint64_t now)
 {
-    life.heartbeat_at = std::max(life.heartbeat_at, beats.wall_us(at));
+    times.heartbeat_at = std::max(times.heartbeat_at, beats.wall_us(at));
     const std::uint64_t word = beat_word::pack(beats.beat_ms(at), time_to_ms(promised_interval), SlotState::open);
     // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
-    life.stale_after =
+    times.stale_after =
         wall +
         (static_cast<std::int64_t>(beat_word::deadline(word, timeouts)) - static_cast<std::int64_t>(now)) * 1000 + 999;
 }
 
 }  // namespace
 
-Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat,
-                  Time promised_interval)
+EffectiveTimes effective_times(Oid session_table, std::string_view user, std::string_view session,
+                               Time recorded_heartbeat, Time promised_interval)
 {
-    const RecordedLife recorded{{user, session}, recorded_heartbeat, promised_interval};
-    Life life;
-    session_lives(session_table, {&recorded, 1}, &life);
-    return life;
+    const RecordedSession recorded{{user, session}, recorded_heartbeat, promised_interval};
+    EffectiveTimes times;
+    effective_times(session_table, {&recorded, 1}, &times);
+    return times;
 }
 
-void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Life *lives)
+void effective_times(Oid session_table, std::span<const RecordedSession> sessions, EffectiveTimes *times)
 {
     const std::size_t count = sessions.size();
     if (RecoveryInProgress()) {
         for (std::size_t i = 0; i < count; ++i)
-            lives[i] = {sessions[i].heartbeat_at, PG_INT64_MAX};
+            times[i] = {sessions[i].heartbeat_at, never};
         return;
     }
     const Time floor = heartbeat_floor().wall;
     for (std::size_t i = 0; i < count; ++i)
-        lives[i] = recorded_life(floor, sessions[i].heartbeat_at, sessions[i].interval);
+        times[i] = recorded_times(floor, sessions[i].heartbeat_at, sessions[i].interval);
     SharedDatabase *database = my_database();
     if (database == nullptr || count == 0)
         return;
@@ -286,7 +285,7 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
         if (held.beats != nullptr) {
             const std::uint32_t at = held.beats->find(key);
             if (at != HeartbeatShard::no_slot)
-                add_cached(lives[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(),
+                add_cached(times[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(),
                            monotonic_ms());
         }
         held.unlock();
@@ -299,7 +298,7 @@ void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Li
                          const std::uint32_t *slots) {
         for (std::size_t i = 0; beats != nullptr && i < positions.size(); ++i)
             if (slots[i] != HeartbeatShard::no_slot)
-                add_cached(lives[positions[i]], sessions[positions[i]].interval, *beats, slots[i], timeouts, wall, now);
+                add_cached(times[positions[i]], sessions[positions[i]].interval, *beats, slots[i], timeouts, wall, now);
     };
     find_many(
         *database, session_table, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
@@ -358,7 +357,7 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
         const std::uint32_t at = beats.find(entry.key);
         if (at == HeartbeatShard::no_slot)
             return beats.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
-        beats.hear(at, entry.beat_ms, entry.wall_us);
+        beats.advance(at, entry.beat_ms, entry.wall_us);
         return true;
     });
 }

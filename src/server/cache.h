@@ -22,26 +22,26 @@ std::uint64_t detail_fingerprint(std::string_view bytes);
 // A heartbeat that changes nothing. False: it was not taken, the table has to decide.
 bool cache_touch(Oid session_table, std::string_view user, std::string_view session, const SessionDetails &given);
 
-// The same for many without details. heard[i] tells which were taken; how many.
+// The same for many without details. taken[i]: whether that one was; returns how many were.
 struct SessionName {
     std::string_view user, session;
 };
-int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *heard);
+int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *taken);
 
 // The effective heartbeat of a session that is recorded as online, and the last moment at which its silence is within the
-// timeout. On a standby, that is never over.
-struct Life {
+// timeout; on a standby, where nobody is judged by age, that is `never`.
+struct EffectiveTimes {
     Time heartbeat_at;
     Time stale_after;
 };
-Life session_life(Oid session_table, std::string_view user, std::string_view session, Time recorded_heartbeat,
-                  Time promised_interval);
+EffectiveTimes effective_times(Oid session_table, std::string_view user, std::string_view session,
+                               Time recorded_heartbeat, Time promised_interval);
 // The same for many; a thousand or so at a time is fastest. Each is {session, recorded heartbeat, promised interval}.
-struct RecordedLife {
+struct RecordedSession {
     SessionName name;
     Time heartbeat_at, interval;
 };
-void session_lives(Oid session_table, std::span<const RecordedLife> sessions, Life *lives);
+void effective_times(Oid session_table, std::span<const RecordedSession> sessions, EffectiveTimes *times);
 
 // What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory or of a cache.
 bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,

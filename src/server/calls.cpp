@@ -145,11 +145,11 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
              (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
             (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
             (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
-        const Heard heard = hear(*user, user->span(), *target, heartbeat, events);
-        online += heard != Heard::ignored;
-        if (heard == Heard::refreshed && !target->changed)
+        const HeartbeatResult result = apply_heartbeat(*user, user->span(), *target, heartbeat, events);
+        online += result != HeartbeatResult::ignored;
+        if (result == HeartbeatResult::refreshed && !target->changed)
             refreshed[refreshed_count++] = target;
-        if (heard != Heard::began && heard != Heard::changed)
+        if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
         if (d.user_agent != nullptr)
             target->user_agent = PointerGetDatum(d.user_agent), target->no_user_agent = false;
@@ -160,8 +160,8 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
         if (d.has_metadata)
             target->metadata = d.metadata, target->no_metadata = false;
         // The next of this call must not find it silent.
-        target->stale_after = heartbeat.now + patience(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms),
-                                                       target->no_interval ? 0 : interval_time(target->interval));
+        target->stale_after =
+            heartbeat.now + effective_timeout(target->no_interval ? 0 : interval_time(target->interval));
     }
     store_user(*user, events, heartbeat.now);
     for (int i = 0; i < refreshed_count; ++i)
@@ -186,7 +186,7 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
         const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
         const Departure departure{GetCurrentTimestamp(), reason, grace};
         if (session_name == nullptr || target != nullptr)
-            went = depart(*user, user->span(), target, departure, events);
+            went = apply_departure(*user, user->span(), target, departure, events);
         store_user(*user, events, departure.now);
         for (const Event &event : events.items())
             ended += event.type == EventType::session_end && event.reason == reason;
@@ -260,15 +260,15 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     }
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
-    auto *heard = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
-    int online = cache_touch_many(session_table(), {names, static_cast<std::size_t>(user_count)}, heard);
+    auto *taken = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
+    int online = cache_touch_many(session_table(), {names, static_cast<std::size_t>(user_count)}, taken);
     if (online == user_count)
         PG_RETURN_INT32(online);
 
     auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count)));
     int left = 0;
     for (int i = 0; i < user_count; ++i)
-        if (!heard[i])
+        if (!taken[i])
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
     std::sort(order, order + left, [names](int a, int b) { return names[a].user < names[b].user; });

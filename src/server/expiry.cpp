@@ -93,7 +93,7 @@ void end_for(const Users &users, Ended &ended)
             ended.users += expire(*user, user->span(), now, events);
             for (int at = 0; at < user->session_count; ++at) {
                 const auto &session = *static_cast<const StoredSession *>(user->list[at]);
-                if (session.attending() && !session.changed)
+                if (session.state() == SessionState::online && !session.changed)
                     cache_correct_interval(session_table(), text_view(user->name), text_view(session.name),
                                            session.no_interval ? 0 : interval_ms(session.interval));
             }

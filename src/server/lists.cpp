@@ -17,12 +17,13 @@ namespace presence {
 
 namespace {
 
-#define SEEN_COLUMNS                                                                                                   \
+#define LISTED_COLUMNS                                                                                                 \
     "user_id, session_id, id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
-Statement online_sessions = {"SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE online", 0, {}};
+Statement online_sessions = {"SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE online", 0, {}};
 Statement online_sessions_of = {
-    "SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
-Statement sessions_of = {"SELECT " SEEN_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
+    "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
+Statement sessions_of = {
+    "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
 // In two steps, each by an index whatever the planner believes of the table.
 Statement suspects = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND id = ANY ($1)"
@@ -151,7 +152,7 @@ struct Receiver {
     static constexpr std::uint32_t batch = 1024;
     static constexpr std::size_t name_room = 64 * 1024;
     struct Row {
-        SeenSession session;
+        SessionRow session;
         text *user;
         Datum metadata;
         std::uint32_t hash;
@@ -163,36 +164,44 @@ struct Receiver {
     std::uint32_t count;
     std::size_t name_used;
     Row *rows;
-    RecordedLife *recorded;
-    Life *lives;
+    RecordedSession *recorded;
+    EffectiveTimes *times;
     char *names;  // of the sessions
 };
 
-Judgement judged(const SeenSession &s, const Life &life, Time now)
+// times: of a session that is recorded as online.
+SessionSnapshot snapshot_at(const SessionRow &row, const EffectiveTimes &times, Time now)
 {
-    if (!s.online)
-        return {false, s.heartbeat_at};
-    // On a standby nothing is over.
-    const bool waits = life.stale_after != PG_INT64_MAX && s.leave_until != 0;
-    return {now <= (waits ? s.leave_until : life.stale_after), life.heartbeat_at};
+    SessionSnapshot snapshot{.status = row.status,
+                             .id = row.id,
+                             .online_since = row.online_since,
+                             .heartbeat_at = row.heartbeat_at,
+                             .ended_at = row.ended_at};
+    if (!row.online)
+        return snapshot;
+    snapshot.heartbeat_at = times.heartbeat_at;
+    if (now <= live_until(times.stale_after, row.leave_until))
+        snapshot.state = row.ended_at != 0 ? SessionState::leaving : SessionState::online;
+    return snapshot;
 }
 
 void add_batch(Receiver &receiver)
 {
     UserList &list = *receiver.list;
-    session_lives(session_table(), {receiver.recorded, receiver.count}, receiver.lives);
+    effective_times(session_table(), {receiver.recorded, receiver.count}, receiver.times);
     const Time now = GetCurrentTimestamp();
     for (std::uint32_t i = 0; i < receiver.count; ++i)
         __builtin_prefetch(&list.slots[receiver.rows[i].hash & (list.slot_count - 1)], 1);
     for (std::uint32_t i = 0; i < receiver.count; ++i) {
         const Receiver::Row &row = receiver.rows[i];
-        const SeenSession &s = row.session;
-        const Judgement judgement = judged(s, receiver.lives[i], now);
+        const SessionRow &s = row.session;
+        const SessionSnapshot snapshot = snapshot_at(s, receiver.times[i], now);
+        const bool live = snapshot.state != SessionState::offline;
         ListedUser &user = take(list, s.user, row.hash, row.user);
-        list.online_users += judgement.live && !user.summary.online;
-        list.live_sessions += judgement.live && s.ended_at == 0;
-        list.stale_met |= s.online && !judgement.live;
-        if (add_session_to(user.summary, s, judgement)) {
+        list.online_users += live && !user.summary.online();
+        list.live_sessions += snapshot.state == SessionState::online;
+        list.has_stale |= s.online && !live;
+        if (user.summary.add(snapshot)) {
             user.metadata = row.metadata;
             user.no_metadata = row.no_metadata;
         }
@@ -209,7 +218,7 @@ bool receive(TupleTableSlot *slot, DestReceiver *self)
     const Datum *values = slot->tts_values;
     const bool *nulls = slot->tts_isnull;
     Receiver::Row &row = receiver.rows[receiver.count];
-    SeenSession &s = row.session;
+    SessionRow &s = row.session;
     row.user = kept_text(list, text_view(DatumGetTextPP(values[0])));
     s.user = text_view(row.user);
     row.hash = hash_of(s.user);
@@ -244,8 +253,8 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata)
     Receiver receiver{
         {receive, start_nothing, stop_nothing, stop_nothing, DestNone}, list, 0, 0, nullptr, nullptr, nullptr, nullptr};
     receiver.rows = static_cast<Receiver::Row *>(palloc(sizeof(Receiver::Row) * Receiver::batch));
-    receiver.recorded = static_cast<RecordedLife *>(palloc(sizeof(RecordedLife) * Receiver::batch));
-    receiver.lives = static_cast<Life *>(palloc(sizeof(Life) * Receiver::batch));
+    receiver.recorded = static_cast<RecordedSession *>(palloc(sizeof(RecordedSession) * Receiver::batch));
+    receiver.times = static_cast<EffectiveTimes *>(palloc(sizeof(EffectiveTimes) * Receiver::batch));
     receiver.names = static_cast<char *>(palloc(Receiver::name_room));
     SPIExecuteOptions options = {};
     options.read_only = true;
@@ -266,33 +275,12 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata)
 
 ListedUser &take_user(UserList &list, std::string_view name) { return take(list, name, hash_of(name), nullptr); }
 
-Judgement judge(const SeenSession &s)
+SessionSnapshot snapshot_of(const SessionRow &row)
 {
-    if (!s.online)
-        return {false, s.heartbeat_at};
-    const Life life = session_life(session_table(), s.user, s.session, s.heartbeat_at, s.interval);
-    return judged(s, life, GetCurrentTimestamp());
-}
-
-bool add_session_to(Summary &sum, const SeenSession &session, const Judgement &now)
-{
-    const bool latest = !sum.any || (now.live && !sum.online) ||
-                        (now.live == sum.online && (now.heartbeat_at > sum.heartbeat_at ||
-                                                    (now.heartbeat_at == sum.heartbeat_at && session.id > sum.latest)));
-    if (latest) {
-        sum.heartbeat_at = now.heartbeat_at;
-        sum.latest = session.id;
-    }
-    if (now.live) {
-        sum.status = sum.online ? std::min(sum.status, session.status) : session.status;
-        sum.online_since = sum.online ? std::min(sum.online_since, session.online_since) : session.online_since;
-        sum.sessions += session.ended_at == 0;
-        sum.online = true;
-    }
-    const Time over = session.ended_at != 0 ? session.ended_at : now.heartbeat_at;
-    sum.ended_at = sum.any ? std::max(sum.ended_at, over) : over;
-    sum.any = true;
-    return latest;
+    EffectiveTimes times{};
+    if (row.online)
+        times = effective_times(session_table(), row.user, row.session, row.heartbeat_at, row.interval);
+    return snapshot_at(row, times, GetCurrentTimestamp());
 }
 
 UserList *list_online(bool with_metadata) { return collect(online_sessions, 0, with_metadata); }
@@ -340,7 +328,7 @@ std::uint32_t *newest_first(const UserList &list)
     std::size_t count = 0;
     for (std::uint32_t i = 0; i < list.count; ++i) {
         const ListedUser &user = list.user(i);
-        if (!user.summary.online)
+        if (!user.summary.online())
             continue;
         const std::string_view name = text_view(user.name);
         std::uint64_t start = 0;

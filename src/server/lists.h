@@ -9,7 +9,7 @@
 namespace presence {
 
 // A row of presence_session. 0 stands for NULL.
-struct SeenSession {
+struct SessionRow {
     std::string_view user, session;
     std::int64_t id;
     bool online;  // as recorded
@@ -17,33 +17,15 @@ struct SeenSession {
     Time online_since, heartbeat_at, interval, ended_at, leave_until;
 };
 
-// What the cache makes of it.
-struct Judgement {
-    bool live;
-    Time heartbeat_at;  // the effective one
-};
-Judgement judge(const SeenSession &s);
-
-// One user at this moment. A row that is recorded as online counts only while it is not stale.
-struct Summary {
-    bool any;     // has a session
-    bool online;  // has a live one
-    Status status;
-    std::int32_t sessions;
-    std::int64_t latest;  // row id of the session that beat last, of the live ones if there are any
-    Time online_since;
-    Time heartbeat_at;  // of that session
-    Time ended_at;      // when the last of them was over, for a user who is offline
-};
-// Adds a session. True where it is the one that beat last so far.
-bool add_session_to(Summary &sum, const SeenSession &session, const Judgement &now);
+// What it counts for now, with what the cache knows of it.
+SessionSnapshot snapshot_of(const SessionRow &row);
 
 struct ListedUser {
-    Summary summary;
+    UserSummary summary;
     text *name;
     Datum metadata;  // of the session that beat last
     bool no_metadata;
-    bool told;  // for the reader's use
+    bool returned;  // for the reader's use
 };
 
 struct UserList {
@@ -60,7 +42,7 @@ struct UserList {
     std::uint32_t slot_count;
     std::int64_t online_users, live_sessions;
     bool with_metadata;
-    bool stale_met;  // some session recorded as online was not live
+    bool has_stale;  // some session recorded as online is not live
     char *room;      // for names and metadata
     std::size_t room_left;
     MemoryContext context;

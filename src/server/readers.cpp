@@ -50,6 +50,11 @@ void require_view_reader(FunctionCallInfo fcinfo)
                     errhint("It needs SELECT on the view \"presence\".")));
 }
 
+Time time_or_zero(FunctionCallInfo fcinfo, int argument)
+{
+    return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument);
+}
+
 bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
 
 text *status_text(Status status)
@@ -92,11 +97,11 @@ void describe(const ListedUser &user, Datum *values, bool *nulls)
     nulls[5] = user.no_metadata;
 }
 
-// The list leaves stale sessions out by itself. To end those that it met costs nothing where there are none.
-void end_met(const UserList &list, const OwnerWork &work)
+// The list leaves stale sessions out by itself. To end those that it found costs nothing where there are none.
+void end_stale_sessions_of(const UserList &list, const OwnerWork &work)
 {
     // Under a snapshot of the transaction's own, ending them could fail for what others have done since.
-    if (!list.stale_met || !may_write() || IsolationUsesXactSnapshot())
+    if (!list.has_stale || !may_write() || IsolationUsesXactSnapshot())
         return;
     const Ended ended = end_stale_sessions(Thoroughness::whole_table);
     if (ended.sessions > 0)
@@ -114,24 +119,20 @@ PRESENCE_FUNCTION(presence_effective_heartbeat)
     require_view_reader(fcinfo);
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_NULL();
-    PG_RETURN_TIMESTAMPTZ(session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
-                                       text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0)
+    PG_RETURN_TIMESTAMPTZ(effective_times(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
+                                          text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0)
                               .heartbeat_at);
 }
 
 PRESENCE_FUNCTION(presence_is_live)
 {
     require_view_reader(fcinfo);
-    if (RecoveryInProgress())
-        PG_RETURN_BOOL(true);
-    if (!PG_ARGISNULL(4))
-        PG_RETURN_BOOL(GetCurrentTimestamp() <= PG_GETARG_TIMESTAMPTZ(4));
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_BOOL(false);
     const Time promised = PG_ARGISNULL(3) ? 0 : interval_time(PG_GETARG_DATUM(3));
-    const Life life = session_life(session_table(), text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1)),
-                                   PG_GETARG_TIMESTAMPTZ(2), promised);
-    PG_RETURN_BOOL(GetCurrentTimestamp() <= life.stale_after);
+    const EffectiveTimes times = effective_times(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
+                                                 text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), promised);
+    PG_RETURN_BOOL(GetCurrentTimestamp() <= live_until(times.stale_after, time_or_zero(fcinfo, 4)));
 }
 
 PRESENCE_FUNCTION(presence_server_state)
@@ -194,22 +195,17 @@ PRESENCE_FUNCTION(presence_totals)
 namespace presence {
 namespace {
 
-// State of the aggregate presence_summary.
-struct Summing {
-    Summary summary;
+// State of the aggregate presence_summary. All zero: no session yet.
+struct SummaryState {
+    UserSummary user;
     char *session;  // that beat last
     std::size_t length, room;
 };
 
-Time time_or_none(FunctionCallInfo fcinfo, int argument)
-{
-    return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument);
-}
-
 }  // namespace
 }  // namespace presence
 
-PRESENCE_FUNCTION(presence_summary_add)
+PRESENCE_FUNCTION(presence_summary_transfn)
 {
     require_view_reader(fcinfo);
     MemoryContext context;
@@ -219,9 +215,9 @@ PRESENCE_FUNCTION(presence_summary_add)
         if (PG_ARGISNULL(i))
             ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                             errmsg("argument %d of presence_summary must not be NULL", i)));
-    auto *sum = PG_ARGISNULL(0) ? static_cast<Summing *>(MemoryContextAllocZero(context, sizeof(Summing)))
-                                : reinterpret_cast<Summing *>(PG_GETARG_POINTER(0));
-    SeenSession s;
+    auto *sum = PG_ARGISNULL(0) ? static_cast<SummaryState *>(MemoryContextAllocZero(context, sizeof(SummaryState)))
+                                : reinterpret_cast<SummaryState *>(PG_GETARG_POINTER(0));
+    SessionRow s;
     s.user = text_view(PG_GETARG_TEXT_PP(1));
     s.session = text_view(PG_GETARG_TEXT_PP(2));
     s.id = PG_GETARG_INT64(3);
@@ -231,9 +227,9 @@ PRESENCE_FUNCTION(presence_summary_add)
     s.online_since = PG_GETARG_TIMESTAMPTZ(6);
     s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(7);
     s.interval = PG_ARGISNULL(8) ? 0 : interval_time(PG_GETARG_DATUM(8));
-    s.ended_at = time_or_none(fcinfo, 9);
-    s.leave_until = time_or_none(fcinfo, 10);
-    if (add_session_to(sum->summary, s, judge(s))) {
+    s.ended_at = time_or_zero(fcinfo, 9);
+    s.leave_until = time_or_zero(fcinfo, 10);
+    if (sum->user.add(snapshot_of(s))) {
         if (sum->room < s.session.size()) {
             sum->room = std::max<std::size_t>(s.session.size(), 40);
             sum->session = static_cast<char *>(MemoryContextAlloc(context, sum->room));
@@ -245,12 +241,12 @@ PRESENCE_FUNCTION(presence_summary_add)
     PG_RETURN_POINTER(sum);
 }
 
-PRESENCE_FUNCTION(presence_summary_tell)
+PRESENCE_FUNCTION(presence_summary_finalfn)
 {
     if (PG_ARGISNULL(0))
         PG_RETURN_NULL();
-    const auto *sum = reinterpret_cast<const Summing *>(PG_GETARG_POINTER(0));
-    const Summary &s = sum->summary;
+    const auto *sum = reinterpret_cast<const SummaryState *>(PG_GETARG_POINTER(0));
+    const UserSummary &s = sum->user;
     if (fcinfo->flinfo->fn_extra == nullptr) {
         TupleDesc shape;
         MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
@@ -259,14 +255,14 @@ PRESENCE_FUNCTION(presence_summary_tell)
         fcinfo->flinfo->fn_extra = BlessTupleDesc(shape);
         MemoryContextSwitchTo(caller);
     }
-    Datum values[] = {BoolGetDatum(s.online),
+    Datum values[] = {BoolGetDatum(s.online()),
                       PointerGetDatum(status_text(s.status)),
                       Int32GetDatum(s.sessions),
                       TimestampTzGetDatum(s.online_since),
-                      TimestampTzGetDatum(s.online ? s.heartbeat_at : s.ended_at),
+                      TimestampTzGetDatum(s.online() ? s.heartbeat_at : s.ended_at),
                       TimestampTzGetDatum(s.heartbeat_at),
                       PointerGetDatum(make_text({sum->session, sum->length}))};
-    bool nulls[] = {false, !s.online, false, !s.online, false, false, false};
+    bool nulls[] = {false, !s.online(), false, !s.online(), false, false, false};
     return HeapTupleGetDatum(heap_form_tuple(static_cast<TupleDesc>(fcinfo->flinfo->fn_extra), values, nulls));
 }
 
@@ -285,7 +281,7 @@ PRESENCE_FUNCTION(get_active_users)
         describe(list->user(order[i]), values, nulls);
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
-    end_met(*list, work);
+    end_stale_sessions_of(*list, work);
     end_owner_work(work);
     return 0;
 }
@@ -350,17 +346,17 @@ PRESENCE_FUNCTION(get_presence)
     UserList *list = list_named(text_array(names, static_cast<std::size_t>(known)), true);
     for (int i = 0; i < known; ++i) {
         ListedUser &user = take_user(*list, text_view(DatumGetTextPP(names[i])));
-        if (user.told)
+        if (user.returned)
             continue;
-        user.told = true;
-        const Summary &sum = user.summary;
+        user.returned = true;
+        const UserSummary &sum = user.summary;
         Datum values[] = {PointerGetDatum(user.name),
-                          BoolGetDatum(sum.online),
+                          BoolGetDatum(sum.online()),
                           PointerGetDatum(status_text(sum.status)),
-                          TimestampTzGetDatum(sum.online ? sum.heartbeat_at : sum.ended_at),
+                          TimestampTzGetDatum(sum.online() ? sum.heartbeat_at : sum.ended_at),
                           Int32GetDatum(sum.sessions),
                           user.metadata};
-        bool nulls[] = {false, false, !sum.online, !sum.any, !sum.any, user.no_metadata};
+        bool nulls[] = {false, false, !sum.online(), !sum.any, !sum.any, user.no_metadata};
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
     end_owner_work(work);

@@ -1,6 +1,7 @@
 // The extension's settings, as the configuration says them. Defined and checked in settings.cpp; read everywhere.
 #pragma once
 
+#include "../core/deadline.h"
 #include "../core/rules.h"
 #include "server.h"
 
@@ -25,6 +26,12 @@ void define_settings();
 // Rounded up; nothing for what is less than nothing.
 inline std::uint64_t time_to_ms(Time time) { return time <= 0 ? 0 : (static_cast<std::uint64_t>(time) + 999) / 1000; }
 inline Time ms_to_time(int ms) { return static_cast<Time>(ms) * 1000; }
+
+// How long a session may be silent that promised that interval; 0: none.
+inline Time effective_timeout(Time heartbeat_interval)
+{
+    return effective_timeout(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), heartbeat_interval);
+}
 
 inline bool notifications_wanted()
 {

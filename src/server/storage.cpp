@@ -157,10 +157,10 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
         loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15, is_null)));
         if (loaded->online) {
             const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
-            const Life life =
-                session_life(session_table(), text_view(name), text_view(loaded->name), loaded->heartbeat_at, promised);
-            loaded->heartbeat_at = life.heartbeat_at;
-            loaded->stale_after = life.stale_after;
+            const EffectiveTimes times = effective_times(session_table(), text_view(name), text_view(loaded->name),
+                                                         loaded->heartbeat_at, promised);
+            loaded->heartbeat_at = times.heartbeat_at;
+            loaded->stale_after = times.stale_after;
         }
         user->list[user->session_count++] = loaded;
     }
@@ -246,7 +246,7 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
         run(s.id == 0 ? insert_session : update_session, values, nulls);
         if (s.id == 0)
             s.id = DatumGetInt64(first_value(1));
-        if (s.attending())
+        if (s.state() == SessionState::online)
             cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id),
                       cached_details(s), s.heartbeat_at, false);
         if (s.clear_typing)

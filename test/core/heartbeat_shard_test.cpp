@@ -222,8 +222,8 @@ TEST(Shard, AClosedSessionTakesNoHeartbeatButIsWatched)
     shard->close(slot);
     EXPECT_FALSE(shard->touch(slot, 2000, 2'000'000, two_minutes));
     EXPECT_EQ(shard->beat_ms(slot), 1000U);
-    shard->hear(slot, 3000, 3'000'000);
-    shard->hear(slot, 2500, 2'500'000);
+    shard->advance(slot, 3000, 3'000'000);
+    shard->advance(slot, 2500, 2'500'000);
     EXPECT_EQ(shard->beat_ms(slot), 3000U);
     EXPECT_EQ(shard->wall_us(slot), 3'000'000);
     EXPECT_EQ(shard->state(slot), SlotState::closed);
@@ -517,7 +517,7 @@ private:
             break;
         case 8: {
             const auto wall = static_cast<std::int64_t>(pick(1'000'000));
-            shard_->hear(slot, now_ms_, wall);
+            shard_->advance(slot, now_ms_, wall);
             heard(known->second, now_ms_, wall);
             break;
         }
