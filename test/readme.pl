@@ -1,5 +1,6 @@
-# Tries what README.md says: every sql, sh and js block runs on the server that PG... names, in order, and "--> value" must be the
-# result. Names, columns and defaults in its tables are compared with the extension.
+# Tries what the documents say: every sql, sh and js block of each runs on the server that PG... names, in order, and "--> value"
+# must be the result. Each document finds the extension as just created. Names, columns and defaults in the tables of
+# docs/reference.md are compared with the extension.
 #
 # A comment before a block may say: <!-- test: needs pg_cron -->, <!-- test: last -->, or why it cannot be tried: <!-- test: no ... -->
 use strict;
@@ -9,9 +10,19 @@ use File::Temp 'tempdir';
 use FindBin;
 
 my $root = "$FindBin::Bin/..";
-my $readme = do { open my $in, '<:encoding(UTF-8)', "$root/README.md" or die $!; local $/; <$in> };
 binmode Test::More->builder->$_, ':encoding(UTF-8)' for qw(output failure_output todo_output);
 my $folder = tempdir(CLEANUP => 1);
+
+# docs/front-end.md has a test of its own in client/test, and what docs/design.md and CONTRIBUTING.md show are not statements to try.
+my @tried_documents =
+    grep { -f "$root/$_" } qw(README.md docs/guide.md docs/reference.md docs/operations.md docs/security.md);
+
+sub content {
+    my ($document) = @_;
+    open my $in, '<:encoding(UTF-8)', "$root/$document" or die "$document: $!";
+    local $/;
+    return scalar <$in>;
+}
 
 # Runs a program with a file as its input; its output, and whether it went well.
 sub run {
@@ -36,16 +47,27 @@ my @cron = run(
 );
 
 my %tried = (sql => 0, sh => 0, js => 0);
-my (@blocks, @last);
-while (
-    $readme =~ /^(?:<!-- test: (?<note>[^\n]*) -->\n)?(?<indent> *)```(?<language>\w+)\n(?<text>.*?)^\g{indent}```$/gms)
-{
-    my $block = [$+{note} // '', $+{language}, $+{text}];
-    push @{ $block->[0] eq 'last' ? \@last : \@blocks }, $block;
+for my $document (@tried_documents) {
+    my $text = content($document);
+    my (@blocks, @last);
+    while ($text =~
+        /^(?:<!-- test: (?<note>[^\n]*) -->\n)?(?<indent> *)```(?<language>\w+)\n(?<text>.*?)^\g{indent}```$/gms) {
+        my $block = [$+{note} // '', $+{language}, $+{text}];
+        push @{ $block->[0] eq 'last' ? \@last : \@blocks }, $block;
+    }
+    note $document;
+    sql('SET client_min_messages = warning; DROP EXTENSION IF EXISTS presence');
+    sql('CREATE EXTENSION presence') unless $text =~ /^CREATE EXTENSION presence;/m;
+    try_block($document, @$_) for @blocks, @last;
 }
-for (@blocks, @last) {
-    my ($note, $language, $text) = @$_;
-    if ($note =~ /^no /) { pass("not tried: $note"); next; }
+cmp_ok($tried{$_}, '>', 0, "there are $_ blocks") for sort keys %tried;
+
+sql('CREATE EXTENSION IF NOT EXISTS presence');
+compare_tables(content('docs/reference.md'));
+
+sub try_block {
+    my ($document, $note, $language, $text) = @_;
+    if ($note =~ /^no /) { pass("$document: not tried: $note"); return; }
     $tried{$language}++;
     if ($language eq 'sql') {
     SKIP: {
@@ -54,13 +76,13 @@ for (@blocks, @last) {
                 my ($expected) = $statement =~ /--> (.*?)\s*$/m;
                 my ($title) = $statement =~ /^\s*((?:[^-\s]|-(?!-)).*?)\s*$/m;
                 my ($output, $fine) = run($statement, 'psql -XAtq -v ON_ERROR_STOP=1');
-                ok($fine, $title) or diag $output;
+                ok($fine, "$document: $title") or diag $output;
                 is($output, $expected, "... is $expected") if defined $expected;
             }
         }
     } elsif ($language eq 'sh') {
         my ($output, $fine) = run($text, 'bash -e -o pipefail');
-        ok($fine, 'sh: ' . ($text =~ /(.*)/)[0]) or diag $output;
+        ok($fine, "$document: sh: " . ($text =~ /(.*)/)[0]) or diag $output;
     } elsif ($language eq 'js') {
     SKIP: {
             skip 'no Node.js here', 1 unless grep { -x "$_/node" } split /:/, $ENV{PATH};
@@ -70,14 +92,14 @@ for (@blocks, @last) {
             print $out $text;
             close $out;
             my ($output, $fine) = run('', "timeout 30 node $folder/snippet.mjs");
-            ok($fine, 'js: runs') or diag $output;
-            is($output, join("\n", $text =~ m{console\.log\(.*\); // (.*)}g), 'js: prints what it says');
+            ok($fine, "$document: js: runs") or diag $output;
+            is($output, join("\n", $text =~ m{console\.log\(.*\); // (.*)}g), "$document: js: prints what it says");
         }
     } elsif ($language eq 'ini') {
         like(sql('SHOW shared_preload_libraries'),
             qr/\bpresence\b/, 'ini: the server that tries this is configured like that');
     } elsif ($language !~ /^(?:text|json)$/) {
-        fail("a $language block, which nothing here can try");
+        fail("$document: a $language block, which nothing here can try");
     }
 
 # The roles can do what they were granted, and nothing else.
@@ -98,15 +120,11 @@ for (@blocks, @last) {
             q{SET ROLE chat_admin; DELETE FROM presence_session}
             );
     }
-
-# The tables are compared while the extension is there.
-    if ($language eq 'sql' && $text =~ /^CREATE EXTENSION presence;/) { compare_tables(); }
 }
-cmp_ok($tried{$_}, '>', 0, "there are $_ blocks") for sort keys %tried;
 
 # Links within the repository lead somewhere, for all documents.
-for my $document ('README.md', map {s{^\Q$root\E/}{}r} glob "$root/docs/*.md") {
-    my $text = do { open my $in, '<:encoding(UTF-8)', "$root/$document" or die $!; local $/; <$in> };
+for my $document (map {s{^\Q$root\E/}{}r} glob "$root/*.md $root/docs/*.md $root/client/*.md") {
+    my $text = content($document);
     my ($folder_of) = $document =~ m{^(.*/)?[^/]*$};
     my @dead;
     while ($text =~ /\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)/g) {
@@ -122,7 +140,7 @@ for my $document ('README.md', map {s{^\Q$root\E/}{}r} glob "$root/docs/*.md") {
 }
 
 sub compare_tables {
-    my ($reference) = $readme =~ /^(## Functions.*)^## Operation/ms;
+    my ($reference) = @_;
     for my $line (
         split /\n/,
         sql(
@@ -137,7 +155,7 @@ sub compare_tables {
     ) {
         my ($name, $columns) = split /\t/, $line, -1;
         my ($row) = $reference =~ /^\| `\Q$name\E\((.*)$/m;
-        ok($row, "README has the function $name") or next;
+        ok($row, "the reference has the function $name") or next;
         next if $name =~ /^presence_(?:snapshot|changes_since)$/;    # described by others
         like($row, qr/\Q`$columns`\E/, "... and its columns") if $columns;
     }
@@ -151,7 +169,7 @@ sub compare_tables {
         )
     ) {
         my ($name, $columns) = split /\t/, $line;
-        like($reference, qr/^\| `\Q$name\E`[^|]*\| `\Q$columns\E`/m, "README has $name with its columns");
+        like($reference, qr/^\| `\Q$name\E`[^|]*\| `\Q$columns\E`/m, "the reference has $name with its columns");
     }
     for my $line (
         split /\n/,
@@ -160,7 +178,11 @@ sub compare_tables {
         )
     ) {
         my ($name, $default) = split /\t/, $line;
-        like($reference, qr/^\| `\Q$name\E` \| `\Q$default\E` \|/m, "README has the setting $name with its default");
+        like(
+            $reference,
+            qr/^\| `\Q$name\E` \| `\Q$default\E` \|/m,
+            "the reference has the setting $name with its default"
+        );
     }
     is(
         scalar(() = $reference =~ /^\| `presence\.\w+` \|/gm),
