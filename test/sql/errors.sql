@@ -1,19 +1,11 @@
 -- Each error has its SQLSTATE, names the argument, shows it cut, and writes nothing.
 SET client_min_messages = warning;
 CREATE EXTENSION presence;
-CREATE PROCEDURE show_error(statement text, with_message boolean DEFAULT true) LANGUAGE plpgsql AS $$
-DECLARE message text; detail text; hint text;
-BEGIN
-    EXECUTE statement;
-    RAISE INFO 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    IF with_message THEN
-        RAISE INFO '% | % | % | %', SQLSTATE, message, detail, hint;
-    ELSE        -- other words in another setting, but the same state, and a hint
-        RAISE INFO '% | hint: %', SQLSTATE, hint <> '';
-    END IF;
-END $$;
+\getenv test_dir PG_ABS_SRCDIR
+\set helpers :test_dir /sql/helpers.psql
+\set ECHO none
+\i :helpers
+\set ECHO all
 \set VERBOSITY terse
 CALL show_error($$SELECT update_user_heartbeat(NULL)$$);
 CALL show_error($$SELECT update_user_heartbeat('')$$);

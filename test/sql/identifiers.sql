@@ -23,15 +23,11 @@ SELECT length(repeat('x', 255)::presence_id::text) AS longest;
 SELECT encode(presence_id_send('ab'), 'escape');
 SELECT length(repeat('é', 127)::presence_id::text) AS longest_in_letters;
 -- Errors with their SQLSTATE, but without source lines.
-CREATE PROCEDURE show_error(statement text) LANGUAGE plpgsql AS $$
-DECLARE message text; detail text; hint text;
-BEGIN
-    EXECUTE statement;
-    RAISE INFO 'no error';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    RAISE INFO '% | % | % | %', SQLSTATE, message, detail, hint;
-END $$;
+\getenv test_dir PG_ABS_SRCDIR
+\set helpers :test_dir /sql/helpers.psql
+\set ECHO none
+\i :helpers
+\set ECHO all
 \set VERBOSITY terse
 CALL show_error($$SELECT ''::presence_id$$);
 CALL show_error($$SELECT ''::text::presence_id$$);
