@@ -93,9 +93,9 @@ export class ChangeFeed {
     };
 
     this.#watch.set(silence);
-    transport
+    void transport
       .follow(roster.seq, sink, connection.signal)
-      .catch((error: unknown) => error)
+      .catch((error: unknown) => PresenceError.of(error))
       .then((error) => {
         if (this.#connection !== connection) return;
         const silent = connection.signal.aborted;
@@ -103,8 +103,7 @@ export class ChangeFeed {
         this.#watch.clear();
         this.reconnects++;
         this.#failures++;
-        const problem =
-          silent || error === undefined ? null : error instanceof PresenceError ? error : new PresenceError(String(error), 0);
+        const problem = silent ? null : (error ?? null);
         this.#retry.set(Math.max(backoff(this.#failures, this.options.retryBase, this.options.retryMax), problem?.retryAfter ?? 0));
         this.#setOpen(false);
         if (problem !== null) this.options.failed(problem);

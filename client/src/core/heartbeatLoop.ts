@@ -53,7 +53,7 @@ export class HeartbeatLoop {
     try {
       result = { ok: true, online: await send(flight.signal), latency: Date.now() - started };
     } catch (error) {
-      result = { ok: false, error: error instanceof PresenceError ? error : new PresenceError(String(error), 0) };
+      result = { ok: false, error: PresenceError.of(error) };
     }
     if (this.#flight !== flight) return; // stopped or restarted meanwhile
     this.#flight = undefined;

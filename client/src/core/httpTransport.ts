@@ -1,6 +1,6 @@
 import { readEventStream } from "./eventStream.js";
 import { fetchJson, PresenceError, refuseUnlessOk, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
-import type { Heartbeat, UserPresence } from "./types.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
 
 export interface HttpTransportOptions {
   /** Where the endpoints are mounted. */
@@ -48,11 +48,11 @@ export class HttpTransport implements PresenceTransport {
     await readEventStream(body, (event) => {
       sink.alive();
       if (event === null) return;
-      const data = JSON.parse(event.data);
-      if (event.event === "snapshot") sink.snapshot(data);
+      const data: unknown = JSON.parse(event.data);
+      if (event.event === "snapshot") sink.snapshot(data as PresenceSnapshot);
       else if (event.event === "ready") sink.opened();
       else if (event.event === "lost") sink.lost();
-      else sink.change(data);
+      else sink.change(data as PresenceEvent);
     });
   }
 

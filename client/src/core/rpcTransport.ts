@@ -82,7 +82,7 @@ export class RpcTransport implements PresenceTransport {
 
   async #snapshot(signal: AbortSignal): Promise<PresenceSnapshot> {
     const rows = (await this.#call("presence_snapshot", {}, signal)) as (PresenceUser & { seq: number })[];
-    const users = rows.filter((row) => row.user_id !== null).map(({ seq: _, ...user }) => user);
+    const users = rows.filter((row) => row.user_id !== null).map(({ seq, ...user }) => user);
     return { seq: rows[0]?.seq ?? 0, users };
   }
 

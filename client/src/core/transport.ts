@@ -36,6 +36,11 @@ export class PresenceError extends Error {
   ) {
     super(message);
   }
+
+  /** Whatever was thrown, as one of these. */
+  static of(thrown: unknown): PresenceError {
+    return thrown instanceof PresenceError ? thrown : new PresenceError(String(thrown), 0);
+  }
 }
 
 export type HeaderSource = Record<string, string> | (() => Record<string, string>);

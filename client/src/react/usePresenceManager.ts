@@ -30,8 +30,7 @@ export function usePresenceManager(options: PresenceManagerOptions): PresenceMan
   // In an effect, so never on the server, and undone by unmounting.
   useEffect(() => {
     if (currentUser == null) return;
-    const { currentUser: _, ...rest } = latest.current;
-    const lease = acquirePresence({ ...rest, userId: currentUser, autoJoin });
+    const lease = acquirePresence({ ...latest.current, userId: currentUser, autoJoin });
     setService(lease.service);
     return () => {
       lease.release();

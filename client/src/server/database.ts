@@ -1,8 +1,10 @@
 import type pg from "pg";
-import type { PresenceEvent, PresenceSnapshot, UserPresence } from "../core/types.js";
+import type { PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "../core/types.js";
 
 /** Anything that runs a query: a pool, or the one connection that listens. */
-export type Queryable = Pick<pg.Pool, "query"> | Pick<pg.Client, "query">;
+export interface Queryable {
+  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<pg.QueryResult<Row>>;
+}
 
 export interface SessionDetails {
   userAgent: string | null;
@@ -23,44 +25,45 @@ export class Database {
 
   async heartbeat(db: Queryable, user: string, session: string, details: SessionDetails): Promise<boolean> {
     const { userAgent, address, interval, status, metadata } = details;
-    const { rows } = await db.query(
-      `SELECT ${this.#schema}update_user_heartbeat($1::text, $2::text, $3, $4::inet, make_interval(secs => $5::float8), $6, $7::jsonb) AS online`,
+    return value(
+      db,
+      `${this.#schema}update_user_heartbeat($1::text, $2::text, $3, $4::inet, make_interval(secs => $5::float8), $6, $7::jsonb)`,
       [user, session, userAgent, address, interval, status, metadata === null ? null : JSON.stringify(metadata)],
     );
-    return rows[0].online;
   }
 
   /** How many of them are online now. */
   async heartbeats(db: Queryable, users: string[], sessions: string[]): Promise<number> {
-    const call = `SELECT ${this.#schema}update_user_heartbeats($1::text[]::${this.#schema}presence_id[], $2::text[]::${this.#schema}presence_id[]) AS n`;
-    return (await db.query(call, [users, sessions])).rows[0].n;
+    const ids = `${this.#schema}presence_id[]`;
+    return value(db, `${this.#schema}update_user_heartbeats($1::text[]::${ids}, $2::text[]::${ids})`, [users, sessions]);
   }
 
   async disconnect(db: Queryable, user: string, session: string): Promise<boolean> {
-    const { rows } = await db.query(`SELECT ${this.#schema}handle_user_disconnect($1::text, $2::text) AS offline`, [user, session]);
-    return rows[0].offline;
+    return value(db, `${this.#schema}handle_user_disconnect($1::text, $2::text)`, [user, session]);
   }
 
   async cleanup(db: Queryable): Promise<number> {
-    return (await db.query(`SELECT ${this.#schema}cleanup_stale_presence() AS n`)).rows[0].n;
+    return value(db, `${this.#schema}cleanup_stale_presence()`);
   }
 
   async lookUp(db: Queryable, users: string[]): Promise<UserPresence[]> {
-    return (await db.query(`SELECT * FROM ${this.#schema}get_presence($1::text[]::${this.#schema}presence_id[])`, [users])).rows;
+    return (
+      await db.query<UserPresence>(`SELECT * FROM ${this.#schema}get_presence($1::text[]::${this.#schema}presence_id[])`, [users])
+    ).rows;
   }
 
   async snapshot(db: Queryable): Promise<PresenceSnapshot> {
-    const { rows } = await db.query(
+    const { rows } = await db.query<PresenceUser & { seq: string }>(
       `SELECT seq, user_id, status, sessions, online_since, metadata FROM ${this.#schema}presence_snapshot()`,
     );
-    const users = rows.filter((row) => row.user_id !== null).map(({ seq: _, ...user }) => user);
+    const users = rows.filter((row) => row.user_id !== null).map(({ seq, ...user }) => user);
     return { seq: Number(rows[0]?.seq ?? 0), users };
   }
 
   /** What others may know of the next events: no session ids, addresses or user agents. Null: `seq` is no longer in the feed. */
   async changesSince(db: Queryable, seq: number, limit: number): Promise<PresenceEvent[] | null> {
     try {
-      const { rows } = await db.query(
+      const { rows } = await db.query<PresenceEvent>(
         `SELECT seq, at, event, user_id, reason, sessions, details FROM ${this.#schema}presence_changes_since($1, $2)`,
         [seq, limit],
       );
@@ -75,9 +78,14 @@ export class Database {
   }
 
   async channel(db: Queryable): Promise<string> {
-    const { rows } = await db.query("SELECT coalesce(current_setting('presence.notify_channel', true), 'presence') AS channel");
-    return rows[0].channel;
+    return value(db, "coalesce(current_setting('presence.notify_channel', true), 'presence')");
   }
+}
+
+/** The result of a call that has one. */
+async function value<Value>(db: Queryable, call: string, values: unknown[] = []): Promise<Value> {
+  const { rows } = await db.query<{ value: Value }>(`SELECT ${call} AS value`, values);
+  return (rows[0] as { value: Value }).value;
 }
 
 /** SQLSTATE of presence_changes_since() for a position that retention has passed. */

@@ -106,7 +106,7 @@ export class EventHub {
     client.end().catch(() => {});
     if (this.#closed) return;
     if (error !== null) this.report(error);
-    this.#retry = setTimeout(() => this.#connect().catch(() => {}), backoff(++this.#failures, 250, 5_000));
+    this.#retry = setTimeout(() => void this.#connect().catch(() => {}), backoff(++this.#failures, 250, 5_000));
     this.#retry.unref?.();
   }
 

@@ -157,7 +157,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
 
   /** The session a request speaks for, which is always one of the viewer's own. */
   function sessionOf(body: Record<string, unknown>, viewer: Viewer): string {
-    if (body.user_id !== undefined && String(body.user_id) !== viewer.userId) {
+    if (body.user_id !== undefined && `${body.user_id as string | number}` !== viewer.userId) {
       throw new Refusal(403, "user_id is not the signed-in user");
     }
     if (typeof body.session_id !== "string" || body.session_id === "") throw new Refusal(400, "session_id is missing");
@@ -179,7 +179,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     const online = await batcher.beat(viewer.userId, session, {
       userAgent: request.headers.get("user-agent"),
       address: addressOf(request, connection.remoteAddress),
-      interval: interval as number | null,
+      interval,
       status,
       metadata: Object.keys(metadata).length > 0 ? metadata : null,
     });

@@ -23,7 +23,7 @@ function raw(port: number, text: string): Promise<string> {
     const socket = connect(port, "127.0.0.1", () => socket.write(text));
     let answer = "";
     socket.on("data", (chunk) => {
-      answer += chunk;
+      answer += chunk.toString();
       if (answer.includes("\r\n\r\n")) socket.destroy();
     });
     socket.on("close", () => resolve(answer));

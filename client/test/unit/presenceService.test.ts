@@ -210,16 +210,17 @@ describe("the life of the page", () => {
     const live = new Set<unknown>();
     let added = 0;
     for (const target of [window, document]) {
-      const { addEventListener, removeEventListener } = target;
-      vi.spyOn(target, "addEventListener").mockImplementation(function (this: never, ...args: never[]) {
+      const addEventListener = target.addEventListener.bind(target) as (...args: never[]) => void;
+      const removeEventListener = target.removeEventListener.bind(target) as (...args: never[]) => void;
+      vi.spyOn(target, "addEventListener").mockImplementation(((...args: never[]) => {
         added++;
         live.add(args[1]);
-        (addEventListener as Function).apply(target, args);
-      } as never);
-      vi.spyOn(target, "removeEventListener").mockImplementation(function (this: never, ...args: never[]) {
+        addEventListener(...args);
+      }) as never);
+      vi.spyOn(target, "removeEventListener").mockImplementation(((...args: never[]) => {
         live.delete(args[1]);
-        (removeEventListener as Function).apply(target, args);
-      } as never);
+        removeEventListener(...args);
+      }) as never);
     }
     make().start();
     await pass(0);

@@ -9,7 +9,7 @@ import { PEOPLE, idOf } from "../src/people.js";
 // The database is named by the PG… variables. HOST=0.0.0.0 shows the page to the phone on the table, too.
 const { HOST = "127.0.0.1", PORT = "8080", CHAT_ADMINS = "ada-lovelace" } = process.env;
 // How often pages beat and how soon they retry; empty: the package's defaults. The tests set short ones.
-const timing = JSON.parse(process.env.CHAT_TIMING ?? "{}");
+const timing = JSON.parse(process.env.CHAT_TIMING ?? "{}") as { keepAlive?: number };
 
 const admins = new Set(CHAT_ADMINS.split(","));
 
@@ -52,7 +52,7 @@ async function sendFile(path: string, response: ServerResponse): Promise<void> {
 async function readText(request: IncomingMessage): Promise<string> {
   let text = "";
   for await (const part of request) {
-    text += part;
+    text += (part as Buffer).toString();
     if (text.length > 1000) throw new Error("too long");
   }
   return text;
@@ -95,6 +95,6 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => {
     server.close();
     server.closeAllConnections(); // event streams never end by themselves
-    presence.close().finally(() => process.exit(0));
+    void presence.close().finally(() => process.exit(0));
   });
 }

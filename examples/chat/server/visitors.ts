@@ -19,7 +19,7 @@ export function visitor(address: string, name: string, options: Partial<Presence
 function wander(address: string, name: string): void {
   const tabs: PresenceService[] = [];
   const moods: (PresenceStatus | null)[] = [null, null, null, "busy", "away"];
-  const pick = <T>(list: readonly T[]) => list[Math.floor(Math.random() * list.length)] as T;
+  const pick = <T>(list: readonly T[]) => list[Math.floor(Math.random() * list.length)];
   const act = () => {
     if (tabs.length === 0 || (tabs.length < 3 && Math.random() < 0.2)) {
       const tab = visitor(address, name);

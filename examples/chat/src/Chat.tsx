@@ -75,7 +75,7 @@ export function Chat(props: Props) {
       const gone = await triggerCleanup();
       setCleaned(gone === 0 ? "Nobody was stale." : `${gone} ${gone === 1 ? "user" : "users"} went offline.`);
     } catch (error) {
-      setCleaned(`That failed: ${error instanceof Error ? error.message : error}`);
+      setCleaned(`That failed: ${error instanceof Error ? error.message : String(error)}`);
     }
   };
 

@@ -16,16 +16,16 @@ export interface Session {
 }
 
 async function post(path: string, body = ""): Promise<Session["me"]> {
-  return (await (await fetch(path, { method: "POST", body })).json()).me;
+  return ((await (await fetch(path, { method: "POST", body })).json()) as Session).me;
 }
 
 function App() {
-  const [session, { mutate }] = createResource<Session>(async () => (await fetch("/me")).json());
+  const [session, { mutate }] = createResource<Session>(async () => (await (await fetch("/me")).json()) as Session);
   const changeTo = (me: Session["me"]) => void mutate((old) => old && { ...old, me });
 
   return (
     <Switch fallback={<p class="waiting">Loading…</p>}>
-      <Match when={session.error}>
+      <Match when={session.error !== undefined}>
         <p class="waiting" role="alert">The server does not answer. Please try again.</p>
       </Match>
       <Match when={session.latest?.me} keyed>
