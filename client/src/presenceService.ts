@@ -7,7 +7,15 @@ import { Roster } from "./core/roster.js";
 import { Listeners } from "./core/listeners.js";
 import { newSessionId } from "./core/sessionId.js";
 import type { PresenceError, PresenceTransport } from "./core/transport.js";
-import type { ConnectionStatus, Metadata, PresenceEvent, PresenceSnapshot, PresenceStatus, PresenceUser, UserPresence } from "./core/types.js";
+import type {
+  ConnectionStatus,
+  Metadata,
+  PresenceEvent,
+  PresenceSnapshot,
+  PresenceStatus,
+  PresenceUser,
+  UserPresence,
+} from "./core/types.js";
 
 export interface PresenceOptions {
   /** Who this page speaks for. The server decides by its own authentication; a different answer there is an error. */
@@ -154,7 +162,13 @@ export class PresenceService {
   #chosen: PresenceStatus | null = null;
   #lingering: ReturnType<typeof setTimeout> | undefined;
   #returning: ReturnType<typeof setTimeout> | undefined;
-  #counters = { heartbeatsSent: 0, heartbeatsFailed: 0, lastHeartbeatAt: null as number | null, latency: null as number | null, changes: 0 };
+  #counters = {
+    heartbeatsSent: 0,
+    heartbeatsFailed: 0,
+    lastHeartbeatAt: null as number | null,
+    latency: null as number | null,
+    changes: 0,
+  };
   #state: PresenceState = EMPTY_STATE;
   #told: ConnectionStatus = "stopped";
   #toldStatus: PresenceStatus = "active";

@@ -17,5 +17,7 @@ export default defineConfig({
   resolve: { alias: presenceClient, dedupe: ["solid-js"] },
   build: { outDir: "dist/page", target: "es2022" },
   // "npm run dev" beside "npm start": pages from Vite, everything else from our server.
-  server: { proxy: Object.fromEntries(["/api", "/me", "/sign-in", "/sign-out"].map((path) => [path, "http://127.0.0.1:8080"])) },
+  server: {
+    proxy: Object.fromEntries(["/api", "/me", "/sign-in", "/sign-out"].map((path) => [path, "http://127.0.0.1:8080"])),
+  },
 });

@@ -15,7 +15,10 @@ describe("crowd", () => {
 
   before(async () => {
     // 200 clients in one process on a busy machine: nobody is to go by timeout here.
-    site = await openSite({ settings: { timeout: "5min" }, timing: { heartbeatInterval: 5000, silenceLimit: 30_000, requestTimeout: 30_000 } });
+    site = await openSite({
+      settings: { timeout: "5min" },
+      timing: { heartbeatInterval: 5000, silenceLimit: 30_000, requestTimeout: 30_000 },
+    });
     browser = await openBrowser();
     person = await browser.person(site, "Ada Lovelace");
     page = await person.tab();
@@ -27,13 +30,26 @@ describe("crowd", () => {
   });
 
   const watchers = () => crowd.filter(({ tab, watches }) => watches && tab.state.connection !== "stopped");
-  const truth = async () => Object.fromEntries((await site.sql("SELECT user_id, sessions FROM get_active_users()")).map(({ user_id, sessions }) => [user_id, sessions]));
-  const shown = async () => Object.fromEntries(Object.entries(await online(page)).map(([user, text]) => [user, parseInt(text.match(/\d+ tab/)[0])]));
+  const truth = async () =>
+    Object.fromEntries(
+      (await site.sql("SELECT user_id, sessions FROM get_active_users()")).map(({ user_id, sessions }) => [
+        user_id,
+        sessions,
+      ]),
+    );
+  const shown = async () =>
+    Object.fromEntries(
+      Object.entries(await online(page)).map(([user, text]) => [user, parseInt(text.match(/\d+ tab/)[0])]),
+    );
   const count = async (users, tabs) => {
-    await until(`${users} users with ${tabs} tabs are shown`, async () => {
-      const sessions = Object.values(await shown());
-      return sessions.length === users && sessions.reduce((sum, each) => sum + each, 0) === tabs;
-    }, 120);
+    await until(
+      `${users} users with ${tabs} tabs are shown`,
+      async () => {
+        const sessions = Object.values(await shown());
+        return sessions.length === users && sessions.reduce((sum, each) => sum + each, 0) === tabs;
+      },
+      120,
+    );
     assert.deepEqual(await shown(), await truth());
     assert.equal(await page.locator("#people .count").first().textContent(), String(users));
   };
@@ -43,14 +59,20 @@ describe("crowd", () => {
       for (let tab = 0; tab < TABS; tab++) {
         const name = `Guest ${user}`;
         const watches = user % 5 === 0;
-        const service = visitor(site.address, name, { ...TIMING, heartbeatInterval: 5000, silenceLimit: 30_000 }, watches);
+        const service = visitor(
+          site.address,
+          name,
+          { ...TIMING, heartbeatInterval: 5000, silenceLimit: 30_000 },
+          watches,
+        );
         service.start();
         crowd.push({ name, tab: service, watches });
       }
     }
     await count(USERS + 1, USERS * TABS + 1);
     await until("each of them has joined", () => crowd.every(({ tab }) => tab.state.joined), 120);
-    for (const { tab } of watchers()) await until("each sees them all", () => tab.state.activeUsers.length === USERS + 1, 120);
+    for (const { tab } of watchers())
+      await until("each sees them all", () => tab.state.activeUsers.length === USERS + 1, 120);
   });
 
   it("the real tab among them opens, closes and reloads as if it were alone", async () => {
@@ -61,7 +83,10 @@ describe("crowd", () => {
     const watcher = crowd[0].tab;
     const began = Date.now();
     await page.close();
-    await until("a simulated client sees him go", () => !watcher.state.activeUsers.some((user) => user.user_id === person.id));
+    await until(
+      "a simulated client sees him go",
+      () => !watcher.state.activeUsers.some((user) => user.user_id === person.id),
+    );
     const { at } = (await site.feed(0, person.id)).findLast(({ event }) => event === "user_offline");
     assert.ok(at - began < 2000, `gone after ${at - began} ms`);
     page = await person.tab();

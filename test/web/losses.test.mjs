@@ -4,7 +4,19 @@ import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { after, before, describe, it } from "node:test";
-import { TIMEOUT, TIMING, connected, light, online, openBrowser, openSite, shows, sleep, startProgram, until } from "./support.mjs";
+import {
+  TIMEOUT,
+  TIMING,
+  connected,
+  light,
+  online,
+  openBrowser,
+  openSite,
+  shows,
+  sleep,
+  startProgram,
+  until,
+} from "./support.mjs";
 
 /** The promise is a departure within one second beyond the timeout. */
 const LATE = 1;
@@ -100,9 +112,16 @@ describe("losses", () => {
 
   it("a hidden tab beats more slowly and says so; a frozen one goes, and is back as soon as it is thawed", async () => {
     const tab = await browser.rawTab(site, "Ida");
-    await shows(watcher, "ida", "1 tab").catch(async (error) => assert.fail(`${error.message}; the page: ${await tab.evaluate("document.body.innerText")}`));
+    await shows(watcher, "ida", "1 tab").catch(async (error) =>
+      assert.fail(`${error.message}; the page: ${await tab.evaluate("document.body.innerText")}`),
+    );
     const interval = (seconds) =>
-      until(`heartbeats every ${seconds} s`, () => site.one("SELECT bool_or(heartbeat_interval = make_interval(secs => $1)) FROM presence_sessions WHERE user_id = 'ida' AND online", [seconds]));
+      until(`heartbeats every ${seconds} s`, () =>
+        site.one(
+          "SELECT bool_or(heartbeat_interval = make_interval(secs => $1)) FROM presence_sessions WHERE user_id = 'ida' AND online",
+          [seconds],
+        ),
+      );
     await interval(TIMING.heartbeatInterval / 1000);
     await tab.hide();
     await interval(TIMING.hiddenHeartbeatInterval / 1000);
@@ -142,19 +161,37 @@ describe("database restarts", () => {
       const pages = [await people[0].tab(), await people[0].tab(), await people[1].tab()];
       for (const page of pages) await shows(page, "jo", "2 tabs");
       const everybody = { jo: "Active · 2 tabs", kim: "Active · 1 tab" };
-      for (const page of pages) await until("both", async () => JSON.stringify(Object.entries(await online(page)).sort()) === JSON.stringify(Object.entries(everybody)));
+      for (const page of pages)
+        await until(
+          "both",
+          async () =>
+            JSON.stringify(Object.entries(await online(page)).sort()) === JSON.stringify(Object.entries(everybody)),
+        );
       const seq = await site.position();
       for (const page of pages) {
         await page.evaluate(() => {
           window.seen = [];
-          const look = () => window.seen.push([...document.querySelectorAll("#people ul:not(.absent) li")].map((item) => item.dataset.user).sort().join());
+          const look = () =>
+            window.seen.push(
+              [...document.querySelectorAll("#people ul:not(.absent) li")]
+                .map((item) => item.dataset.user)
+                .sort()
+                .join(),
+            );
           new MutationObserver(look).observe(document.querySelector("#people"), { childList: true, subtree: true });
         });
       }
 
-      await promisify(execFile)(fileURLToPath(new URL("../../scripts/private-server", import.meta.url)), ["restart", WEB_SERVER_DIR, "-m", mode]);
+      await promisify(execFile)(fileURLToPath(new URL("../../scripts/private-server", import.meta.url)), [
+        "restart",
+        WEB_SERVER_DIR,
+        "-m",
+        mode,
+      ]);
       // Somebody comes and goes before the pages are back: they must read it in the feed.
-      await until("the server answers", () => site.sql("SELECT update_user_heartbeat('quick', 'q', metadata => '{\"name\": \"Quick\"}')"));
+      await until("the server answers", () =>
+        site.sql("SELECT update_user_heartbeat('quick', 'q', metadata => '{\"name\": \"Quick\"}')"),
+      );
       await site.sql("SELECT handle_user_disconnect('quick', 'q')");
 
       for (const page of pages) {
@@ -164,15 +201,26 @@ describe("database restarts", () => {
       }
       // Until every session has been heard again and anything that expires wrongly would have.
       const back = await site.one("SELECT now()");
-      await until("all heard", async () => (await site.one("SELECT count(*)::integer FROM presence_sessions WHERE online AND heartbeat_at > $1", [back])) === 3);
+      await until(
+        "all heard",
+        async () =>
+          (await site.one("SELECT count(*)::integer FROM presence_sessions WHERE online AND heartbeat_at > $1", [
+            back,
+          ])) === 3,
+      );
       await sleep(500);
       if (!site.worker) await site.sql("SELECT cleanup_stale_presence()");
-      const events = (await site.feed(seq)).filter(({ event }) => event.startsWith("user_")).map(({ event, user_id }) => `${event} ${user_id}`);
+      const events = (await site.feed(seq))
+        .filter(({ event }) => event.startsWith("user_"))
+        .map(({ event, user_id }) => `${event} ${user_id}`);
       assert.deepEqual(events, ["user_online quick", "user_offline quick"]);
       for (const page of pages) {
         assert.deepEqual(await online(page), everybody);
         const seen = await page.evaluate(() => window.seen);
-        assert.deepEqual(seen.filter((list) => !/^jo,kim(,quick)?$/.test(list)), []);
+        assert.deepEqual(
+          seen.filter((list) => !/^jo,kim(,quick)?$/.test(list)),
+          [],
+        );
       }
     });
   }

@@ -29,7 +29,10 @@ describe("page", () => {
     ];
     for (const [id, name, status, tabs] of people) {
       for (let tab = 0; tab < tabs; tab++) {
-        await site.sql("SELECT update_user_heartbeat($1::text, $2::text, status => $3, metadata => jsonb_build_object('name', $4::text))", [id, `tab ${tab}`, status, name]);
+        await site.sql(
+          "SELECT update_user_heartbeat($1::text, $2::text, status => $3, metadata => jsonb_build_object('name', $4::text))",
+          [id, `tab ${tab}`, status, name],
+        );
       }
     }
     await site.sql("SELECT mark_user_offline('barbara-liskov')");
@@ -56,7 +59,9 @@ describe("page", () => {
     await shows(page, "margaret-hamilton", null);
     await page.getByText("Margaret Hamilton left").waitFor();
     await page.locator(".absent [data-user=margaret-hamilton]").waitFor();
-    await site.sql("SELECT update_user_heartbeat('margaret-hamilton', 'tab 1', metadata => '{\"name\": \"Margaret Hamilton\"}')");
+    await site.sql(
+      "SELECT update_user_heartbeat('margaret-hamilton', 'tab 1', metadata => '{\"name\": \"Margaret Hamilton\"}')",
+    );
     await shows(page, "margaret-hamilton", "1 tab");
     await page.context().close();
   });
@@ -76,7 +81,10 @@ describe("page", () => {
     await page.getByRole("status", { name: "Clean-up" }).getByText("Nobody was stale.").waitFor();
     const other = await (await browser.person(site, "Somebody Else")).tab();
     assert.equal(await other.getByRole("button", { name: "Clean up stale users" }).count(), 0);
-    assert.equal(await other.evaluate(async () => (await fetch("/api/presence/cleanup", { method: "POST" })).status), 403);
+    assert.equal(
+      await other.evaluate(async () => (await fetch("/api/presence/cleanup", { method: "POST" })).status),
+      403,
+    );
     await page.context().close();
     await other.context().close();
   });
@@ -85,7 +93,8 @@ describe("page", () => {
     const context = await browser.newContext(DESKTOP);
     const page = await context.newPage();
     await page.goto(site.address);
-    const focused = () => page.evaluate(() => document.activeElement?.textContent?.trim() || document.activeElement?.id);
+    const focused = () =>
+      page.evaluate(() => document.activeElement?.textContent?.trim() || document.activeElement?.id);
     await until("the field has the focus", async () => (await focused()) === "name");
     await page.keyboard.type("Zoë O'Neil");
     await page.keyboard.press("Enter");
@@ -145,7 +154,10 @@ describe("page", () => {
     await page.context().close();
   });
 
-  for (const [device, size] of [["desktop", DESKTOP], ["phone", PHONE]]) {
+  for (const [device, size] of [
+    ["desktop", DESKTOP],
+    ["phone", PHONE],
+  ]) {
     for (const colorScheme of ["light", "dark"]) {
       it(`is accessible (${device}, ${colorScheme})`, async () => {
         const context = await browser.newContext({ ...size, colorScheme, reducedMotion: "reduce" });
@@ -153,7 +165,10 @@ describe("page", () => {
         const check = async (where) => {
           await page.evaluate(axe);
           const { violations, passes } = await page.evaluate(() => window.axe.run());
-          assert.deepEqual(violations.map(({ id, nodes }) => `${where}: ${id}: ${nodes.map((node) => node.html).join(" ")}`), []);
+          assert.deepEqual(
+            violations.map(({ id, nodes }) => `${where}: ${id}: ${nodes.map((node) => node.html).join(" ")}`),
+            [],
+          );
           assert.ok(passes.some(({ id }) => id === "color-contrast"));
           const [wide, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, window.innerWidth]);
           assert.ok(wide <= seen, `${where}: ${wide} pixels wide on a screen of ${seen}`);
@@ -166,14 +181,19 @@ describe("page", () => {
         await shows(page, "alan-turing", "Busy");
         await site.sql("SELECT mark_user_offline('margaret-hamilton')");
         await page.getByText("Margaret Hamilton left").waitFor();
-        await site.sql("SELECT update_user_heartbeat('margaret-hamilton', gen_random_uuid(), status => 'active', metadata => '{\"name\": \"Margaret Hamilton\"}')");
+        await site.sql(
+          "SELECT update_user_heartbeat('margaret-hamilton', gen_random_uuid(), status => 'active', metadata => '{\"name\": \"Margaret Hamilton\"}')",
+        );
         await page.getByText("Margaret Hamilton came in").waitFor();
         await check("chat");
 
         const picture = { desktop: colorScheme, phone: colorScheme === "light" ? "phone" : null }[device];
         if (picture !== null) {
           await page.evaluate(() => document.activeElement?.blur());
-          const image = await page.screenshot({ animations: "disabled", ...(images && { path: `${images}/${picture}.png` }) });
+          const image = await page.screenshot({
+            animations: "disabled",
+            ...(images && { path: `${images}/${picture}.png` }),
+          });
           assert.ok(image.length > 10_000);
         }
         await context.setOffline(true);
@@ -187,8 +207,13 @@ describe("page", () => {
   it("loads everything from its own server, and says nothing on the console", async () => {
     const context = await browser.newContext(DESKTOP);
     const page = await context.newPage();
-    const foreign = [], said = [];
-    page.on("request", (request) => request.url().startsWith(site.address) || request.url().startsWith("data:") || foreign.push(request.url()));
+    const foreign = [],
+      said = [];
+    page.on(
+      "request",
+      (request) =>
+        request.url().startsWith(site.address) || request.url().startsWith("data:") || foreign.push(request.url()),
+    );
     page.on("console", (message) => said.push(message.text()));
     page.on("pageerror", (error) => said.push(error.message));
     await page.goto(site.address);

@@ -46,7 +46,10 @@ export async function until(what, ask, seconds = 30) {
 
 /** A program of ours; its first line of output is its address. */
 export async function startProgram(path, args = [], env = {}) {
-  const child = spawn(process.execPath, [path, ...args], { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(process.execPath, [path, ...args], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   let errors = "";
   child.stderr.setEncoding("utf8").on("data", (text) => (errors += text));
   const address = await new Promise((resolve, reject) => {
@@ -74,7 +77,14 @@ export async function openSite({ settings = {}, timing = {} } = {}) {
   pool.on("error", () => {}); // a restart of the server is part of the tests
   await pool.query("CREATE EXTENSION presence");
 
-  const start = (env = {}) => startProgram(`${chat}main.js`, [], { PGDATABASE: database, HOST: "127.0.0.1", PORT: "0", CHAT_TIMING: JSON.stringify({ ...TIMING, ...timing }), ...env });
+  const start = (env = {}) =>
+    startProgram(`${chat}main.js`, [], {
+      PGDATABASE: database,
+      HOST: "127.0.0.1",
+      PORT: "0",
+      CHAT_TIMING: JSON.stringify({ ...TIMING, ...timing }),
+      ...env,
+    });
   const server = await start();
 
   const sql = async (text, values) => (await pool.query(text, values)).rows;
@@ -85,8 +95,13 @@ export async function openSite({ settings = {}, timing = {} } = {}) {
     one,
     position: () => one("SELECT seq FROM presence_snapshot() LIMIT 1").then(Number),
     /** The feed after `seq`, of one user or of all. */
-    feed: (seq, user = null) => sql("SELECT * FROM presence_changes_since($1, 10000) WHERE user_id = coalesce($2, user_id) ORDER BY seq", [seq, user]),
-    sessions: async (user) => (await sql("SELECT sessions FROM get_presence(ARRAY[$1]::presence_id[]) WHERE online", [user]))[0]?.sessions ?? 0,
+    feed: (seq, user = null) =>
+      sql("SELECT * FROM presence_changes_since($1, 10000) WHERE user_id = coalesce($2, user_id) ORDER BY seq", [
+        seq,
+        user,
+      ]),
+    sessions: async (user) =>
+      (await sql("SELECT sessions FROM get_presence(ARRAY[$1]::presence_id[]) WHERE online", [user]))[0]?.sessions ?? 0,
     /** Whether somebody but us ends silent sessions. It needs a moment to come to a new database. */
     hasWorker: async () => (await one("SELECT worker_pid FROM presence_health")) !== null,
     async close() {
@@ -101,10 +116,14 @@ export async function openSite({ settings = {}, timing = {} } = {}) {
    * an admin would.
    */
   site.departure = (user, seq, seconds) =>
-    until(`user_offline of ${user}`, async () => {
-      if (!worker) await sql("SELECT cleanup_stale_presence()");
-      return (await site.feed(seq, user)).find((event) => event.event === "user_offline");
-    }, seconds);
+    until(
+      `user_offline of ${user}`,
+      async () => {
+        if (!worker) await sql("SELECT cleanup_stale_presence()");
+        return (await site.feed(seq, user)).find((event) => event.event === "user_offline");
+      },
+      seconds,
+    );
   const worker = await until("the worker", () => site.hasWorker(), 3).catch(() => false);
   site.worker = worker;
   return site;
@@ -174,7 +193,10 @@ export async function openBrowser() {
 async function openRawTab(browser, site, name) {
   const devtools = await browser.newBrowserCDPSession();
   const { browserContextId } = await devtools.send("Target.createBrowserContext");
-  await devtools.send("Storage.setCookies", { browserContextId, cookies: [{ name: "chat_name", value: encodeURIComponent(name), url: site.address }] });
+  await devtools.send("Storage.setCookies", {
+    browserContextId,
+    cookies: [{ name: "chat_name", value: encodeURIComponent(name), url: site.address }],
+  });
   const { targetId } = await devtools.send("Target.createTarget", { url: site.address, browserContextId });
   const { sessionId } = await devtools.send("Target.attachToTarget", { targetId, flatten: false });
   const waiting = new Map();
@@ -187,7 +209,9 @@ async function openRawTab(browser, site, name) {
   const send = (method, params = {}) =>
     new Promise((resolve, reject) => {
       waiting.set(++id, { resolve, reject });
-      devtools.send("Target.sendMessageToTarget", { sessionId, message: JSON.stringify({ id, method, params }) }).catch(reject);
+      devtools
+        .send("Target.sendMessageToTarget", { sessionId, message: JSON.stringify({ id, method, params }) })
+        .catch(reject);
     });
   return {
     send,
@@ -203,15 +227,27 @@ export const light = (page) => page.getByRole("status", { name: "Connection" });
 
 export async function connected(page, seconds = 30) {
   try {
-    await page.waitForFunction(() => document.querySelector("header .light.online") !== null, null, { timeout: seconds * 1000, polling: 50 });
+    await page.waitForFunction(() => document.querySelector("header .light.online") !== null, null, {
+      timeout: seconds * 1000,
+      polling: 50,
+    });
   } catch {
-    assert.fail(`not connected within ${seconds} s: ${(await page.locator("body").innerText({ timeout: 1000 }).catch(String)).slice(0, 500)}`);
+    assert.fail(
+      `not connected within ${seconds} s: ${(await page.locator("body").innerText({ timeout: 1000 }).catch(String)).slice(0, 500)}`,
+    );
   }
 }
 
 /** What a page shows of those who are online: id → "Active · 2 tabs". */
 export const online = (page) =>
-  page.evaluate(() => Object.fromEntries([...document.querySelectorAll("#people ul:not(.absent) li")].map((item) => [item.dataset.user, item.querySelector("small").textContent])));
+  page.evaluate(() =>
+    Object.fromEntries(
+      [...document.querySelectorAll("#people ul:not(.absent) li")].map((item) => [
+        item.dataset.user,
+        item.querySelector("small").textContent,
+      ]),
+    ),
+  );
 
 export async function shows(page, user, text, seconds = 30) {
   let shown;
@@ -219,5 +255,7 @@ export async function shows(page, user, text, seconds = 30) {
     shown = await online(page);
     return text === null ? !(user in shown) : shown[user]?.includes(text);
   };
-  await until(`${user} is shown as ${text}`, fits, seconds).catch((error) => assert.fail(`${error.message}; shown is ${JSON.stringify(shown)}`));
+  await until(`${user} is shown as ${text}`, fits, seconds).catch((error) =>
+    assert.fail(`${error.message}; shown is ${JSON.stringify(shown)}`),
+  );
 }

@@ -38,7 +38,10 @@ describe("tabs", () => {
     const took = feed.at(-1).at - closing;
     assert.ok(took < 2000, `gone after ${took} ms`);
     const events = feed.map(({ event, reason, sessions }) => `${event} ${reason} ${sessions}`);
-    assert.deepEqual(events.filter((event) => event.startsWith("user")), ["user_online heartbeat 1", "user_offline disconnect 0"]);
+    assert.deepEqual(
+      events.filter((event) => event.startsWith("user")),
+      ["user_online heartbeat 1", "user_offline disconnect 0"],
+    );
     await watcher.getByText("Ada Lovelace left").waitFor();
   });
 
@@ -46,7 +49,10 @@ describe("tabs", () => {
     const bob = await browser.person(site, "Bob");
     const first = await bob.tab();
     await first.evaluate(() => sessionStorage.setItem("marker", "copied"));
-    const [second] = await Promise.all([first.waitForEvent("popup"), first.evaluate(() => void window.open(location.href))]);
+    const [second] = await Promise.all([
+      first.waitForEvent("popup"),
+      first.evaluate(() => void window.open(location.href)),
+    ]);
     await connected(second);
     assert.equal(await second.evaluate(() => sessionStorage.getItem("marker")), "copied"); // it really is a duplicate
     await shows(watcher, bob.id, "2 tabs");
@@ -77,7 +83,10 @@ describe("tabs", () => {
     assert.equal(await tab.evaluate(() => window.persisted), true);
     await connected(tab);
     assert.notEqual(await session(), before);
-    assert.deepEqual((await site.feed(seq, cleo.id)).map((event) => event.event).filter((name) => name.startsWith("user")), ["user_offline", "user_online"]);
+    assert.deepEqual(
+      (await site.feed(seq, cleo.id)).map((event) => event.event).filter((name) => name.startsWith("user")),
+      ["user_offline", "user_online"],
+    );
     await cleo.leave();
   });
 
@@ -122,7 +131,10 @@ describe("reload", () => {
     }
     await shows(watcher, eve.id, "1 tab");
     assert.equal(await watcher.evaluate(() => window.vanished), 0);
-    assert.deepEqual((await site.feed(seq, eve.id)).filter(({ event }) => event.startsWith("user")), []);
+    assert.deepEqual(
+      (await site.feed(seq, eve.id)).filter(({ event }) => event.startsWith("user")),
+      [],
+    );
 
     const closing = Date.now();
     await tab.close();

@@ -27,7 +27,8 @@ export class Activity {
   }
 
   start(): void {
-    for (const name of INPUT_EVENTS) this.#listeners.add(globalThis.window, name, this.#input, { passive: true, capture: true });
+    for (const name of INPUT_EVENTS)
+      this.#listeners.add(globalThis.window, name, this.#input, { passive: true, capture: true });
     this.#lastInput = Date.now();
     this.#judge();
   }

@@ -104,7 +104,9 @@ export class ChangeFeed {
         this.reconnects++;
         this.#failures++;
         const problem = silent ? null : (error ?? null);
-        this.#retry.set(Math.max(backoff(this.#failures, this.options.retryBase, this.options.retryMax), problem?.retryAfter ?? 0));
+        this.#retry.set(
+          Math.max(backoff(this.#failures, this.options.retryBase, this.options.retryMax), problem?.retryAfter ?? 0),
+        );
         this.#setOpen(false);
         if (problem !== null) this.options.failed(problem);
       });

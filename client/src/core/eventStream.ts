@@ -5,7 +5,10 @@ export type StreamEvent = { id: string; event: string; data: string } | null;
  * Reads Server-Sent Events from a fetch() body. EventSource would do, but it hides the keep-alive comments, by
  * which alone a page can tell a quiet connection from a dead one.
  */
-export async function readEventStream(body: ReadableStream<Uint8Array>, receive: (event: StreamEvent) => void): Promise<void> {
+export async function readEventStream(
+  body: ReadableStream<Uint8Array>,
+  receive: (event: StreamEvent) => void,
+): Promise<void> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let rest = "";

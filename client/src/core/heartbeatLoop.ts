@@ -63,7 +63,10 @@ export class HeartbeatLoop {
     this.#again = false;
     // Before done(), which may stop us.
     if (again) void this.#beat();
-    else this.#timer.set(result.ok ? interval() : Math.max(backoff(this.#failures, retryBase, retryMax), result.error.retryAfter ?? 0));
+    else
+      this.#timer.set(
+        result.ok ? interval() : Math.max(backoff(this.#failures, retryBase, retryMax), result.error.retryAfter ?? 0),
+      );
     done(result);
   }
 }

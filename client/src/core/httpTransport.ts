@@ -1,5 +1,12 @@
 import { readEventStream } from "./eventStream.js";
-import { fetchJson, PresenceError, refuseUnlessOk, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
+import {
+  fetchJson,
+  PresenceError,
+  refuseUnlessOk,
+  type FeedSink,
+  type HeaderSource,
+  type PresenceTransport,
+} from "./transport.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
 
 export interface HttpTransportOptions {
@@ -32,19 +39,27 @@ export class HttpTransport implements PresenceTransport {
     // A beacon outlives the page but carries no headers of ours, and a plain string needs no preflight anywhere.
     const beacon = this.options.headers === undefined && typeof globalThis.navigator?.sendBeacon === "function";
     if (beacon && navigator.sendBeacon(url, body)) return;
-    fetch(url, { method: "POST", body, headers: this.#headers(), credentials: "include", keepalive: true }).catch(() => {
-      // Nobody is left to tell. The server's timeout does the rest.
-    });
+    fetch(url, { method: "POST", body, headers: this.#headers(), credentials: "include", keepalive: true }).catch(
+      () => {
+        // Nobody is left to tell. The server's timeout does the rest.
+      },
+    );
   }
 
   async follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
     const headers: Record<string, string> = { ...this.#headers(), accept: "text/event-stream" };
     if (seq !== null) headers["last-event-id"] = String(seq);
-    const response = await fetch(`${this.#base}/presence/events`, { headers, credentials: "include", cache: "no-store", signal });
+    const response = await fetch(`${this.#base}/presence/events`, {
+      headers,
+      credentials: "include",
+      cache: "no-store",
+      signal,
+    });
     const { body } = await refuseUnlessOk(response);
     const type = response.headers.get("content-type") ?? "";
     // A single-page app's server answers every unknown address with its page.
-    if (body === null || !type.startsWith("text/event-stream")) throw new PresenceError(`not an event stream but ${type || "nothing"}`, response.status);
+    if (body === null || !type.startsWith("text/event-stream"))
+      throw new PresenceError(`not an event stream but ${type || "nothing"}`, response.status);
     await readEventStream(body, (event) => {
       sink.alive();
       if (event === null) return;

@@ -38,7 +38,10 @@ export class Roster {
       // Only user_online begins a user. A session event of someone unknown belongs to a user_online yet to come.
       if (change.event !== "user_online") return true;
       this.#remember([change.user_id]);
-      const user = merge({ user_id: change.user_id, status: "active", sessions: 1, online_since: change.at, metadata: null }, change);
+      const user = merge(
+        { user_id: change.user_id, status: "active", sessions: 1, online_since: change.at, metadata: null },
+        change,
+      );
       // Newest first, like get_active_users().
       this.users = [user, ...this.users.filter((other) => other !== old)];
       return true;

@@ -30,13 +30,18 @@ export class RpcTransport implements PresenceTransport {
   leave(user: string, session: string): void {
     // Not sendBeacon(): the gateway wants a content type and mostly a token, and a beacon can carry neither.
     const body = JSON.stringify({ user_id: user, session_id: session });
-    fetch(this.#url("handle_user_disconnect"), { method: "POST", body, headers: this.#headers(), keepalive: true }).catch(() => {});
+    fetch(this.#url("handle_user_disconnect"), {
+      method: "POST",
+      body,
+      headers: this.#headers(),
+      keepalive: true,
+    }).catch(() => {});
   }
 
   async follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
     // Where the feed does not show the very event we stopped at, the server is another one than it was (restored from a backup, say).
     let position = seq !== null && (await this.#knows(seq, signal)) ? seq : await this.#start(sink, signal);
-    for (let opened = false; !signal.aborted; ) {
+    for (let opened = false; !signal.aborted;) {
       const changes = await this.#changes(position, PAGE, signal);
       if (changes === null) {
         position = await this.#start(sink, signal);
@@ -96,7 +101,12 @@ export class RpcTransport implements PresenceTransport {
   }
 
   #call(name: string, args: object, signal?: AbortSignal): Promise<unknown> {
-    const init: RequestInit = { method: "POST", body: JSON.stringify(args), headers: this.#headers(), credentials: "same-origin" };
+    const init: RequestInit = {
+      method: "POST",
+      body: JSON.stringify(args),
+      headers: this.#headers(),
+      credentials: "same-origin",
+    };
     if (signal !== undefined) init.signal = signal;
     return fetchJson(this.#url(name), init, this.#timeout);
   }

@@ -13,7 +13,10 @@ interface Shared {
 
 // On globalThis, so that a hot reload of this very module finds the running service instead of making a second one.
 const KEY = Symbol.for("presence-client.services");
-const services: Map<string, Shared> = ((globalThis as Record<symbol, unknown>)[KEY] ??= new Map()) as Map<string, Shared>;
+const services: Map<string, Shared> = ((globalThis as Record<symbol, unknown>)[KEY] ??= new Map()) as Map<
+  string,
+  Shared
+>;
 
 /** A component that unmounts and mounts again this soon (ms), as in React's strict mode or a hot reload, never left. */
 const LINGER = 250;

@@ -32,6 +32,7 @@ export async function readJson(request: Request, most: number): Promise<Record<s
   } catch {
     throw new Refusal(400, "the body is not JSON");
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Refusal(400, "the body is not a JSON object");
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new Refusal(400, "the body is not a JSON object");
   return value as Record<string, unknown>;
 }

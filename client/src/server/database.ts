@@ -35,7 +35,10 @@ export class Database {
   /** How many of them are online now. */
   async heartbeats(db: Queryable, users: string[], sessions: string[]): Promise<number> {
     const ids = `${this.#schema}presence_id[]`;
-    return value(db, `${this.#schema}update_user_heartbeats($1::text[]::${ids}, $2::text[]::${ids})`, [users, sessions]);
+    return value(db, `${this.#schema}update_user_heartbeats($1::text[]::${ids}, $2::text[]::${ids})`, [
+      users,
+      sessions,
+    ]);
   }
 
   async disconnect(db: Queryable, user: string, session: string): Promise<boolean> {
@@ -48,7 +51,10 @@ export class Database {
 
   async lookUp(db: Queryable, users: string[]): Promise<UserPresence[]> {
     return (
-      await db.query<UserPresence>(`SELECT * FROM ${this.#schema}get_presence($1::text[]::${this.#schema}presence_id[])`, [users])
+      await db.query<UserPresence>(
+        `SELECT * FROM ${this.#schema}get_presence($1::text[]::${this.#schema}presence_id[])`,
+        [users],
+      )
     ).rows;
   }
 
@@ -69,7 +75,11 @@ export class Database {
       );
       return rows.map((row) => {
         const { status, metadata } = row.details ?? {};
-        return { ...row, seq: Number(row.seq), details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) } };
+        return {
+          ...row,
+          seq: Number(row.seq),
+          details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) },
+        };
       });
     } catch (error) {
       if (isTooOld(error)) return null;

@@ -74,7 +74,12 @@ export class EventHub {
   async #open(): Promise<void> {
     clearTimeout(this.#retry);
     // With a time limit, a connection that died silently is found out by the next look.
-    const client = new pg.Client({ query_timeout: 10_000, connectionTimeoutMillis: 10_000, keepAlive: true, ...this.config });
+    const client = new pg.Client({
+      query_timeout: 10_000,
+      connectionTimeoutMillis: 10_000,
+      keepAlive: true,
+      ...this.config,
+    });
     this.#client = client;
     client.on("error", (error) => this.#lost(client, error));
     client.on("notification", () => this.#wake());

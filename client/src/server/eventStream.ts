@@ -115,7 +115,10 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (Date.now() - checked < options.recheck) return;
     checked = Date.now();
     // Where the question itself fails, the stream goes on: a fault there must not cut off everybody.
-    options.stillAllowed().then((allowed) => allowed || end(), () => {});
+    options.stillAllowed().then(
+      (allowed) => allowed || end(),
+      () => {},
+    );
   };
 
   return new ReadableStream<Uint8Array>(
@@ -124,12 +127,15 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
         output = controller;
         send(": presence\n\n"); // makes proxies and browsers hand over the headers at once
         let stuck = 0;
-        timer = setInterval(() => {
-          stuck = full() ? stuck + 1 : 0;
-          if (stuck > 2) end();
-          else if (stuck === 0) send(": keep-alive\n\n");
-          recheck();
-        }, Math.min(options.keepAlive, options.recheck));
+        timer = setInterval(
+          () => {
+            stuck = full() ? stuck + 1 : 0;
+            if (stuck > 2) end();
+            else if (stuck === 0) send(": keep-alive\n\n");
+            recheck();
+          },
+          Math.min(options.keepAlive, options.recheck),
+        );
         timer.unref?.();
         catchUp().catch(end);
       },

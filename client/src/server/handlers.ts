@@ -88,7 +88,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const allowedOrigins = options.allowedOrigins ?? [];
   const base = (options.basePath ?? "/api").replace(/\/$/, "");
   const addressOf = addressFinder(options.trustedProxies ?? []);
-  const report = options.onError ?? ((error) => console.error("presence:", error instanceof Error ? error.message : error));
+  const report =
+    options.onError ?? ((error) => console.error("presence:", error instanceof Error ? error.message : error));
 
   const db = new Database(options.schema);
   const pool = new pg.Pool({ max: 4, connectionTimeoutMillis: 5_000, query_timeout: 15_000, ...options.database });
@@ -138,7 +139,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
         limit(rate, viewer);
 
         const result = await answer(request, viewer, connection);
-        if (!(result instanceof Response)) return Response.json(result, { headers: { ...cors, "cache-control": "no-store" } });
+        if (!(result instanceof Response))
+          return Response.json(result, { headers: { ...cors, "cache-control": "no-store" } });
         for (const [name, value] of Object.entries(cors)) result.headers.set(name, value);
         return result;
       } catch (error) {
@@ -209,7 +211,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     }
     const text = request.headers.get("last-event-id") ?? new URL(request.url).searchParams.get("since");
     const since = text === null || text === "" ? null : Number(text);
-    if (since !== null && !(Number.isSafeInteger(since) && since >= 0)) throw new Refusal(400, "Last-Event-ID is not a position");
+    if (since !== null && !(Number.isSafeInteger(since) && since >= 0))
+      throw new Refusal(400, "Last-Event-ID is not a position");
 
     streams.set(viewer.userId, mine + 1);
     streamCount++;
@@ -238,7 +241,11 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       closed,
     });
     return new Response(body, {
-      headers: { "content-type": "text/event-stream", "cache-control": "no-store, no-transform", "x-accel-buffering": "no" },
+      headers: {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store, no-transform",
+        "x-accel-buffering": "no",
+      },
     });
   });
 

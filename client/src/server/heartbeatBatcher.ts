@@ -85,7 +85,10 @@ export class HeartbeatBatcher {
    */
   async #send(batch: Waiting[]): Promise<void> {
     try {
-      const online = await this.sink.many(batch.map((beat) => beat.user), batch.map((beat) => beat.session));
+      const online = await this.sink.many(
+        batch.map((beat) => beat.user),
+        batch.map((beat) => beat.session),
+      );
       if (online > 0 && online < batch.length) {
         const middle = batch.length >> 1;
         await this.#send(batch.slice(0, middle));

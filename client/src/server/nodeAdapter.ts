@@ -32,7 +32,8 @@ export function nodeAdapter(server: PresenceServer) {
 async function toRequest(incoming: IncomingMessage, url: string, most: number): Promise<Request> {
   const headers = new Headers();
   for (const [name, value] of Object.entries(incoming.headers)) {
-    if (value !== undefined && !name.startsWith(":")) headers.set(name, Array.isArray(value) ? value.join(", ") : value);
+    if (value !== undefined && !name.startsWith(":"))
+      headers.set(name, Array.isArray(value) ? value.join(", ") : value);
   }
   const method = incoming.method ?? "GET";
   const init: RequestInit = { method, headers };
@@ -46,7 +47,9 @@ function readBody(incoming: IncomingMessage, most: number): Promise<Uint8Array<A
   // A body parser that ran before us (express.json(), say) has left what it found.
   const { body } = incoming as { body?: unknown };
   if (incoming.readableDidRead && body !== undefined) {
-    return Promise.resolve(typeof body === "string" ? body : body instanceof Uint8Array ? new Uint8Array(body) : JSON.stringify(body));
+    return Promise.resolve(
+      typeof body === "string" ? body : body instanceof Uint8Array ? new Uint8Array(body) : JSON.stringify(body),
+    );
   }
   return new Promise((resolve, reject) => {
     const chunks: Uint8Array[] = [];
@@ -74,7 +77,10 @@ async function sendResponse(response: Response, outgoing: ServerResponse): Promi
   // He may have left while we asked the database: then nobody emits "close" any more.
   const gone = outgoing.destroyed ? Promise.resolve() : new Promise<void>((resolve) => outgoing.once("close", resolve));
   // While we wait for a client that takes nothing, the stream may give him up. Its ordinary end is no reason to stop waiting.
-  const dropped = reader.closed.then(() => gone, () => {});
+  const dropped = reader.closed.then(
+    () => gone,
+    () => {},
+  );
   void gone.then(() => reader.cancel().catch(() => {}));
   for (let part = await reader.read(); !part.done && !outgoing.destroyed; part = await reader.read()) {
     if (!outgoing.write(part.value)) {

@@ -30,7 +30,11 @@ const pass = (ms: number) => act(() => vi.advanceTimersByTimeAsync(ms));
 function People({ me, autoJoin }: { me: string | null; autoJoin?: boolean }) {
   renders++;
   last = usePresenceManager({ currentUser: me, transport, ...(autoJoin !== undefined && { autoJoin }) });
-  return createElement("p", null, `${last.isConnected ? "on" : "off"}: ${last.activeUsers.map((person) => person.user_id).join()}`);
+  return createElement(
+    "p",
+    null,
+    `${last.isConnected ? "on" : "off"}: ${last.activeUsers.map((person) => person.user_id).join()}`,
+  );
 }
 
 async function show(element: ReturnType<typeof createElement>) {
@@ -97,7 +101,12 @@ test("moving from one place of the page to another is not leaving", async () => 
 
 test("several components share one session, which lives as long as one of them", async () => {
   const both = (second: boolean) =>
-    createElement("div", null, createElement(People, { me: "ada", key: 1 }), second ? createElement(People, { me: "ada", key: 2 }) : null);
+    createElement(
+      "div",
+      null,
+      createElement(People, { me: "ada", key: 1 }),
+      second ? createElement(People, { me: "ada", key: 2 }) : null,
+    );
   await show(both(true));
   await pass(1000);
   expect([transport.beats.length, transport.standing]).toEqual([1, 1]);
@@ -132,7 +141,9 @@ test("the server renders the empty state, starts nothing, and the page takes ove
   host.innerHTML = html;
   const complaint = vi.spyOn(console, "error");
   await act(async () => {
-    root = hydrateRoot(host, createElement(People, { me: "ada" }), { onRecoverableError: (error) => console.error(error) });
+    root = hydrateRoot(host, createElement(People, { me: "ada" }), {
+      onRecoverableError: (error) => console.error(error),
+    });
   });
   expect(complaint).not.toHaveBeenCalled();
   await arrive();

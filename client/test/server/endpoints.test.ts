@@ -14,8 +14,10 @@ beforeEach(async () => {
 });
 afterEach(() => site.close());
 
-const online = async (user: string) => (await db.pool.query("SELECT is_user_online($1::text) AS yes", [user])).rows[0].yes;
-const sessionRow = async (user: string) => (await db.pool.query("SELECT * FROM presence_sessions WHERE user_id = $1", [user])).rows[0];
+const online = async (user: string) =>
+  (await db.pool.query("SELECT is_user_online($1::text) AS yes", [user])).rows[0].yes;
+const sessionRow = async (user: string) =>
+  (await db.pool.query("SELECT * FROM presence_sessions WHERE user_id = $1", [user])).rows[0];
 
 /** Bytes as they stand, for what fetch() refuses to send. */
 function raw(port: number, text: string): Promise<string> {
@@ -33,11 +35,24 @@ function raw(port: number, text: string): Promise<string> {
 
 describe("heartbeat", () => {
   test("begins a session with all that is known of the request", async () => {
-    const body = { user_id: "ada", session_id: "tab1", heartbeat_interval: 120, status: "idle", metadata: { room: "blue" } };
+    const body = {
+      user_id: "ada",
+      session_id: "tab1",
+      heartbeat_interval: 120,
+      status: "idle",
+      metadata: { room: "blue" },
+    };
     const answer = await site.post("/api/heartbeat", "ada", body, { "user-agent": "Test/1" });
     expect([answer.status, await answer.json()]).toEqual([200, { online: true }]);
     const row = await sessionRow("ada");
-    expect(row).toMatchObject({ session_id: "tab1", online: true, status: "idle", user_agent: "Test/1", ip_address: "127.0.0.1", metadata: { room: "blue" } });
+    expect(row).toMatchObject({
+      session_id: "tab1",
+      online: true,
+      status: "idle",
+      user_agent: "Test/1",
+      ip_address: "127.0.0.1",
+      metadata: { room: "blue" },
+    });
     expect(row.heartbeat_interval.minutes).toBe(2);
   });
 
@@ -57,7 +72,8 @@ describe("heartbeat", () => {
     for (const path of ["/api/heartbeat", "/api/user-disconnect", "/api/presence/cleanup"]) {
       expect((await site.post(path, null, { session_id: "x" })).status, path).toBe(401);
     }
-    for (const path of ["/api/presence", "/api/presence/events"]) expect((await site.get(path, null)).status, path).toBe(401);
+    for (const path of ["/api/presence", "/api/presence/events"])
+      expect((await site.get(path, null)).status, path).toBe(401);
   });
 
   test.each([
@@ -91,7 +107,9 @@ describe("heartbeat", () => {
   test("a number as id, and undefined for nobody, as plain JavaScript has it", async () => {
     await site.close();
     let user: unknown = 42;
-    site = await openSite(db.name, { authenticate: () => (user === undefined ? undefined : { userId: user as string }) });
+    site = await openSite(db.name, {
+      authenticate: () => (user === undefined ? undefined : { userId: user as string }),
+    });
     expect((await site.post("/api/heartbeat", null, { user_id: 42, session_id: "s" })).status).toBe(200);
     user = undefined;
     expect((await site.post("/api/heartbeat", null, { session_id: "s" })).status).toBe(401);
@@ -108,7 +126,10 @@ describe("heartbeat", () => {
     // By the database server's own count. A request may be late for the tick, but not fifty.
     await site.close();
     const calls = async (name: string) => {
-      const { rows } = await db.pool.query("SELECT sum(calls)::int AS n FROM pg_stat_user_functions WHERE funcname = $1", [name]);
+      const { rows } = await db.pool.query(
+        "SELECT sum(calls)::int AS n FROM pg_stat_user_functions WHERE funcname = $1",
+        [name],
+      );
       return rows[0].n ?? 0;
     };
     await expect.poll(() => calls("update_user_heartbeats"), { timeout: 10_000 }).toBeGreaterThan(0);
@@ -137,7 +158,12 @@ describe("goodbye", () => {
   ])("%s", async (_, type) => {
     await site.post("/api/heartbeat", "gone", { session_id: "g" });
     const bytes = new TextEncoder().encode(JSON.stringify({ user_id: "gone", session_id: "g" }));
-    const answer = await site.post("/api/user-disconnect", "gone", bytes, type === undefined ? {} : { "content-type": type });
+    const answer = await site.post(
+      "/api/user-disconnect",
+      "gone",
+      bytes,
+      type === undefined ? {} : { "content-type": type },
+    );
     expect([answer.status, await answer.json()]).toEqual([200, { offline: true }]);
     expect(await online("gone")).toBe(false);
     await db.pool.query("DELETE FROM presence_session WHERE user_id = 'gone'"); // and its tombstone, for the next round
@@ -149,12 +175,16 @@ describe("goodbye", () => {
     await site.post("/api/heartbeat", "late", { session_id: "s" });
     const late = site.post("/api/heartbeat", "late", { session_id: "s" });
     await new Promise((resolve) => setTimeout(resolve, 50)); // it has to reach the batch first; the tick is six times that
-    expect(await (await site.post("/api/user-disconnect", "late", { session_id: "s" })).json()).toEqual({ offline: true });
+    expect(await (await site.post("/api/user-disconnect", "late", { session_id: "s" })).json()).toEqual({
+      offline: true,
+    });
     expect(await (await late).json()).toEqual({ online: false });
   });
 
   test("of a session nobody knows: no error", async () => {
-    expect(await (await site.post("/api/user-disconnect", "ghost", { session_id: "never" })).json()).toEqual({ offline: false });
+    expect(await (await site.post("/api/user-disconnect", "ghost", { session_id: "never" })).json()).toEqual({
+      offline: false,
+    });
   });
 });
 
@@ -184,8 +214,11 @@ describe("limits", () => {
   test("made-up sessions of one user run out; his known ones go on", async () => {
     await site.close();
     site = await openSite(db.name, { limits: { sessionBurst: 3, sessionsPerSecond: 0.01 } });
-    const beat = async (session: string) => (await site.post("/api/heartbeat", "maker", { session_id: session })).status;
-    expect([await beat("1"), await beat("2"), await beat("3"), await beat("4"), await beat("1")]).toEqual([200, 200, 200, 429, 200]);
+    const beat = async (session: string) =>
+      (await site.post("/api/heartbeat", "maker", { session_id: session })).status;
+    expect([await beat("1"), await beat("2"), await beat("3"), await beat("4"), await beat("1")]).toEqual([
+      200, 200, 200, 429, 200,
+    ]);
   });
 
   test("too many streams of one user", async () => {
@@ -195,16 +228,19 @@ describe("limits", () => {
     expect(first.status).toBe(200);
     expect((await site.get("/api/presence/events", "ada")).status).toBe(429);
     await first.body?.cancel();
-    await expect.poll(async () => {
-      const again = await site.get("/api/presence/events", "ada");
-      await again.body?.cancel();
-      return again.status;
-    }).toBe(200);
+    await expect
+      .poll(async () => {
+        const again = await site.get("/api/presence/events", "ada");
+        await again.body?.cancel();
+        return again.status;
+      })
+      .toBe(200);
   });
 });
 
 describe("foreign pages", () => {
-  const status = async (headers: Record<string, string>) => (await site.post("/api/user-disconnect", "ada", { session_id: "s" }, headers)).status;
+  const status = async (headers: Record<string, string>) =>
+    (await site.post("/api/user-disconnect", "ada", { session_id: "s" }, headers)).status;
 
   test("what a browser says about where a beacon comes from decides", async () => {
     expect(await status({ "sec-fetch-site": "same-origin", origin: site.url })).toBe(200);
@@ -224,9 +260,16 @@ describe("foreign pages", () => {
     const answer = await site.post("/api/heartbeat", "ada", { session_id: "s" }, headers);
     expect(answer.status).toBe(200);
     expect(answer.headers.get("access-control-allow-origin")).toBe("https://app.example");
-    const preflight = await fetch(`${site.url}/api/heartbeat`, { method: "OPTIONS", headers: { origin: "https://app.example" } });
+    const preflight = await fetch(`${site.url}/api/heartbeat`, {
+      method: "OPTIONS",
+      headers: { origin: "https://app.example" },
+    });
     expect([preflight.status, preflight.headers.get("access-control-allow-credentials")]).toEqual([204, "true"]);
-    expect((await site.get("/api/presence", "ada", { origin: "https://evil.example" })).headers.has("access-control-allow-origin")).toBe(false);
+    expect(
+      (await site.get("/api/presence", "ada", { origin: "https://evil.example" })).headers.has(
+        "access-control-allow-origin",
+      ),
+    ).toBe(false);
   });
 });
 
@@ -242,13 +285,19 @@ describe("address", () => {
     expect(await addressWith([], "203.0.113.9", "a1")).toBe("127.0.0.1");
     expect(await addressWith(["127.0.0.1"], "203.0.113.9", "a2")).toBe("203.0.113.9");
     expect(await addressWith(["127.0.0.1"], "1.1.1.1, 203.0.113.9", "a3")).toBe("203.0.113.9");
-    expect(await addressWith(["127.0.0.0/8", "10.0.0.0/8"], "1.1.1.1, 203.0.113.9:4711, 10.2.3.4", "a4")).toBe("203.0.113.9");
-    expect(await addressWith(["127.0.0.1", "2001:db8::/32"], "[2001:db9::1]:99, 2001:db8::5", "a5")).toBe("2001:db9::1");
+    expect(await addressWith(["127.0.0.0/8", "10.0.0.0/8"], "1.1.1.1, 203.0.113.9:4711, 10.2.3.4", "a4")).toBe(
+      "203.0.113.9",
+    );
+    expect(await addressWith(["127.0.0.1", "2001:db8::/32"], "[2001:db9::1]:99, 2001:db8::5", "a5")).toBe(
+      "2001:db9::1",
+    );
     expect(await addressWith(["127.0.0.1"], "'; DROP TABLE x", "a6")).toBe("127.0.0.1");
   });
 
   test("a mistyped proxy is told at the start", async () => {
-    await expect(openSite(db.name, { trustedProxies: ["proxy.local"] })).rejects.toThrow(/neither an address nor a network/);
+    await expect(openSite(db.name, { trustedProxies: ["proxy.local"] })).rejects.toThrow(
+      /neither an address nor a network/,
+    );
   });
 });
 
@@ -258,10 +307,15 @@ describe("list and cleanup", () => {
     await site.post("/api/heartbeat", "lena", { session_id: "2" });
     const list = await (await site.get("/api/presence", "bob")).json();
     expect(list.seq).toBeGreaterThan(0);
-    expect(list.users.find((user: { user_id: string }) => user.user_id === "lena")).toMatchObject({ status: "active", sessions: 2 });
+    expect(list.users.find((user: { user_id: string }) => user.user_id === "lena")).toMatchObject({
+      status: "active",
+      sessions: 2,
+    });
     expect(JSON.stringify(list)).not.toContain("ip_address");
     const asked = await (await site.get("/api/presence?user=lena&user=nobody", "bob")).json();
-    const byId = Object.fromEntries(asked.users.map((user: { user_id: string; online: boolean }) => [user.user_id, user.online]));
+    const byId = Object.fromEntries(
+      asked.users.map((user: { user_id: string; online: boolean }) => [user.user_id, user.online]),
+    );
     expect(byId).toEqual({ lena: true, nobody: false });
   });
 
@@ -294,7 +348,11 @@ describe("hostile and unlucky requests leave the process alive", () => {
     ["a Host that is none", "GET /api/presence HTTP/1.1\r\nHost: [[[\r\nx-user: ada\r\n\r\n", 200],
     ["a method that fetch does not know", "TRACE /api/presence HTTP/1.1\r\nHost: x\r\nx-user: ada\r\n\r\n", 400],
     ["a broken query", "GET /api/presence?user=%ff%zz HTTP/1.1\r\nHost: x\r\nx-user: ada\r\n\r\n", 200],
-    ["a position that is none", "GET /api/presence/events HTTP/1.1\r\nHost: x\r\nx-user: ada\r\nLast-Event-ID: -5\r\n\r\n", 400],
+    [
+      "a position that is none",
+      "GET /api/presence/events HTTP/1.1\r\nHost: x\r\nx-user: ada\r\nLast-Event-ID: -5\r\n\r\n",
+      400,
+    ],
   ])("%s", async (_, text, status) => {
     expect(await raw(site.port, text)).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
   });
@@ -302,7 +360,9 @@ describe("hostile and unlucky requests leave the process alive", () => {
   test("a body cut off in the middle", async () => {
     await new Promise<void>((resolve) => {
       const socket = connect(site.port, "127.0.0.1", () => {
-        socket.write("POST /api/heartbeat HTTP/1.1\r\nHost: x\r\nx-user: ada\r\nContent-Length: 100\r\n\r\n{", () => socket.destroy());
+        socket.write("POST /api/heartbeat HTTP/1.1\r\nHost: x\r\nx-user: ada\r\nContent-Length: 100\r\n\r\n{", () =>
+          socket.destroy(),
+        );
       });
       socket.on("close", () => resolve());
     });
@@ -311,7 +371,10 @@ describe("hostile and unlucky requests leave the process alive", () => {
 
   test("no database: 503, and an answer that says nothing of the inside", async () => {
     const errors: unknown[] = [];
-    const other = await openSite(db.name, { database: { host: "127.0.0.1", port: 1, database: "secret" }, onError: (error) => errors.push(error) });
+    const other = await openSite(db.name, {
+      database: { host: "127.0.0.1", port: 1, database: "secret" },
+      onError: (error) => errors.push(error),
+    });
     const answer = await other.post("/api/heartbeat", "ada", { session_id: "s" });
     expect(answer.status).toBe(503);
     expect(await answer.text()).not.toMatch(/secret|ECONNREFUSED|127/);

@@ -24,9 +24,12 @@ describe.each([
   });
   afterEach(() => site.close());
 
-  const beat = (user: string, session = "s") => db.pool.query("SELECT update_user_heartbeat($1::text, $2::text)", [user, session]);
-  const leave = (user: string, session = "s") => db.pool.query("SELECT handle_user_disconnect($1::text, $2::text)", [user, session]);
-  const is = (event: string, user: string) => (message: Message) => message.data.event === event && message.data.user_id === user;
+  const beat = (user: string, session = "s") =>
+    db.pool.query("SELECT update_user_heartbeat($1::text, $2::text)", [user, session]);
+  const leave = (user: string, session = "s") =>
+    db.pool.query("SELECT handle_user_disconnect($1::text, $2::text)", [user, session]);
+  const is = (event: string, user: string) => (message: Message) =>
+    message.data.event === event && message.data.user_id === user;
 
   test("first the list, then ready, then what happens, each once and in order", async () => {
     await beat("here");
@@ -60,10 +63,11 @@ describe.each([
     const second = await openStream(site, "viewer", { "last-event-id": String(seen.data.seq) });
     await second.next((message) => message.event === "ready");
     // Complete before "ready", and without the list.
-    expect(second.messages.map((message) => message.event === "message" && `${message.data.event} ${message.data.user_id}`).filter((word) => String(word).startsWith("user"))).toEqual([
-      "user_offline seen",
-      "user_online missed",
-    ]);
+    expect(
+      second.messages
+        .map((message) => message.event === "message" && `${message.data.event} ${message.data.user_id}`)
+        .filter((word) => String(word).startsWith("user")),
+    ).toEqual(["user_offline seen", "user_online missed"]);
     expect(second.messages.every((message) => message.event !== "snapshot")).toBe(true);
     await expect.poll(() => second.comments).toBeGreaterThan(3);
     second.close();
@@ -94,13 +98,20 @@ describe("one database", () => {
   afterEach(() => site.close());
 
   const listeners = async () =>
-    (await db.admin.query("SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%presence_changes_since%'", [db.name])).rows[0].n;
+    (
+      await db.admin.query(
+        "SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%presence_changes_since%'",
+        [db.name],
+      )
+    ).rows[0].n;
 
   test("one connection listens for all clients", async () => {
     site = await openSite(db.name);
     const streams = await Promise.all([...Array(25).keys()].map(() => openStream(site, "viewer")));
     for (const stream of streams) await stream.next((message) => message.event === "ready");
-    const { rows } = await db.admin.query("SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = $1", [db.name]);
+    const { rows } = await db.admin.query("SELECT count(*)::int AS n FROM pg_stat_activity WHERE datname = $1", [
+      db.name,
+    ]);
     // The listener, the endpoints' pool of four, the test's own four, and the extension's worker.
     expect(rows[0].n).toBeLessThanOrEqual(10);
     expect(await listeners()).toBeGreaterThanOrEqual(1);
@@ -115,13 +126,18 @@ describe("one database", () => {
     await stream.next((message) => message.event === "ready");
     // No connection is let in for a while, as in a restart.
     await db.admin.query(`ALTER DATABASE ${db.name} ALLOW_CONNECTIONS false`);
-    await db.admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'", [db.name]);
+    await db.admin.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'",
+      [db.name],
+    );
     await stream.next((message) => message.event === "lost");
     expect((await site.get("/api/presence/events", "late")).status).toBe(503);
     await db.admin.query(`ALTER DATABASE ${db.name} ALLOW_CONNECTIONS true`);
     await db.pool.query("SELECT update_user_heartbeat('meanwhile'::text)");
     await stream.next((message) => message.data.user_id === "meanwhile" && message.data.event === "user_online");
-    await vi.waitFor(() => expect(stream.messages.filter((message) => message.event === "ready").length).toBe(2), { timeout: 10_000 });
+    await vi.waitFor(() => expect(stream.messages.filter((message) => message.event === "ready").length).toBe(2), {
+      timeout: 10_000,
+    });
     expect(stream.ended).toBe(false);
     stream.close();
   });
@@ -134,15 +150,21 @@ describe("one database", () => {
     stalled.write("GET /api/presence/events HTTP/1.1\r\nHost: x\r\nx-user: slow\r\n\r\n");
     const good = await openStream(site, "viewer");
     await good.next((message) => message.event === "ready");
-    const serverSockets = () => new Promise<number>((resolve) => site.server.getConnections((_, count) => resolve(count)));
+    const serverSockets = () =>
+      new Promise<number>((resolve) => site.server.getConnections((_, count) => resolve(count)));
     await expect.poll(serverSockets).toBeGreaterThanOrEqual(2);
     const before = await serverSockets();
     // Enough to fill the socket buffers of both ends, too.
     const text = "x".repeat(3500);
     let round = 0;
     while ((await serverSockets()) >= before && round < 60) {
-      await db.pool.query("SELECT update_user_heartbeat('loud' || i, metadata => jsonb_build_object('text', $1::text, 'round', $2::int)) FROM generate_series(1, 200) AS i", [text, round++]);
-      await good.next((message) => message.data.user_id === "loud200" && message.data.details.metadata.round === round - 1);
+      await db.pool.query(
+        "SELECT update_user_heartbeat('loud' || i, metadata => jsonb_build_object('text', $1::text, 'round', $2::int)) FROM generate_series(1, 200) AS i",
+        [text, round++],
+      );
+      await good.next(
+        (message) => message.data.user_id === "loud200" && message.data.details.metadata.round === round - 1,
+      );
     }
     expect(await serverSockets()).toBeLessThan(before);
     expect(good.ended).toBe(false);
@@ -157,7 +179,9 @@ describe("one database", () => {
     await stream.next((message) => message.event === "ready");
     expect(stream.messages[0]?.data.users.length).toBeGreaterThanOrEqual(300);
     // And as a plain answer to somebody who reads it slowly.
-    await db.pool.query("SELECT update_user_heartbeat('big' || i, metadata => jsonb_build_object('text', repeat('x', 3500))) FROM generate_series(1, 300) AS i");
+    await db.pool.query(
+      "SELECT update_user_heartbeat('big' || i, metadata => jsonb_build_object('text', repeat('x', 3500))) FROM generate_series(1, 300) AS i",
+    );
     const list = await site.get("/api/presence", "viewer");
     let text = "";
     const decoder = new TextDecoder();
@@ -226,11 +250,13 @@ describe("one database", () => {
     await expect.poll(open).toBe(0);
     first = false;
     release();
-    await expect.poll(async () => {
-      const stream = await openStream(site, "hasty");
-      stream.close();
-      return stream.response.status;
-    }).toBe(200);
+    await expect
+      .poll(async () => {
+        const stream = await openStream(site, "hasty");
+        stream.close();
+        return stream.response.status;
+      })
+      .toBe(200);
   });
 
   test("close() ends open streams, so that the process can", async () => {
@@ -245,16 +271,22 @@ describe("one database", () => {
   test("the extension in a schema of its own, with rights on the functions only", async () => {
     const client = new pg.Client({ database: db.name });
     await client.connect();
-    await client.query("DROP EXTENSION presence; CREATE SCHEMA \"Other Place\"; CREATE EXTENSION presence SCHEMA \"Other Place\"");
+    await client.query(
+      'DROP EXTENSION presence; CREATE SCHEMA "Other Place"; CREATE EXTENSION presence SCHEMA "Other Place"',
+    );
     const role = `gateway_${process.pid}`;
-    await client.query(`CREATE ROLE ${role} LOGIN; GRANT USAGE ON SCHEMA "Other Place" TO ${role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Other Place" TO ${role}`);
+    await client.query(
+      `CREATE ROLE ${role} LOGIN; GRANT USAGE ON SCHEMA "Other Place" TO ${role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Other Place" TO ${role}`,
+    );
     site = await openSite(db.name, { schema: "Other Place", database: { database: db.name, user: role } });
     expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toEqual({ online: true });
     expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toEqual({ online: true }); // batched
     const stream = await openStream(site, "viewer");
     await stream.next((message) => message.event === "ready");
     expect((await (await site.get("/api/presence?user=ada", "x")).json()).users[0].online).toBe(true);
-    expect(await (await site.post("/api/user-disconnect", "ada", { session_id: "s" })).json()).toEqual({ offline: true });
+    expect(await (await site.post("/api/user-disconnect", "ada", { session_id: "s" })).json()).toEqual({
+      offline: true,
+    });
     await stream.next((message) => message.data.event === "user_offline");
     expect((await site.post("/api/presence/cleanup", "root", "")).status).toBe(200);
     stream.close();

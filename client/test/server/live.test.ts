@@ -3,14 +3,26 @@ import type { AddressInfo } from "node:net";
 import express from "express";
 import pg from "pg";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import { HttpTransport, PresenceService, RpcTransport, type PresenceEvent, type PresenceOptions } from "../../src/index.js";
+import {
+  HttpTransport,
+  PresenceService,
+  RpcTransport,
+  type PresenceEvent,
+  type PresenceOptions,
+} from "../../src/index.js";
 import { createPresenceServer, nodeAdapter } from "../../src/server/index.js";
 import { sqlOf } from "./documents.js";
 import { createDatabase, openSite, type Site } from "./site.js";
 
 // The page's half and the server's half together, over the network, against the real extension.
 
-const FAST: Partial<PresenceOptions> = { heartbeatInterval: 300, retryBase: 50, retryMax: 200, silenceLimit: 2000, wakeCheckInterval: 100 };
+const FAST: Partial<PresenceOptions> = {
+  heartbeatInterval: 300,
+  retryBase: 50,
+  retryMax: 200,
+  silenceLimit: 2000,
+  wakeCheckInterval: 100,
+};
 
 let db: Awaited<ReturnType<typeof createDatabase>>;
 const services: PresenceService[] = [];
@@ -31,11 +43,19 @@ function launch(service: PresenceService): PresenceService {
 
 const open = (site: Site, userId: string, more: Partial<PresenceOptions> = {}, requestTimeout = 10_000) =>
   launch(
-    new PresenceService({ userId, transport: new HttpTransport({ baseUrl: `${site.url}/api`, headers: { "x-user": userId }, requestTimeout }), ...FAST, ...more }),
+    new PresenceService({
+      userId,
+      transport: new HttpTransport({ baseUrl: `${site.url}/api`, headers: { "x-user": userId }, requestTimeout }),
+      ...FAST,
+      ...more,
+    }),
   );
 
 const names = (service: PresenceService) => service.state.activeUsers.map((user) => user.user_id).sort();
-const truth = async () => (await db.pool.query("SELECT user_id FROM get_active_users() ORDER BY user_id COLLATE \"C\"")).rows.map((row) => row.user_id);
+const truth = async () =>
+  (await db.pool.query('SELECT user_id FROM get_active_users() ORDER BY user_id COLLATE "C"')).rows.map(
+    (row) => row.user_id,
+  );
 const soon = (check: () => unknown, timeout = 10_000, interval = 20) => vi.waitFor(check, { timeout, interval });
 
 test("join, tabs, status, leave: others see it at once", async () => {
@@ -95,9 +115,13 @@ test("a hundred pages at once all see each other", async () => {
   const unhurried = { heartbeatInterval: 5000, silenceLimit: 30_000 };
   const pages = [...Array(100).keys()].map((i) => open(site, `page${i}`, unhurried, 30_000));
   const allSee = (number: number) =>
-    soon(() => {
-      for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(number);
-    }, 60_000, 250);
+    soon(
+      () => {
+        for (const page of pages) expect(names(page).filter((name) => name.startsWith("page"))).toHaveLength(number);
+      },
+      60_000,
+      250,
+    );
   const problems: string[] = [];
   for (const page of pages) page.on("error", (error) => problems.push(error.message));
   await allSee(100);
@@ -129,7 +153,9 @@ describe("Express", () => {
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
     const post = async (path: string, type: string) => {
       const body = JSON.stringify({ session_id: "x" });
-      return (await fetch(url + path, { method: "POST", body, headers: { "content-type": type, "x-user": "express" } })).json();
+      return (
+        await fetch(url + path, { method: "POST", body, headers: { "content-type": type, "x-user": "express" } })
+      ).json();
     };
     expect(await post("/api/heartbeat", "application/json")).toEqual({ online: true });
     expect(await post("/api/user-disconnect", "text/plain")).toEqual({ offline: true });
@@ -163,13 +189,15 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
         if (user === undefined) throw Object.assign(new Error("no token"), { code: "42501" });
         await client.query("BEGIN");
         await client.query(`SET LOCAL ROLE ${user === "root" ? "web_admin" : "web_user"}`);
-        await client.query("SELECT set_config('search_path', 'api', true), set_config('request.jwt.claims', $1, true), set_config('request.headers', $2, true)", [
-          JSON.stringify({ sub: user }),
-          JSON.stringify(request.headers),
-        ]);
+        await client.query(
+          "SELECT set_config('search_path', 'api', true), set_config('request.jwt.claims', $1, true), set_config('request.headers', $2, true)",
+          [JSON.stringify({ sub: user }), JSON.stringify(request.headers)],
+        );
         const args = Object.entries(JSON.parse(body));
         const call = `api.${name}(${args.map(([key], i) => `${key} := $${i + 1}`).join(", ")})`;
-        const values = args.map(([, value]) => (value !== null && typeof value === "object" && !Array.isArray(value) ? JSON.stringify(value) : value));
+        const values = args.map(([, value]) =>
+          value !== null && typeof value === "object" && !Array.isArray(value) ? JSON.stringify(value) : value,
+        );
         const { rows } = await client.query(`SELECT to_jsonb(r) AS r FROM ${call} AS r`, values);
         await client.query("COMMIT");
         const list = ["presence_changes_since", "presence_snapshot", "get_presence"].includes(name);
@@ -177,7 +205,9 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
       } catch (error) {
         await client.query("ROLLBACK");
         const { code = "", message } = error as { code?: string; message: string };
-        response.writeHead(code === "42501" ? 403 : code === "42883" ? 404 : 400).end(JSON.stringify({ code, message }));
+        response
+          .writeHead(code === "42501" ? 403 : code === "42883" ? 404 : 400)
+          .end(JSON.stringify({ code, message }));
       } finally {
         client.release();
       }
@@ -193,7 +223,8 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await own.drop();
   });
 
-  const transportOf = (user: string) => new RpcTransport({ url, pollInterval: 100, headers: () => ({ authorization: `Bearer ${user}` }) });
+  const transportOf = (user: string) =>
+    new RpcTransport({ url, pollInterval: 100, headers: () => ({ authorization: `Bearer ${user}` }) });
   const page = (user: string, claims = user) =>
     launch(new PresenceService({ userId: user, transport: transportOf(claims), metadata: { room: "x" }, ...FAST }));
 
@@ -202,7 +233,9 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     const root = page("root");
     for (const each of [ada, root]) await soon(() => expect(names(each)).toEqual(["ada", "root"]));
     expect(root.state.activeUsers[0]?.metadata).toEqual({ room: "x" });
-    const { rows } = await own.pool.query("SELECT heartbeat_interval::text AS i FROM presence_sessions WHERE user_id = 'ada'");
+    const { rows } = await own.pool.query(
+      "SELECT heartbeat_interval::text AS i FROM presence_sessions WHERE user_id = 'ada'",
+    );
     expect(rows[0].i).toBe("00:00:00.3");
     expect((await root.lookUp(["ada", "nobody"])).map((user) => user.online).sort()).toEqual([false, true]);
     ada.stop();
@@ -218,14 +251,22 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await soon(() => expect(eve.state.stats.heartbeatsFailed).toBeGreaterThan(0));
     transportOf("eve").leave("victim", victim.sessionId);
     const call = (name: string, args: object) =>
-      fetch(`${url}/rpc/${name}`, { method: "POST", body: JSON.stringify(args), headers: { authorization: "Bearer eve" } });
-    expect((await call("handle_user_disconnect", { user_id: "victim", session_id: victim.sessionId })).status).toBe(403);
+      fetch(`${url}/rpc/${name}`, {
+        method: "POST",
+        body: JSON.stringify(args),
+        headers: { authorization: "Bearer eve" },
+      });
+    expect((await call("handle_user_disconnect", { user_id: "victim", session_id: victim.sessionId })).status).toBe(
+      403,
+    );
     expect(await (await call("presence_changes_since", { seq: 0 })).text()).not.toContain(victim.sessionId);
     expect((await own.pool.query("SELECT is_user_online('victim') AS yes")).rows[0].yes).toBe(true);
     // Past the gateway's schema, the role may do nothing.
     const client = await pool.connect();
     await client.query("SET ROLE web_user");
-    await expect(client.query("SELECT public.mark_user_offline('victim'::text)")).rejects.toMatchObject({ code: "42501" });
+    await expect(client.query("SELECT public.mark_user_offline('victim'::text)")).rejects.toMatchObject({
+      code: "42501",
+    });
     await client.query("RESET ROLE");
     client.release();
   });
@@ -237,7 +278,9 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     watcher.on("snapshot", ({ seq }) => snapshots.push(seq));
     await own.pool.query("SELECT update_user_heartbeat('later'::text)");
     // In one step, as retention does it.
-    await own.pool.query("BEGIN; SELECT count(*) FROM presence_snapshot(); DELETE FROM ONLY presence_events; UPDATE presence_feed SET last_seq = last_seq + 10, dropped_seq = last_seq + 5; COMMIT");
+    await own.pool.query(
+      "BEGIN; SELECT count(*) FROM presence_snapshot(); DELETE FROM ONLY presence_events; UPDATE presence_feed SET last_seq = last_seq + 10, dropped_seq = last_seq + 5; COMMIT",
+    );
     await soon(() => expect(snapshots.length).toBe(1));
     await soon(() => expect(names(watcher)).toContain("later"));
   });
@@ -248,7 +291,10 @@ test("the rights that the document grants are enough for a backend", async () =>
   await own.pool.query("DROP ROLE IF EXISTS web_backend; CREATE ROLE web_backend LOGIN");
   await own.pool.query(sqlOf("docs/front-end.md", "grants for a backend"));
   const errors: unknown[] = [];
-  const site = await openSite(own.name, { database: { database: own.name, user: "web_backend" }, onError: (error) => errors.push(error) });
+  const site = await openSite(own.name, {
+    database: { database: own.name, user: "web_backend" },
+    onError: (error) => errors.push(error),
+  });
   const ada = open(site, "ada");
   const root = open(site, "root");
   await soon(() => expect(names(root)).toEqual(["ada", "root"]));

@@ -2,7 +2,12 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import pg from "pg";
 import { expect, vi } from "vitest";
-import { createPresenceServer, nodeAdapter, type PresenceServer, type PresenceServerOptions } from "../../src/server/index.js";
+import {
+  createPresenceServer,
+  nodeAdapter,
+  type PresenceServer,
+  type PresenceServerOptions,
+} from "../../src/server/index.js";
 
 /** A database of its own with the real extension, on the server that the PG… variables name. */
 export async function createDatabase(settings: Record<string, string> = {}) {
@@ -10,7 +15,8 @@ export async function createDatabase(settings: Record<string, string> = {}) {
   const admin = new pg.Client({ database: "postgres" });
   await admin.connect();
   await admin.query(`CREATE DATABASE ${name}`);
-  for (const [key, value] of Object.entries(settings)) await admin.query(`ALTER DATABASE ${name} SET ${key} = '${value}'`);
+  for (const [key, value] of Object.entries(settings))
+    await admin.query(`ALTER DATABASE ${name} SET ${key} = '${value}'`);
   const pool = new pg.Pool({ database: name, max: 4 });
   pool.on("error", () => {});
   await pool.query("CREATE EXTENSION presence");
@@ -76,7 +82,10 @@ export interface Message {
 /** An event stream as a browser sees it, message by message. */
 export async function openStream(site: Site, user: string, headers: Record<string, string> = {}) {
   const abort = new AbortController();
-  const response = await fetch(`${site.url}/api/presence/events`, { headers: { "x-user": user, ...headers }, signal: abort.signal });
+  const response = await fetch(`${site.url}/api/presence/events`, {
+    headers: { "x-user": user, ...headers },
+    signal: abort.signal,
+  });
   const messages: Message[] = [];
   const stream = { response, messages, comments: 0, ended: false, close: () => abort.abort(), next };
   void (async () => {

@@ -44,7 +44,12 @@ describe("heartbeats", () => {
     make().start();
     await pass(0);
     expect(transport.beats).toHaveLength(1);
-    expect(transport.beats[0]).toMatchObject({ user_id: "ada", session_id: service.sessionId, heartbeat_interval: 30, status: "active" });
+    expect(transport.beats[0]).toMatchObject({
+      user_id: "ada",
+      session_id: service.sessionId,
+      heartbeat_interval: 30,
+      status: "active",
+    });
     await pass(seconds(90));
     expect(transport.beats).toHaveLength(4);
     await look("hidden");
@@ -319,7 +324,9 @@ describe("the feed", () => {
     transport.last.sink.change(change(11, "user_online", "carl", { details: { status: "idle" } }));
     transport.last.sink.change(change(11, "user_online", "carl")); // twice
     transport.last.sink.change(change(9, "user_offline", "ada")); // old
-    transport.last.sink.change(change(13, "session_end", "bob", { sessions: 1, details: { metadata: { of: "the ended one" } } }));
+    transport.last.sink.change(
+      change(13, "session_end", "bob", { sessions: 1, details: { metadata: { of: "the ended one" } } }),
+    );
     transport.last.sink.change(change(14, "update", "bob", { details: { status: "away", metadata: { a: 1 } } }));
     transport.last.sink.change(change(15, "user_offline", "ada"));
     await pass(0);
@@ -329,7 +336,13 @@ describe("the feed", () => {
     ]);
     expect(service.state.activeUsers[1]?.metadata).toEqual({ a: 1 });
     expect(service.state.lastSeen.get("ada")).toBeDefined();
-    expect(service.state.stats).toMatchObject({ online: 2, sessions: 2, changes: 4, seq: 15, byStatus: { active: 0, idle: 1, away: 1, busy: 0 } });
+    expect(service.state.stats).toMatchObject({
+      online: 2,
+      sessions: 2,
+      changes: 4,
+      seq: 15,
+      byStatus: { active: 0, idle: 1, away: 1, busy: 0 },
+    });
     transport.last.fail(new Error("cut"));
     await pass(seconds(1));
     expect(transport.last.since).toBe(15);
@@ -340,7 +353,10 @@ describe("the feed", () => {
     await pass(0);
     transport.connect({ seq: 1, users: [user("ada"), user("bob")] });
     await pass(0);
-    const { activeUsers: [ada], lastSeen } = service.state;
+    const {
+      activeUsers: [ada],
+      lastSeen,
+    } = service.state;
     transport.last.sink.change(change(2, "user_offline", "bob"));
     await pass(0);
     expect(service.state.activeUsers[0]).toBe(ada);

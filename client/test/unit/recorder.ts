@@ -5,7 +5,13 @@ import type { Heartbeat, PresenceEvent, PresenceSnapshot } from "../../src/core/
 export class Recorder implements PresenceTransport {
   beats: (Heartbeat & { at: number })[] = [];
   goodbyes: string[] = [];
-  connections: { since: number | null; sink: FeedSink; signal: AbortSignal; fail: (error: unknown) => void; finish: () => void }[] = [];
+  connections: {
+    since: number | null;
+    sink: FeedSink;
+    signal: AbortSignal;
+    fail: (error: unknown) => void;
+    finish: () => void;
+  }[] = [];
   /** What a heartbeat answers: a value, an error to throw, or a promise that the test settles. */
   answer: () => boolean | Promise<boolean> = () => true;
 
@@ -51,6 +57,11 @@ export function user(user_id: string, more = {}) {
   return { user_id, status: "active" as const, sessions: 1, online_since: AT, metadata: null, ...more };
 }
 
-export function change(seq: number, event: PresenceEvent["event"], user_id: string, more: Partial<PresenceEvent> = {}): PresenceEvent {
+export function change(
+  seq: number,
+  event: PresenceEvent["event"],
+  user_id: string,
+  more: Partial<PresenceEvent> = {},
+): PresenceEvent {
   return { seq, at: AT, event, user_id, reason: "heartbeat", sessions: 1, details: {}, ...more };
 }

@@ -15,7 +15,8 @@ const AUTH = `export declare function sessionOf(cookie: string | null): Promise<
 /** Everything a document says in TypeScript, at the paths that it names, given to the compiler. */
 async function compile(document: string, solid: boolean): Promise<string[]> {
   const chosen = snippetsOf(document).filter(
-    ({ language, text }) => (language === "ts" || language === "tsx") && text.includes('from "presence-client/solid"') === solid,
+    ({ language, text }) =>
+      (language === "ts" || language === "tsx") && text.includes('from "presence-client/solid"') === solid,
   );
   const folder = mkdtempSync(join(root, ".snippets-"));
   made.push(folder);
@@ -49,7 +50,12 @@ async function compile(document: string, solid: boolean): Promise<string[]> {
     }),
   );
   try {
-    await promisify(execFile)(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "--noEmit", "-p", folder]);
+    await promisify(execFile)(process.execPath, [
+      join(root, "node_modules/typescript/bin/tsc"),
+      "--noEmit",
+      "-p",
+      folder,
+    ]);
   } catch (error) {
     expect.fail((error as { stdout: string }).stdout);
   }

@@ -34,7 +34,10 @@ describe("goodbye", () => {
   test("by fetch with keepalive where the browser refuses the beacon", () => {
     beacon.mockReturnValue(false);
     new HttpTransport({ baseUrl: "/x/" }).leave("ada", "s");
-    expect(requests[0]).toMatchObject({ url: "/x/user-disconnect", init: { method: "POST", keepalive: true, body, credentials: "include" } });
+    expect(requests[0]).toMatchObject({
+      url: "/x/user-disconnect",
+      init: { method: "POST", keepalive: true, body, credentials: "include" },
+    });
   });
 
   test("by fetch with keepalive where a token has to go along", () => {
@@ -71,7 +74,10 @@ describe("answers", () => {
 
   test("no answer in time", async () => {
     vi.useFakeTimers();
-    answer = () => new Promise((_, reject) => requests[0]?.init.signal?.addEventListener("abort", () => reject(new Error("aborted"))));
+    answer = () =>
+      new Promise((_, reject) =>
+        requests[0]?.init.signal?.addEventListener("abort", () => reject(new Error("aborted"))),
+      );
     const outcome = expect(send()).rejects.toMatchObject({ status: 0, message: "no answer within 100 ms" });
     await vi.advanceTimersByTimeAsync(100);
     await outcome;

@@ -37,7 +37,11 @@ const presence = createPresenceServer({
 const answerPresence = nodeAdapter(presence);
 
 const page = fileURLToPath(new URL("../page", import.meta.url));
-const TYPES: Record<string, string> = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css" };
+const TYPES: Record<string, string> = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".css": "text/css",
+};
 
 async function sendFile(path: string, response: ServerResponse): Promise<void> {
   const file = join(page, normalize(path === "/" ? "/index.html" : path));
@@ -45,7 +49,10 @@ async function sendFile(path: string, response: ServerResponse): Promise<void> {
   if (!found) return void response.writeHead(404).end();
   // Hashed names may be kept for ever; the page that names them must be asked for each time.
   const caching = path.startsWith("/assets/") ? "public, max-age=31536000, immutable" : "no-cache";
-  response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream", "cache-control": caching });
+  response.writeHead(200, {
+    "content-type": TYPES[extname(file)] ?? "application/octet-stream",
+    "cache-control": caching,
+  });
   createReadStream(file).pipe(response);
 }
 
@@ -59,7 +66,9 @@ async function readText(request: IncomingMessage): Promise<string> {
 }
 
 function sendJson(response: ServerResponse, value: object, headers: Record<string, string> = {}): void {
-  response.writeHead(200, { "content-type": "application/json", "cache-control": "no-store", ...headers }).end(JSON.stringify(value));
+  response
+    .writeHead(200, { "content-type": "application/json", "cache-control": "no-store", ...headers })
+    .end(JSON.stringify(value));
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -69,7 +78,11 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
       return sendJson(response, { me: signedIn(request.headers.cookie), people: PEOPLE, timing });
     case "POST /sign-in": {
       const cookie = `chat_name=${encodeURIComponent((await readText(request)).trim())}`;
-      return sendJson(response, { me: signedIn(cookie) }, { "set-cookie": `${cookie}; Path=/; SameSite=Lax; HttpOnly` });
+      return sendJson(
+        response,
+        { me: signedIn(cookie) },
+        { "set-cookie": `${cookie}; Path=/; SameSite=Lax; HttpOnly` },
+      );
     }
     case "POST /sign-out":
       return sendJson(response, { me: null }, { "set-cookie": "chat_name=; Path=/; Max-Age=0" });
@@ -88,7 +101,9 @@ const server = createServer((request, response) => {
 });
 server.listen(Number(PORT), HOST, () => {
   const address = server.address();
-  console.log(`http://${HOST === "0.0.0.0" ? "localhost" : HOST}:${typeof address === "object" ? address?.port : PORT}/`);
+  console.log(
+    `http://${HOST === "0.0.0.0" ? "localhost" : HOST}:${typeof address === "object" ? address?.port : PORT}/`,
+  );
 });
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {

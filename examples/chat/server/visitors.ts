@@ -6,12 +6,19 @@ import { PEOPLE, idOf } from "../src/people.js";
  * The very service that pages use, without a page: so that a room can be full. One that does not watch is like a tab in the background, which has given
  * its event stream back.
  */
-export function visitor(address: string, name: string, options: Partial<PresenceOptions> = {}, watch = true): PresenceService {
+export function visitor(
+  address: string,
+  name: string,
+  options: Partial<PresenceOptions> = {},
+  watch = true,
+): PresenceService {
   const transport = new HttpTransport({
     baseUrl: `${address.replace(/\/$/, "")}/api`,
     headers: { cookie: `chat_name=${encodeURIComponent(name)}` },
   });
-  if (!watch) transport.follow = (_seq, _sink, signal) => new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
+  if (!watch)
+    transport.follow = (_seq, _sink, signal) =>
+      new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
   return new PresenceService({ userId: idOf(name), transport, ...options });
 }
 

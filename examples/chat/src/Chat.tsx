@@ -6,7 +6,13 @@ import type { Person, Session } from "./main.jsx";
 import { ago, timeOfDay } from "./time.js";
 
 const STATUS: Record<PresenceStatus, string> = { active: "Active", busy: "Busy", idle: "Idle", away: "Away" };
-const LIGHT = { stopped: "Signed out", connecting: "Connecting…", online: "Connected", reconnecting: "Reconnecting…", offline: "No network" };
+const LIGHT = {
+  stopped: "Signed out",
+  connecting: "Connecting…",
+  online: "Connected",
+  reconnecting: "Reconnecting…",
+  offline: "No network",
+};
 const REMEMBERED = 100;
 
 interface Props {
@@ -56,7 +62,11 @@ export function Chat(props: Props) {
         // Also of those who came and went while this page was cut off: they never stood in a list that it showed.
         if (typeof event.details.metadata?.name === "string") guests.set(event.user_id, event.details.metadata.name);
         const text = describe(event, nameOf);
-        if (text !== null) setHappenings((old) => [...old.slice(1 - REMEMBERED), { seq: event.seq, at: event.at, text, kind: event.event }]);
+        if (text !== null)
+          setHappenings((old) => [
+            ...old.slice(1 - REMEMBERED),
+            { seq: event.seq, at: event.at, text, kind: event.event },
+          ]);
       }),
     ];
     onCleanup(() => forget.forEach((each) => each()));
@@ -83,7 +93,9 @@ export function Chat(props: Props) {
 
   return (
     <>
-      <a class="skip" href="#people">Skip to the people</a>
+      <a class="skip" href="#people">
+        Skip to the people
+      </a>
       <header>
         <h1>Who is here</h1>
         <p class={`light ${connection()}`} role="status" aria-label="Connection">
@@ -93,8 +105,13 @@ export function Chat(props: Props) {
         <div class="me">
           <Avatar id={props.me.id} name={props.me.name} status={mine()?.status ?? "offline"} />
           <span class="name">{props.me.name}</span>
-          <label class="unseen" for="status">My status</label>
-          <select id="status" onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}>
+          <label class="unseen" for="status">
+            My status
+          </label>
+          <select
+            id="status"
+            onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}
+          >
             <option value="">Automatic</option>
             <option value="busy">Busy</option>
             <option value="away">Away</option>
@@ -157,7 +174,10 @@ export function Chat(props: Props) {
         <section class="room" aria-labelledby="room-title">
           <h2 id="room-title">What happens</h2>
           <div ref={log} class="log" role="log" aria-labelledby="room-title" tabindex="0">
-            <Show when={happenings().length > 0} fallback={<p class="quiet">Open this page in a second browser, or close a tab: it shows here at once.</p>}>
+            <Show
+              when={happenings().length > 0}
+              fallback={<p class="quiet">Open this page in a second browser, or close a tab: it shows here at once.</p>}
+            >
               <ol>
                 <For each={happenings()}>
                   {(happening) => (
@@ -185,8 +205,12 @@ export function Chat(props: Props) {
             <Stat name="Feed position" value={stats().seq ?? "–"} />
           </dl>
           <Show when={props.me.admin}>
-            <button type="button" onClick={() => void clean()}>Clean up stale users</button>
-            <p class="cleaned" role="status" aria-label="Clean-up">{cleaned()}</p>
+            <button type="button" onClick={() => void clean()}>
+              Clean up stale users
+            </button>
+            <p class="cleaned" role="status" aria-label="Clean-up">
+              {cleaned()}
+            </p>
           </Show>
         </section>
       </main>

@@ -18,8 +18,18 @@ export function SignIn(props: { people: Person[]; signIn: (name: string) => Prom
       >
         <label for="name">Your name</label>
         <div class="row">
-          <input ref={field} id="name" autocomplete="name" maxLength={60} required value={name()} onInput={(event) => setName(event.currentTarget.value)} />
-          <button type="submit" class="primary">Join</button>
+          <input
+            ref={field}
+            id="name"
+            autocomplete="name"
+            maxLength={60}
+            required
+            value={name()}
+            onInput={(event) => setName(event.currentTarget.value)}
+          />
+          <button type="submit" class="primary">
+            Join
+          </button>
         </div>
       </form>
       <h2>or be one of</h2>

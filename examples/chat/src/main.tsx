@@ -26,7 +26,9 @@ function App() {
   return (
     <Switch fallback={<p class="waiting">Loading…</p>}>
       <Match when={session.error !== undefined}>
-        <p class="waiting" role="alert">The server does not answer. Please try again.</p>
+        <p class="waiting" role="alert">
+          The server does not answer. Please try again.
+        </p>
       </Match>
       <Match when={session.latest?.me} keyed>
         {(me) => (
