@@ -1,10 +1,15 @@
 #include "extension.h"
 
-#include "shared.h"
+#include <algorithm>
+
+#include "worker_control.h"
 
 extern "C" {
 #include "access/genam.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_depend.h"
 #include "catalog/pg_extension.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -14,8 +19,11 @@ namespace presence {
 
 namespace {
 
+constexpr std::string_view table_names[table_count] = {"presence_user", "presence_session"};
+
 Extension extension;
 bool known = false;
+std::uint32_t schema_hash;  // of the schema's row in the catalog cache
 // Plans carry the schema's name, so they die with what is known.
 std::uint64_t generation = 1;
 
@@ -27,29 +35,65 @@ void forget()
 
 void on_relation_change(Datum, Oid relation)
 {
-    if (known && (relation == InvalidOid || relation == extension.session_table))
+    if (known && (relation == InvalidOid || std::find(std::begin(extension.tables), std::end(extension.tables),
+                                                      relation) != std::end(extension.tables)))
         forget();
 }
 
-void on_schema_change(Datum, int, uint32)
+void on_schema_change(Datum, int, uint32 hash)
 {
-    if (known)
+    if (known && (hash == 0 || hash == schema_hash))
         forget();
 }
 
-bool look_up(Oid schema)
+// Only members count: a table of another's making with the right name is none.
+void note_member(Oid oid)
 {
-    const Oid session_table = get_relname_relid("presence_session", schema);
-    if (!OidIsValid(session_table))
-        return false;
-    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(session_table));
+    HeapTuple row = SearchSysCache1(RELOID, ObjectIdGetDatum(oid));
     if (!HeapTupleIsValid(row))
-        return false;
-    extension.schema = schema;
-    extension.session_table = session_table;
-    extension.owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(row))->relowner;
+        return;
+    const auto *relation = reinterpret_cast<Form_pg_class>(GETSTRUCT(row));
+    const auto *name = std::find(std::begin(table_names), std::end(table_names), NameStr(relation->relname));
+    if (name != std::end(table_names) && relation->relkind == RELKIND_RELATION) {
+        extension.tables[name - std::begin(table_names)] = oid;
+        extension.schema = relation->relnamespace;
+        extension.owner = relation->relowner;
+    }
     ReleaseSysCache(row);
-    known = true;
+}
+
+void note_members(Oid oid)
+{
+    extension = {};
+    Relation depend = table_open(DependRelationId, AccessShareLock);
+    ScanKeyData keys[2];
+    ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ,
+                ObjectIdGetDatum(ExtensionRelationId));
+    ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
+    SysScanDesc scan = systable_beginscan(depend, DependReferenceIndexId, true, nullptr, 2, keys);
+    HeapTuple row = nullptr;
+    while (HeapTupleIsValid(row = systable_getnext(scan))) {
+        const auto *member = reinterpret_cast<Form_pg_depend>(GETSTRUCT(row));
+        if (member->classid == RelationRelationId && member->objsubid == 0 && member->deptype == DEPENDENCY_EXTENSION)
+            note_member(member->objid);
+    }
+    systable_endscan(scan);
+    table_close(depend, AccessShareLock);
+}
+
+bool look_up(Oid oid)
+{
+    do {
+        // Unless that is taken back while the catalogs are read.
+        known = true;
+        note_members(oid);
+        if (std::find(std::begin(extension.tables), std::end(extension.tables), InvalidOid) !=
+            std::end(extension.tables)) {
+            known = false;
+            return false;
+        }
+        schema_hash = GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(extension.schema));
+    } while (!known);
     return true;
 }
 
@@ -70,33 +114,28 @@ bool find_extension()
     LockDatabaseObject(ExtensionRelationId, oid, 0, AccessShareLock);
     if (get_extension_oid("presence", true) != oid)
         return false;
-    if (known)
-        return true;
-    Relation extensions = table_open(ExtensionRelationId, AccessShareLock);
-    ScanKeyData key;
-    ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(oid));
-    SysScanDesc scan = systable_beginscan(extensions, ExtensionOidIndexId, true, nullptr, 1, &key);
-    HeapTuple row = systable_getnext(scan);
-    const Oid schema =
-        HeapTupleIsValid(row) ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(row))->extnamespace : InvalidOid;
-    systable_endscan(scan);
-    table_close(extensions, AccessShareLock);
-    return OidIsValid(schema) && look_up(schema);
+    return known || look_up(oid);
 }
 
-const Extension &extension_of(FunctionCallInfo fcinfo)
+const Extension &extension_of(FunctionCallInfo)
 {
     if (likely(known))
         return extension;
-    if (!look_up(get_func_namespace(fcinfo->flinfo->fn_oid)))
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                        errmsg("the tables of extension \"presence\" are missing"),
-                        errhint("Create the extension again with CREATE EXTENSION presence.")));
+    const Oid oid = get_extension_oid("presence", true);
+    if (!OidIsValid(oid) || !look_up(oid))
+        report_missing_tables();
     request_worker();
     return extension;
 }
 
-Oid session_table() { return extension.session_table; }
+void report_missing_tables()
+{
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("the tables of extension \"presence\" are missing"),
+                    errhint("Create the extension again with CREATE EXTENSION presence.")));
+}
+
+Oid table_oid(Table table) { return extension.tables[static_cast<std::size_t>(table)]; }
 
 OwnerWork begin_owner_work() { return begin_work_as(extension.owner, 0); }
 

@@ -1,23 +1,31 @@
-// Where this database's extension lives, and the way to its tables: as their owner, with search_path pinned, by plans
-// that are prepared once per session. No rule and no SQL text of any one feature lives here.
+// Which extension this database has, and the way to its tables: by their oids, which are those of the extension's members
+// and not of whatever has their names; and as their owner, with search_path pinned, by plans that are prepared once per
+// session. No rule and no SQL text of any one feature lives here.
 #pragma once
 
 #include "server.h"
 
 namespace presence {
 
+// The tables that are reached by their oids.
+enum class Table : std::uint8_t { user, session };
+inline constexpr std::size_t table_count = 2;
+
 struct Extension {
     Oid schema;
-    Oid session_table;
     Oid owner;
+    Oid tables[table_count];
 };
 
-// Of the function that is being called; looked up once and then again only after a change of the catalogs.
+// Looked up once and then again only after a change of the catalogs.
 const Extension &extension_of(FunctionCallInfo fcinfo);
 // Whether there is one, which then stays until the end of the transaction; for processes in which nobody calls a function.
 bool find_extension();
-// Of the last extension_of(), which is that of this database.
-Oid session_table();
+// Of the last extension_of() or find_extension().
+Oid table_oid(Table table);
+inline Oid session_table() { return table_oid(Table::session); }
+// The error for tables that are not there, or not as this library expects them.
+[[noreturn]] void report_missing_tables();
 void watch_catalog();
 
 // Between begin and end: SPI is connected and the role is the owner of the tables. An error in between needs no end.

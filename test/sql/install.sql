@@ -116,5 +116,13 @@ ALTER SCHEMA "Odd-name With Spaces" RENAME TO plain_name;
 SELECT plain_name.update_user_heartbeat('alice', 'other tab');
 SELECT user_id, sessions FROM plain_name.get_active_users();
 SELECT plain_name.mark_user_offline('alice');
+-- A table in the place of one of the extension's is not taken for it.
+ALTER TABLE plain_name.presence_session RENAME TO presence_session_elsewhere;
+CREATE TABLE plain_name.presence_session (LIKE plain_name.presence_session_elsewhere INCLUDING ALL);
+SELECT plain_name.update_user_heartbeat('bob', 'tab');
+SELECT user_id FROM plain_name.presence_session;
+DROP TABLE plain_name.presence_session;
+ALTER TABLE plain_name.presence_session_elsewhere RENAME TO presence_session;
+SELECT plain_name.update_user_heartbeat('bob', 'tab');
 DROP EXTENSION presence;
 DROP SCHEMA plain_name;
