@@ -53,7 +53,7 @@ told_all($tail, 'what comes while it listens');
 
 for my $mode (qw(fast immediate)) {
     sql("SELECT update_user_heartbeat('before $mode', 's')");
-    $node->restart($mode);
+    restart_server($node, $mode);
     sql("SELECT update_user_heartbeat('after $mode', 's')");
     told_all($tail, "$mode restart: no gap and no repeat");
 }

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(new_node create_extension wait_until kill_server is_running has_worker save_file
+our @EXPORT = qw(new_node create_extension wait_until restart_server kill_server is_running has_worker save_file
     feed_of log_position log_since);
 
 # new_node(name, preload => 1, conf => 'lines', allows_streaming => 0)
@@ -52,6 +52,14 @@ sub is_running {
     my ($pid) = @_;
     open my $status, '<', "/proc/$pid/status" or return 0;
     return !grep {/^State:\s*Z/} <$status>;
+}
+
+# The method "restart" always restarts fast up to 16, and takes named options from 17 on.
+sub restart_server {
+    my ($node, $mode) = @_;
+    $node->stop($mode);
+    $node->start;
+    return;
 }
 
 # kill -9 of the postmaster, after which its children end by themselves. Where nobody reaps dead processes (a container
