@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "owner_guard.h"
 #include "worker_control.h"
 
 extern "C" {
@@ -180,9 +181,13 @@ SPIPlanPtr prepared(Statement &statement)
             appendStringInfoCharMacro(&sql, *c);
         }
     }
-    SPIPlanPtr plan = SPI_prepare(sql.data, statement.argument_count, statement.argument_types);
+    SPIPlanPtr plan = nullptr;
+    guarded(sql.data, [&] { plan = SPI_prepare(sql.data, statement.argument_count, statement.argument_types); });
     if (plan == nullptr || SPI_keepplan(plan) != 0)
         elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+    if (statement.sql != nullptr)
+        pfree(statement.sql);
+    statement.sql = MemoryContextStrdup(TopMemoryContext, sql.data);
     statement.plan = plan;
     statement.generation = generation;
     return plan;
@@ -190,7 +195,10 @@ SPIPlanPtr prepared(Statement &statement)
 
 std::uint64_t run(Statement &statement, Datum *values, const char *nulls, bool read_only)
 {
-    const int result = SPI_execute_plan(prepared(statement), values, nulls, read_only, 0);
+    SPIPlanPtr plan = prepared(statement);
+    int result = 0;
+    // A plan that has become invalid is analysed again.
+    guarded(statement.sql, [&] { result = SPI_execute_plan(plan, values, nulls, read_only, 0); });
     if (result < 0)
         elog(ERROR, "a statement failed: %s", SPI_result_code_string(result));
     return SPI_processed;

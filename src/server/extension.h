@@ -47,6 +47,7 @@ struct Statement {
     int argument_count;
     Oid argument_types[max_statement_arguments];
     SPIPlanPtr plan = nullptr;
+    char *sql = nullptr;  // the text with the schema in it, as prepared
     std::uint64_t generation = 0;
 };
 

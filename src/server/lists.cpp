@@ -5,6 +5,7 @@
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
+#include "owner_guard.h"
 #include "storage.h"
 
 extern "C" {
@@ -264,7 +265,8 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata)
         options.params = makeParamList(1);
         options.params->params[0] = {argument, false, PARAM_FLAG_CONST, statement.argument_types[0]};
     }
-    const int result = SPI_execute_plan_extended(plan, &options);
+    int result = 0;
+    guarded(statement.sql, [&] { result = SPI_execute_plan_extended(plan, &options); });
     if (result < 0)
         elog(ERROR, "a statement failed: %s", SPI_result_code_string(result));
     add_batch(receiver);

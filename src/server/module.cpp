@@ -3,6 +3,7 @@
 #include "feed.h"
 #include "hooks.h"
 #include "launcher.h"
+#include "owner_guard.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -18,6 +19,7 @@ extern "C" void _PG_init(void)
     presence::define_settings();
     presence::watch_catalog();
     presence::watch_transactions();
+    presence::install_owner_guard();
     if (process_shared_preload_libraries_in_progress) {
         presence::request_shared_memory();
         presence::register_launcher();

@@ -2,6 +2,7 @@
 #include "schedule.h"
 
 #include "extension.h"
+#include "owner_guard.h"
 
 extern "C" {
 #include "catalog/pg_authid.h"
@@ -40,7 +41,8 @@ void remove_cron_job()
     // Not by a prepared statement, which would want to know the extension's schema.
     Oid types[] = {TEXTOID};
     Datum values[] = {job_name()};
-    (void)SPI_execute_with_args(unschedule_job.text, 1, types, values, nullptr, false, 0);
+    guarded(unschedule_job.text,
+            [&] { (void)SPI_execute_with_args(unschedule_job.text, 1, types, values, nullptr, false, 0); });
     end_owner_work(work);
 }
 

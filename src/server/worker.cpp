@@ -9,6 +9,7 @@
 #include "expiry.h"
 #include "extension.h"
 #include "feed.h"
+#include "owner_guard.h"
 #include "settings.h"
 #include "storage.h"
 
@@ -83,7 +84,9 @@ void in_transaction(const char *what, Work work)
 bool fill_cache()
 {
     bool all = true;
-    Portal cursor = SPI_cursor_open(nullptr, prepared(online_sessions), nullptr, nullptr, true);
+    SPIPlanPtr plan = prepared(online_sessions);
+    Portal cursor = nullptr;
+    guarded(online_sessions.sql, [&] { cursor = SPI_cursor_open(nullptr, plan, nullptr, nullptr, true); });
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         SPI_cursor_fetch(cursor, true, rows_at_once);
