@@ -66,7 +66,7 @@ export interface Connection {
   remoteAddress?: string | undefined;
 }
 
-export type Handler = (request: Request, connection?: Connection) => Promise<Response>;
+type Handler = (request: Request, connection?: Connection) => Promise<Response>;
 
 export interface PresenceServer {
   /** Answers what is under `basePath` and is ours; undefined: somebody else's. */
@@ -75,11 +75,6 @@ export interface PresenceServer {
   owns: (pathname: string) => boolean;
   /** No body of ours is longer. */
   bodyBytes: number;
-  heartbeat: Handler;
-  disconnect: Handler;
-  list: Handler;
-  events: Handler;
-  cleanup: Handler;
   close: () => Promise<void>;
 }
 
@@ -269,11 +264,6 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     },
     owns: (pathname) => pathname.startsWith(base) && routes.has(pathname.slice(base.length)),
     bodyBytes: limits.bodyBytes,
-    heartbeat,
-    disconnect,
-    list,
-    events,
-    cleanup,
     async close() {
       closing = true;
       batcher.flush();

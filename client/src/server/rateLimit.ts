@@ -9,7 +9,8 @@ export class RateLimit {
   ) {}
 
   /** Milliseconds to wait; 0: go ahead. */
-  take(key: string, now = Date.now()): number {
+  take(key: string): number {
+    const now = Date.now();
     this.#sweep(now);
     const bucket = this.#buckets.get(key) ?? { tokens: this.burst, at: now };
     this.#buckets.set(key, bucket);
