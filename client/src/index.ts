@@ -1,5 +1,7 @@
-export * from "./presenceService.js";
-export { acquirePresence, type PresenceLease } from "./core/sharedService.js";
+export { PresenceService } from "./presenceService.js";
+export { acquirePresence, type PresenceLease } from "./sharedService.js";
+export type { PresenceOptions } from "./core/options.js";
+export { EMPTY_STATE, type PresenceEvents, type PresenceState, type PresenceStats } from "./core/state.js";
 export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.js";
 export { RpcTransport, type RpcTransportOptions } from "./core/rpcTransport.js";
 export { PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./core/transport.js";

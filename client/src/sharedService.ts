@@ -1,4 +1,5 @@
-import { PresenceService, type PresenceOptions } from "../presenceService.js";
+import type { PresenceOptions } from "./core/options.js";
+import { PresenceService } from "./presenceService.js";
 
 export interface PresenceLease {
   service: PresenceService;

@@ -1,4 +1,4 @@
-import { readEventStream } from "./eventStream.js";
+import { readEventStream } from "./eventStreamReader.js";
 import {
   fetchJson,
   PresenceError,

@@ -1,8 +1,10 @@
 "use client";
 
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
-import { acquirePresence } from "../core/sharedService.js";
-import { EMPTY_STATE, type PresenceOptions, type PresenceService, type PresenceState } from "../presenceService.js";
+import type { PresenceOptions } from "../core/options.js";
+import { EMPTY_STATE, type PresenceState } from "../core/state.js";
+import type { PresenceService } from "../presenceService.js";
+import { acquirePresence } from "../sharedService.js";
 
 export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> {
   /** The signed-in user's id, or null before anyone is. A change signs the old one off and the new one on. */

@@ -1,13 +1,9 @@
 import { createEffect, createMemo, createSignal, on, onCleanup, type Accessor } from "solid-js";
-import { acquirePresence } from "../core/sharedService.js";
-import {
-  EMPTY_STATE,
-  type PresenceOptions,
-  type PresenceService,
-  type PresenceState,
-  type PresenceStats,
-} from "../presenceService.js";
+import type { PresenceOptions } from "../core/options.js";
+import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
 import type { ConnectionStatus, PresenceStatus, PresenceUser } from "../core/types.js";
+import type { PresenceService } from "../presenceService.js";
+import { acquirePresence } from "../sharedService.js";
 
 type CurrentUser = string | null | undefined;
 

@@ -12,7 +12,6 @@ beforeEach(() => {
   vi.useFakeTimers();
   visibility = "visible";
   onLine = true;
-  window.onpagehide = null; // every browser has it, the simulated page does not
   vi.spyOn(document, "visibilityState", "get").mockImplementation(() => visibility);
   vi.spyOn(navigator, "onLine", "get").mockImplementation(() => onLine);
   vi.spyOn(Math, "random").mockReturnValue(1); // the longest pause that back-off allows
@@ -183,19 +182,6 @@ describe("the life of the page", () => {
     page("pageshow");
     await pass(0);
     expect(transport.beats).toHaveLength(1);
-  });
-
-  test("beforeunload where chosen: a page that is still there joins again", async () => {
-    make({ closingEvents: ["pagehide", "beforeunload"] }).start();
-    await pass(0);
-    const first = service.sessionId;
-    page("beforeunload");
-    expect(transport.goodbyes).toEqual([first]);
-    page("pagehide");
-    expect(transport.goodbyes).toEqual([first]);
-    await pass(seconds(2));
-    expect(transport.beats).toHaveLength(2);
-    expect(transport.beats[1]?.session_id).not.toBe(first);
   });
 
   test("a page rendered ahead is nobody's presence until it is shown", async () => {

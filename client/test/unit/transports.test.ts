@@ -1,7 +1,7 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { HttpTransport, PresenceError, RpcTransport, type FeedSink } from "../../src/index.js";
-import { readEventStream, type StreamEvent } from "../../src/core/eventStream.js";
+import { readEventStream, type StreamEvent } from "../../src/core/eventStreamReader.js";
 
 let requests: { url: string; init: RequestInit }[];
 let answer: () => Promise<Response>;

@@ -1,0 +1,79 @@
+import type { PresenceError } from "./transport.js";
+import type { ConnectionStatus, PresenceEvent, PresenceSnapshot, PresenceStatus, PresenceUser } from "./types.js";
+
+export interface PresenceStats {
+  online: number;
+  sessions: number;
+  byStatus: Record<PresenceStatus, number>;
+  heartbeatsSent: number;
+  heartbeatsFailed: number;
+  lastHeartbeatAt: number | null;
+  /** Of the last heartbeat, in ms. */
+  latency: number | null;
+  changes: number;
+  reconnects: number;
+  seq: number | null;
+}
+
+/** Everything a view shows; replaced as a whole when something changes. */
+export interface PresenceState {
+  activeUsers: readonly PresenceUser[];
+  isConnected: boolean;
+  connection: ConnectionStatus;
+  /** This tab's own status. */
+  status: PresenceStatus;
+  /** The server counts this tab as online. */
+  joined: boolean;
+  stats: PresenceStats;
+  /** When users who left while this page watched were last seen. */
+  lastSeen: ReadonlyMap<string, string>;
+}
+
+export interface PresenceEvents {
+  /** Anything changed: for views. At most once per turn of the event loop. */
+  state: PresenceState;
+  connection: ConnectionStatus;
+  /** One change of the feed, each exactly once and in order. */
+  change: PresenceEvent;
+  /** The list was read as a whole: at the start, or where the feed could not continue. */
+  snapshot: PresenceSnapshot;
+  /** Own status, from input or setStatus(). */
+  status: PresenceStatus;
+  heartbeat: { online: boolean; latency: number };
+  error: PresenceError;
+}
+
+const EMPTY_STATS: PresenceStats = {
+  online: 0,
+  sessions: 0,
+  byStatus: { active: 0, busy: 0, idle: 0, away: 0 },
+  heartbeatsSent: 0,
+  heartbeatsFailed: 0,
+  lastHeartbeatAt: null,
+  latency: null,
+  changes: 0,
+  reconnects: 0,
+  seq: null,
+};
+
+/** What a view shows before anything is known, and on the server. */
+export const EMPTY_STATE: PresenceState = {
+  activeUsers: [],
+  isConnected: false,
+  connection: "stopped",
+  status: "active",
+  joined: false,
+  stats: EMPTY_STATS,
+  lastSeen: new Map(),
+};
+
+/** What the list itself says of the statistics. */
+export function countUsers(users: readonly PresenceUser[]): Pick<PresenceStats, "online" | "sessions" | "byStatus"> {
+  const byStatus = { active: 0, busy: 0, idle: 0, away: 0 };
+  let sessions = 0;
+  for (const user of users) {
+    byStatus[user.status]++;
+    sessions += user.sessions;
+  }
+  return { online: users.length, sessions, byStatus };
+}
