@@ -161,4 +161,46 @@ like(sql('SELECT presence_schedule_cleanup()'), qr/^\d+$/, 'and the owner can sc
 is(sql("SELECT username FROM cron.job"), 'owner', 'a job of its own');
 is(sql('SELECT presence_unschedule_cleanup()'), 't', 'which can be taken away again');
 
+sql('DROP EXTENSION presence');
+
+#---------------------------------------------------------------------- a schema that somebody else owns
+
+# What pg_cron would do, without the wait for the next minute.
+sub run_job {
+    my ($user, $command) = split /\|/, sql('SELECT username, command FROM cron.job'), 2;
+    return error_in('postgres', "SET SESSION AUTHORIZATION $user; $command");
+}
+
+sql('CREATE ROLE tenant LOGIN; GRANT CREATE ON DATABASE postgres TO tenant; CREATE SCHEMA app AUTHORIZATION tenant');
+sql('CREATE EXTENSION presence SCHEMA app');
+my $job = sql('SELECT app.presence_schedule_cleanup()');
+is(sql("SELECT username FROM cron.job WHERE jobid = $job"),
+    'tenant', 'the job has no more rights than whoever could replace what it calls');
+is(run_job(), '', 'and works');
+sql('SET ROLE tenant; ALTER SCHEMA app RENAME TO app_before; CREATE SCHEMA app');
+sql(      "SET ROLE tenant; CREATE FUNCTION app.scheduled_presence_cleanup() RETURNS integer LANGUAGE plpgsql"
+        . " AS \$\$ BEGIN RAISE EXCEPTION 'hijacked as %', current_user; END \$\$");
+my $before = sql("SELECT count(*) FROM app_before.presence_admin_log WHERE action = 'scheduled_presence_cleanup'");
+is(run_job(), '', 'in a renamed schema it works too');
+is(
+    sql("SELECT count(*) FROM app_before.presence_admin_log WHERE action = 'scheduled_presence_cleanup'"),
+    $before + 1,
+    'and runs the function of the extension, not the one in the old place'
+);
+is(sql("SELECT app_before.presence_schedule_cleanup('*/7 * * * *')"), $job, 'scheduled again, it is the same job');
+is(sql('SELECT count(*), min(schedule) FROM cron.job'), '1|*/7 * * * *', 'and no second one');
+sql("UPDATE cron.job SET database = 'before_it_was_renamed'");
+is(sql('SELECT app_before.presence_unschedule_cleanup()'), 't',
+    'the job of a database with another name is still ours');
+is(sql('SELECT count(*) FROM cron.job'), 0, 'and is removed');
+sql('ALTER ROLE tenant NOLOGIN');
+like(
+    error_in('postgres', 'SELECT app_before.presence_schedule_cleanup()'),
+    qr/55000: .*"tenant", which cannot log in.*HINT: /s,
+    'a role that cannot log in: an error that says so'
+);
+sql('ALTER ROLE tenant LOGIN; GRANT USAGE ON SCHEMA cron TO tenant; SELECT app_before.presence_schedule_cleanup()');
+sql('DROP EXTENSION presence');
+is(sql('SELECT count(*) FROM cron.job'), 0, 'it does not outlive the extension');
+
 done_testing();

@@ -1,11 +1,13 @@
-// This database's job of pg_cron. The functions that users call are in schedule.cpp; what they schedule is in calls.cpp.
+// This database's job of pg_cron: made, replaced, repaired and removed. What the job runs lives in calls.cpp.
 #pragma once
 
 #include "server.h"
 
 namespace presence {
 
-// When the extension is dropped. As a superuser, because the job belongs to whoever owned the extension.
+// After the extension was dropped; does nothing where there is no pg_cron or no job.
 void remove_cron_job();
+// The job names its database, which may have been renamed since. In a transaction.
+void repair_cron_job();
 
 }  // namespace presence
