@@ -189,14 +189,14 @@ HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, 
 
     if (target.state() == SessionState::online) {
         target.heartbeat_at = std::max(target.heartbeat_at, heartbeat.now);
-        const bool other_status = heartbeat.status_given && heartbeat.status != target.status;
-        const bool other_metadata = heartbeat.metadata_given && heartbeat.metadata_digest != target.metadata_digest;
+        const bool other_status = heartbeat.status && *heartbeat.status != target.status;
+        const bool other_metadata = heartbeat.metadata_digest && *heartbeat.metadata_digest != target.metadata_digest;
         if (!other_status && !other_metadata && !heartbeat.details_changed)
             return HeartbeatResult::refreshed;
         if (other_metadata)
-            target.metadata_digest = heartbeat.metadata_digest;
+            target.metadata_digest = *heartbeat.metadata_digest;
         if (other_status)
-            target.status = heartbeat.status;
+            target.status = *heartbeat.status;
         target.changed = true;
         update_user(user, sessions, Reason::heartbeat, target, heartbeat.now, other_metadata, events);
         return HeartbeatResult::changed;
@@ -223,10 +223,8 @@ HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, 
     target.heartbeat_at = heartbeat.now;
     target.ended_at = 0;
     target.end_reason = Reason::none;
-    if (heartbeat.status_given)
-        target.status = heartbeat.status;
-    if (heartbeat.metadata_given)
-        target.metadata_digest = heartbeat.metadata_digest;
+    target.status = heartbeat.status.value_or(target.status);
+    target.metadata_digest = heartbeat.metadata_digest.value_or(target.metadata_digest);
     target.online_since = user.online ? user.online_since : heartbeat.now;
 
     add_event(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);

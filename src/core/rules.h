@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -125,10 +126,8 @@ struct Heartbeat {
     Time now = 0;
     Time rejoin_guard = 0;
     bool named = true;  // the unnamed session has no tombstone
-    bool status_given = false;
-    Status status = Status::active;
-    bool metadata_given = false;
-    std::uint64_t metadata_digest = 0;
+    std::optional<Status> status = std::nullopt;
+    std::optional<std::uint64_t> metadata_digest = std::nullopt;
     bool details_changed = false;  // something else is to be written: agent, address, interval
 };
 

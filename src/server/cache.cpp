@@ -1,7 +1,31 @@
+// The heartbeat cache of this database: its locks.
+//
+// A session's key picks one of the database's shards. A shard is a block of dynamic shared memory (core/heartbeat_shard.h
+// says what is in it) and an LWLock. The lock protects the pointer to the block as well as the block.
+//
+// SHARED      Heartbeats, lookups and searches. They change times, counters and the bound by atomic operations alone, so
+//             any number of them run side by side: no heartbeat waits for another.
+// EXCLUSIVE   What lets a session in or out, opens or closes it, or puts another block in the place of the old one.
+//
+// with_shard() is the one place that takes these locks. What runs under one of them
+//
+// - is short: a few instructions, one step of a batch (batch_step), or one pass over a shard's words;
+// - takes no other lock, so that shards need no order among themselves. A lock on a user's row is always taken before, never
+//   under a shard's lock;
+// - allocates nothing and raises nothing. Memory for a larger or smaller block is fetched before the lock is taken, and what
+//   made it seem necessary is checked again under the lock, for somebody else may have been quicker; whichever block is not
+//   needed is freed after. dsa_get_address() alone can raise an error, in a backend that has not mapped that segment yet:
+//   nothing has been changed by then, and the abort of the transaction releases the lock.
+//
+// A block's address and a slot's number are good for as long as the lock is held, because any holder of the exclusive lock
+// may move the shard. The locks order single operations only. What makes the sequence of operations right, such as "close,
+// write the row, commit, open", is the lock on the user's row: see "What keeps the cache honest" in docs/design.md.
 #include "cache.h"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "extension.h"
 #include "settings.h"
 
 namespace presence {
@@ -9,44 +33,74 @@ namespace presence {
 namespace {
 
 constexpr std::uint32_t first_capacity = 64;
+// Batches hold a shard's lock for so many at a time, and ask for their memory ahead of its use.
+constexpr std::uint32_t batch_step = 64;
 
 unsigned shard_number(const SessionKey &key) { return (key.hi >> 32) % shard_count; }
 SharedShard &shard_of(SharedDatabase &database, const SessionKey &key) { return database.shards[shard_number(key)]; }
 
-// With the shard's lock held.
-HeartbeatShard *opened(const SharedShard &shard)
+SessionKey key_of(const SessionName &name)
 {
-    return DsaPointerIsValid(shard.block) ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block))
-                                          : nullptr;
+    return session_key(server_secret(), session_table(), name.user, name.session);
 }
 
-class Locked {
-public:
-    Locked(SharedShard &shard, LWLockMode mode) : shard_(shard)
-    {
-        LWLockAcquire(&shard.lock.lock, mode);
-        beats = opened(shard);
-    }
-    Locked(const Locked &) = delete;
-    Locked &operator=(const Locked &) = delete;
-    void unlock() { LWLockRelease(&shard_.lock.lock); }
-
-    HeartbeatShard *beats;
-
-private:
-    SharedShard &shard_;
-};
-
-bool agrees(const HeartbeatShard &beats, std::uint32_t at, const SessionDetails &given)
+// work(HeartbeatShard *) with the shard locked; null where it has no block yet. What work returns.
+template <typename Work>
+auto with_shard(SharedShard &shard, LWLockMode mode, Work work)
 {
-    const HeartbeatShard::Slot &known = beats.slot(at);
-    const Fingerprints &said = given.fingerprints;
-    return (said.user_agent == 0 || said.user_agent == known.fingerprints.user_agent) &&
-           (said.ip_address == 0 || said.ip_address == known.fingerprints.ip_address) &&
-           (said.metadata == 0 || said.metadata == known.fingerprints.metadata) &&
-           (given.interval_ms == 0 ||
-            beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) == beats.interval_ms(at)) &&
-           (!given.has_status || static_cast<std::uint8_t>(given.status) == known.status());
+    LWLockAcquire(&shard.lock.lock, mode);
+    HeartbeatShard *const sessions = DsaPointerIsValid(shard.block)
+                                         ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block))
+                                         : nullptr;
+    if constexpr (std::is_void_v<std::invoke_result_t<Work, HeartbeatShard *>>) {
+        work(sessions);
+        LWLockRelease(&shard.lock.lock);
+    } else {
+        const auto result = work(sessions);
+        LWLockRelease(&shard.lock.lock);
+        return result;
+    }
+}
+
+// work(HeartbeatShard &) for each shard of this database that has a block.
+template <typename Work>
+void with_each_shard(LWLockMode mode, Work work)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    for (SharedShard &shard : database->shards)
+        with_shard(shard, mode, [&work](HeartbeatShard *sessions) {
+            if (sessions != nullptr)
+                work(*sessions);
+        });
+}
+
+// work(HeartbeatShard &, slot) where the session is known.
+template <typename Work>
+void with_entry(const SessionName &name, LWLockMode mode, Work work)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    const SessionKey key = key_of(name);
+    with_shard(shard_of(*database, key), mode, [&](HeartbeatShard *sessions) {
+        const std::uint32_t slot = sessions != nullptr ? sessions->find(key) : HeartbeatShard::no_slot;
+        if (slot != HeartbeatShard::no_slot)
+            work(*sessions, slot);
+    });
+}
+
+bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, const SessionDetails &given)
+{
+    const HeartbeatShard::Slot &known = sessions.slot(slot);
+    const Fingerprints &fingerprints = given.fingerprints;
+    return (fingerprints.user_agent == 0 || fingerprints.user_agent == known.fingerprints.user_agent) &&
+           (fingerprints.ip_address == 0 || fingerprints.ip_address == known.fingerprints.ip_address) &&
+           (fingerprints.metadata == 0 || fingerprints.metadata == known.fingerprints.metadata) &&
+           (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) ==
+                                          sessions.interval_ms(slot)) &&
+           (!given.status || static_cast<std::uint8_t>(*given.status) == known.status());
 }
 
 // Memory without an error: where there is none, the table does the work. Raises nothing, whatever the server's memory does.
@@ -74,13 +128,12 @@ dsa_pointer allocate(std::size_t bytes)
     return block;
 }
 
+std::uint32_t capacity_of(const HeartbeatShard *sessions) { return sessions != nullptr ? sessions->capacity() : 0; }
+
 // Makes room for more sessions. False: there is no memory, or no more is possible.
 bool grow(SharedDatabase &database, SharedShard &shard)
 {
-    Locked now(shard, LW_SHARED);
-    const std::uint32_t capacity = now.beats == nullptr ? 0 : now.beats->capacity();
-    now.unlock();
-
+    const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of);
     const std::uint32_t wanted = capacity == 0 ? first_capacity : HeartbeatShard::grown_capacity(capacity);
     if (wanted <= capacity)
         return false;
@@ -90,55 +143,44 @@ bool grow(SharedDatabase &database, SharedShard &shard)
         return false;
     }
     void *address = dsa_get_address(shared_area(), block);
-    Locked held(shard, LW_EXCLUSIVE);
-    // Somebody else may have been quicker.
-    const bool still_wanted = (held.beats == nullptr ? 0 : held.beats->capacity()) == capacity;
-    if (still_wanted) {
-        if (held.beats == nullptr)
+    with_shard(shard, LW_EXCLUSIVE, [&](HeartbeatShard *sessions) {
+        if (capacity_of(sessions) != capacity)
+            return;
+        if (sessions == nullptr)
             HeartbeatShard::create(address, wanted);
         else
-            held.beats->rebuild_into(address, wanted);
+            sessions->rebuild_into(address, wanted);
         std::swap(shard.block, block);
-    }
-    held.unlock();
+    });
     if (DsaPointerIsValid(block))
         dsa_free(shared_area(), block);
     database.worker.set_cache_full(false);
     return true;
 }
 
-// write() with the shard locked, where there is one: false for lack of room, which is then made. False: there is no memory.
+// write(HeartbeatShard &), which returns false for lack of room; that is then made. False: there is no memory.
 template <typename Write>
-bool write_with_room(SharedDatabase &database, SharedShard &shard, Write write)
+bool write_with_room(SharedDatabase &database, const SessionKey &key, Write write)
 {
+    SharedShard &shard = shard_of(database, key);
     for (;;) {
-        Locked held(shard, LW_EXCLUSIVE);
-        const bool done = held.beats != nullptr && write(*held.beats);
-        held.unlock();
+        const bool done = with_shard(shard, LW_EXCLUSIVE,
+                                     [&](HeartbeatShard *sessions) { return sessions != nullptr && write(*sessions); });
         if (done || !grow(database, shard))
             return done;
     }
 }
 
-SessionKey key_of(Oid table, std::string_view user, std::string_view session)
-{
-    return session_key(server_secret(), table, user, session);
-}
-
-// Batches hold a shard's lock for so many at a time, and ask for their memory ahead of its use.
-constexpr std::uint32_t batch_step = 64;
-
-// Looks many sessions up, in the order of their shards: visit(beats, positions, slots) with the shard locked, for some
-// positions at a time; beats is null where the shard has no block yet.
+// Looks many sessions up, in the order of their shards: visit(sessions, positions, slots) with the shard locked, for some
+// positions at a time; sessions is null where the shard has no block yet.
 template <typename NameAt, typename Visit>
-void find_many(SharedDatabase &database, Oid session_table, std::size_t count, NameAt name_at, Visit visit)
+void find_many(SharedDatabase &database, std::size_t count, NameAt name_at, Visit visit)
 {
     auto *keys = static_cast<SessionKey *>(palloc_extended(sizeof(SessionKey) * count, MCXT_ALLOC_HUGE));
     auto *order = static_cast<std::uint32_t *>(palloc_extended(sizeof(std::uint32_t) * count, MCXT_ALLOC_HUGE));
     std::uint32_t begin[shard_count + 1] = {};
     for (std::size_t i = 0; i < count; ++i) {
-        const SessionName name = name_at(i);
-        keys[i] = key_of(session_table, name.user, name.session);
+        keys[i] = key_of(name_at(i));
         ++begin[shard_number(keys[i]) + 1];
     }
     for (unsigned s = 0; s < shard_count; ++s)
@@ -151,19 +193,19 @@ void find_many(SharedDatabase &database, Oid session_table, std::size_t count, N
     for (unsigned s = 0; s < shard_count; ++s) {
         for (std::uint32_t from = begin[s]; from < begin[s + 1]; from += batch_step) {
             const std::span<const std::uint32_t> positions(order + from, std::min(batch_step, begin[s + 1] - from));
-            std::uint32_t slots[batch_step];
-            Locked held(database.shards[s], LW_SHARED);
-            if (held.beats != nullptr) {
-                for (const std::uint32_t i : positions)
-                    held.beats->prefetch_find(keys[i]);
-                for (std::size_t i = 0; i < positions.size(); ++i) {
-                    slots[i] = held.beats->find(keys[positions[i]]);
-                    if (slots[i] != HeartbeatShard::no_slot)
-                        held.beats->prefetch_slot(slots[i]);
+            with_shard(database.shards[s], LW_SHARED, [&](HeartbeatShard *sessions) {
+                std::uint32_t slots[batch_step];
+                if (sessions != nullptr) {
+                    for (const std::uint32_t i : positions)
+                        sessions->prefetch_find(keys[i]);
+                    for (std::size_t i = 0; i < positions.size(); ++i) {
+                        slots[i] = sessions->find(keys[positions[i]]);
+                        if (slots[i] != HeartbeatShard::no_slot)
+                            sessions->prefetch_slot(slots[i]);
+                    }
                 }
-            }
-            visit(held.beats, positions, slots);
-            held.unlock();
+                visit(sessions, positions, slots);
+            });
         }
     }
     pfree(keys);
@@ -174,36 +216,34 @@ void find_many(SharedDatabase &database, Oid session_table, std::size_t count, N
 
 std::uint64_t detail_fingerprint(std::string_view bytes) { return fingerprint(server_secret(), bytes); }
 
-bool cache_touch(Oid session_table, std::string_view user, std::string_view session, const SessionDetails &given)
+bool cache_touch(const SessionName &name, const SessionDetails &given)
 {
     SharedDatabase *database = my_database();
     if (unlikely(database == nullptr))
         return false;
-    const SessionKey key = key_of(session_table, user, session);
+    const SessionKey key = key_of(name);
     const Timeouts timeouts = current_timeouts();
     const std::uint64_t now = monotonic_ms();
     const Time wall = GetCurrentTimestamp();
-    bool taken = false;
-
-    Locked held(shard_of(*database, key), LW_SHARED);
-    if (likely(held.beats != nullptr)) {
-        const std::uint32_t at = held.beats->find(key);
-        taken = at != HeartbeatShard::no_slot && agrees(*held.beats, at, given) &&
-                held.beats->touch(at, now, wall, timeouts);
+    return with_shard(shard_of(*database, key), LW_SHARED, [&](HeartbeatShard *sessions) {
+        if (unlikely(sessions == nullptr)) {
+            pg_atomic_fetch_add_u64(&database->early_misses, 1);
+            return false;
+        }
+        const std::uint32_t slot = sessions->find(key);
+        const bool taken = slot != HeartbeatShard::no_slot && repeats_known_details(*sessions, slot, given) &&
+                           sessions->touch(slot, now, wall, timeouts);
         if (taken)
-            held.beats->count_hits();
+            sessions->count_hits();
         else
-            held.beats->count_misses();
-    } else {
-        pg_atomic_fetch_add_u64(&database->early_misses, 1);
-    }
-    held.unlock();
-    return taken;
+            sessions->count_misses();
+        return taken;
+    });
 }
 
-int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *taken)
+int cache_touch_many(std::span<const SessionName> names, bool *taken)
 {
-    const std::size_t count = sessions.size();
+    const std::size_t count = names.size();
     std::fill_n(taken, count, false);
     SharedDatabase *database = my_database();
     if (database == nullptr || count == 0)
@@ -212,41 +252,41 @@ int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, b
     const std::uint64_t now = monotonic_ms();
     const Time wall = GetCurrentTimestamp();
 
-    int taken_count = 0;
-    const auto touch = [&](HeartbeatShard *beats, std::span<const std::uint32_t> positions,
+    std::size_t taken_count = 0;
+    const auto touch = [&](HeartbeatShard *sessions, std::span<const std::uint32_t> positions,
                            const std::uint32_t *slots) {
-        if (beats == nullptr) {
+        if (sessions == nullptr) {
             pg_atomic_fetch_add_u64(&database->early_misses, static_cast<int64>(positions.size()));
             return;
         }
         std::size_t taken_here = 0;
         for (std::size_t i = 0; i < positions.size(); ++i)
-            if (slots[i] != HeartbeatShard::no_slot && beats->touch(slots[i], now, wall, timeouts))
+            if (slots[i] != HeartbeatShard::no_slot && sessions->touch(slots[i], now, wall, timeouts))
                 taken[positions[i]] = true, ++taken_here;
-        beats->count_hits(taken_here);
-        beats->count_misses(positions.size() - taken_here);
-        taken_count += static_cast<int>(taken_here);
+        sessions->count_hits(taken_here);
+        sessions->count_misses(positions.size() - taken_here);
+        taken_count += taken_here;
     };
     find_many(
-        *database, session_table, count, [sessions](std::size_t i) { return sessions[i]; }, touch);
-    return taken_count;
+        *database, count, [names](std::size_t i) { return names[i]; }, touch);
+    return static_cast<int>(taken_count);
 }
 
 namespace {
 
 // What is known without the cache.
-EffectiveTimes recorded_times(Time floor, Time heartbeat_at, Time interval)
+EffectiveTimes recorded_times(const RecordedSession &session, Time floor)
 {
-    return {heartbeat_at, deadline(heartbeat_at, floor, effective_timeout(interval))};
+    return {session.heartbeat_at, deadline(session.heartbeat_at, floor, effective_timeout(session.interval))};
 }
 
 // What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
 // The promised interval is the row's: a change of it that was rolled back may have left another one here.
-void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatShard &beats, std::uint32_t at,
+void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatShard &sessions, std::uint32_t slot,
                 const Timeouts &timeouts, Time wall, std::uint64_t now)
 {
-    times.heartbeat_at = std::max(times.heartbeat_at, beats.wall_us(at));
-    const std::uint64_t word = beat_word::pack(beats.beat_ms(at), time_to_ms(promised_interval), SlotState::open);
+    times.heartbeat_at = std::max(times.heartbeat_at, sessions.wall_us(slot));
+    const std::uint64_t word = beat_word::pack(sessions.beat_ms(slot), time_to_ms(promised_interval), SlotState::open);
     // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
     times.stale_after =
         wall +
@@ -255,18 +295,25 @@ void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatSh
 
 }  // namespace
 
-EffectiveTimes effective_times(Oid session_table, std::string_view user, std::string_view session,
-                               Time recorded_heartbeat, Time promised_interval)
+EffectiveTimes effective_times(const RecordedSession &session)
 {
-    const RecordedSession recorded{{user, session}, recorded_heartbeat, promised_interval};
-    EffectiveTimes times;
-    effective_times(session_table, {&recorded, 1}, &times);
+    if (RecoveryInProgress())
+        return {session.heartbeat_at, never};
+    EffectiveTimes times = recorded_times(session, heartbeat_floor().wall);
+    const Timeouts timeouts = current_timeouts();
+    with_entry(session.name, LW_SHARED, [&](const HeartbeatShard &sessions, std::uint32_t slot) {
+        add_cached(times, session.interval, sessions, slot, timeouts, GetCurrentTimestamp(), monotonic_ms());
+    });
     return times;
 }
 
-void effective_times(Oid session_table, std::span<const RecordedSession> sessions, EffectiveTimes *times)
+void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *times)
 {
     const std::size_t count = sessions.size();
+    if (count == 1) {
+        times[0] = effective_times(sessions[0]);
+        return;
+    }
     if (RecoveryInProgress()) {
         for (std::size_t i = 0; i < count; ++i)
             times[i] = {sessions[i].heartbeat_at, never};
@@ -274,106 +321,89 @@ void effective_times(Oid session_table, std::span<const RecordedSession> session
     }
     const Time floor = heartbeat_floor().wall;
     for (std::size_t i = 0; i < count; ++i)
-        times[i] = recorded_times(floor, sessions[i].heartbeat_at, sessions[i].interval);
+        times[i] = recorded_times(sessions[i], floor);
     SharedDatabase *database = my_database();
     if (database == nullptr || count == 0)
         return;
     const Timeouts timeouts = current_timeouts();
-    if (count == 1) {
-        const SessionKey key = key_of(session_table, sessions[0].name.user, sessions[0].name.session);
-        Locked held(shard_of(*database, key), LW_SHARED);
-        if (held.beats != nullptr) {
-            const std::uint32_t at = held.beats->find(key);
-            if (at != HeartbeatShard::no_slot)
-                add_cached(times[0], sessions[0].interval, *held.beats, at, timeouts, GetCurrentTimestamp(),
-                           monotonic_ms());
-        }
-        held.unlock();
-        return;
-    }
-
     const Time wall = GetCurrentTimestamp();
     const std::uint64_t now = monotonic_ms();
-    const auto add = [&](const HeartbeatShard *beats, std::span<const std::uint32_t> positions,
+    const auto add = [&](const HeartbeatShard *known, std::span<const std::uint32_t> positions,
                          const std::uint32_t *slots) {
-        for (std::size_t i = 0; beats != nullptr && i < positions.size(); ++i)
+        for (std::size_t i = 0; known != nullptr && i < positions.size(); ++i)
             if (slots[i] != HeartbeatShard::no_slot)
-                add_cached(times[positions[i]], sessions[positions[i]].interval, *beats, slots[i], timeouts, wall, now);
+                add_cached(times[positions[i]], sessions[positions[i]].interval, *known, slots[i], timeouts, wall, now);
     };
     find_many(
-        *database, session_table, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
+        *database, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
 }
 
-bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
-               const SessionDetails &details, Time heartbeat_at, bool open)
+bool cache_put(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at,
+               bool open)
 {
     SharedDatabase *database = my_database();
     if (database == nullptr)
         return false;
     SessionEntry entry;
-    entry.key = key_of(session_table, user, session);
+    entry.key = key_of(name);
     entry.row_id = row_id;
     entry.beat_ms = monotonic_ms();
     entry.wall_us = heartbeat_at;
     entry.interval_ms = details.interval_ms;
     entry.fingerprints = details.fingerprints;
     entry.state = open ? SlotState::open : SlotState::closed;
-    entry.status = static_cast<std::uint8_t>(details.status);
+    entry.status = static_cast<std::uint8_t>(details.status.value_or(Status::active));
     const Timeouts timeouts = current_timeouts();
-    return write_with_room(*database, shard_of(*database, entry.key), [&](HeartbeatShard &beats) {
+    return write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
         // Until this transaction has committed, the old interval may still be the true one: the search for stale
         // sessions goes by the shorter, and what it finds is judged by the row.
-        const std::uint32_t at = beats.find(entry.key);
-        if (!open && at != HeartbeatShard::no_slot)
-            entry.interval_ms = std::min(details.interval_ms, beats.interval_ms(at));
-        return beats.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        const std::uint32_t slot = sessions.find(entry.key);
+        if (!open && slot != HeartbeatShard::no_slot)
+            entry.interval_ms = std::min(details.interval_ms, sessions.interval_ms(slot));
+        return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
     });
 }
 
-void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session,
-                            std::uint64_t interval_ms)
+void cache_close(const SessionName &name)
 {
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return;
-    const SessionKey key = key_of(session_table, user, session);
+    with_entry(name, LW_EXCLUSIVE, [](HeartbeatShard &sessions, std::uint32_t slot) { sessions.close(slot); });
+}
+
+void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms)
+{
     const Timeouts timeouts = current_timeouts();
-    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
-    if (held.beats != nullptr) {
-        const std::uint32_t at = held.beats->find(key);
-        if (at != HeartbeatShard::no_slot && held.beats->state(at) == SlotState::closed) {
-            SessionEntry entry = held.beats->entry(at);
-            entry.interval_ms = interval_ms;
-            (void)held.beats->insert_or_update(entry, timeouts);
-        }
-    }
-    held.unlock();
+    with_entry(name, LW_EXCLUSIVE, [&](HeartbeatShard &sessions, std::uint32_t slot) {
+        if (sessions.state(slot) != SlotState::closed)
+            return;
+        SessionEntry entry = sessions.entry(slot);
+        entry.interval_ms = interval_ms;
+        (void)sessions.insert_or_update(entry, timeouts);
+    });
 }
 
 bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
 {
     const Timeouts timeouts = current_timeouts();
-    return write_with_room(database, shard_of(database, entry.key), [&](HeartbeatShard &beats) {
-        const std::uint32_t at = beats.find(entry.key);
-        if (at == HeartbeatShard::no_slot)
-            return beats.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
-        beats.advance(at, entry.beat_ms, entry.wall_us);
+    return write_with_room(database, entry.key, [&](HeartbeatShard &sessions) {
+        const std::uint32_t slot = sessions.find(entry.key);
+        if (slot == HeartbeatShard::no_slot)
+            return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        sessions.advance(slot, entry.beat_ms, entry.wall_us);
         return true;
     });
 }
 
-bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
-                 std::uint64_t interval_ms, Time heartbeat_at)
+bool cache_watch(const RecordedSession &session, std::uint64_t row_id)
 {
     const std::uint64_t now = monotonic_ms();
     const std::uint64_t age =
-        static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - heartbeat_at)) / 1000;
+        static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - session.heartbeat_at)) / 1000;
     SessionEntry entry{};
-    entry.key = key_of(session_table, user, session);
+    entry.key = key_of(session.name);
     entry.row_id = row_id;
     entry.beat_ms = now > age ? now - age : 1;
-    entry.wall_us = heartbeat_at;
-    entry.interval_ms = interval_ms;
+    entry.wall_us = session.heartbeat_at;
+    entry.interval_ms = time_to_ms(session.interval);
     entry.state = SlotState::closed;
     return cache_restore(*my_database(), entry);
 }
@@ -383,17 +413,16 @@ SessionEntry *cache_copy(SharedShard &shard, std::uint32_t &count)
     std::uint32_t room = 0;
     SessionEntry *entries = nullptr;
     for (;;) {
-        Locked held(shard, LW_SHARED);
-        const std::uint32_t wanted = held.beats == nullptr ? 0 : held.beats->count();
-        if (wanted <= room) {
+        const std::uint32_t wanted = with_shard(shard, LW_SHARED, [&](const HeartbeatShard *sessions) {
+            const std::uint32_t known = sessions == nullptr ? 0 : sessions->count();
             count = 0;
-            for (std::uint32_t at = 0; count < wanted; ++at)
-                if (held.beats->state(at) != SlotState::free)
-                    entries[count++] = held.beats->entry(at);
-            held.unlock();
+            for (std::uint32_t slot = 0; known <= room && count < known; ++slot)
+                if (sessions->state(slot) != SlotState::free)
+                    entries[count++] = sessions->entry(slot);
+            return known;
+        });
+        if (wanted <= room)
             return entries;
-        }
-        held.unlock();
         if (entries != nullptr)
             pfree(entries);
         room = wanted + wanted / 16 + 16;
@@ -407,115 +436,70 @@ void cache_shrink()
     if (database == nullptr)
         return;
     for (SharedShard &shard : database->shards) {
-        Locked seen(shard, LW_SHARED);
-        const std::uint32_t capacity =
-            seen.beats != nullptr && seen.beats->should_shrink() ? seen.beats->shrunk_capacity() : 0;
-        seen.unlock();
+        const std::uint32_t capacity = with_shard(shard, LW_SHARED, [](const HeartbeatShard *sessions) {
+            return sessions != nullptr && sessions->should_shrink() ? sessions->shrunk_capacity() : 0;
+        });
         dsa_pointer block = capacity != 0 ? allocate(HeartbeatShard::bytes_for(capacity)) : InvalidDsaPointer;
         if (!DsaPointerIsValid(block))
             continue;
         void *address = dsa_get_address(shared_area(), block);
-        Locked held(shard, LW_EXCLUSIVE);
-        // More may have come meanwhile.
-        if (held.beats->should_shrink() && held.beats->rebuild_into(address, capacity) != nullptr)
-            std::swap(shard.block, block);
-        held.unlock();
+        with_shard(shard, LW_EXCLUSIVE, [&](const HeartbeatShard *sessions) {
+            if (sessions->should_shrink() && sessions->rebuild_into(address, capacity) != nullptr)
+                std::swap(shard.block, block);
+        });
         dsa_free(shared_area(), block);
     }
 }
 
-void cache_close(Oid session_table, std::string_view user, std::string_view session)
-{
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return;
-    const SessionKey key = key_of(session_table, user, session);
-    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
-    if (held.beats != nullptr) {
-        const std::uint32_t at = held.beats->find(key);
-        if (at != HeartbeatShard::no_slot)
-            held.beats->close(at);
-    }
-    held.unlock();
-}
-
 void cache_clear()
 {
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return;
-    for (SharedShard &shard : database->shards) {
-        Locked held(shard, LW_EXCLUSIVE);
-        if (held.beats != nullptr)
-            held.beats->clear();
-        held.unlock();
-    }
+    with_each_shard(LW_EXCLUSIVE, [](HeartbeatShard &sessions) { sessions.clear(); });
     // Should the extension stay after all, its sessions must not be forgotten.
-    database->worker.request_cache_fill();
+    if (SharedDatabase *database = my_database())
+        database->worker.request_cache_fill();
 }
 
 CacheNumbers cache_numbers()
 {
     CacheNumbers sum{};
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return sum;
-    sum.misses = static_cast<std::int64_t>(pg_atomic_read_u64(&database->early_misses));
-    for (SharedShard &shard : database->shards) {
-        Locked held(shard, LW_SHARED);
-        if (held.beats != nullptr) {
-            for (std::uint32_t at = 0; at < held.beats->slots_used(); ++at)
-                sum.sessions += held.beats->state(at) == SlotState::open;
-            sum.hits += static_cast<std::int64_t>(held.beats->hits());
-            sum.misses += static_cast<std::int64_t>(held.beats->misses());
-            sum.bytes += static_cast<std::int64_t>(HeartbeatShard::bytes_for(held.beats->capacity()));
-        }
-        held.unlock();
-    }
+    if (SharedDatabase *database = my_database())
+        sum.misses = static_cast<std::int64_t>(pg_atomic_read_u64(&database->early_misses));
+    with_each_shard(LW_SHARED, [&sum](const HeartbeatShard &sessions) {
+        for (std::uint32_t slot = 0; slot < sessions.slots_used(); ++slot)
+            sum.sessions += sessions.state(slot) == SlotState::open;
+        sum.hits += static_cast<std::int64_t>(sessions.hits());
+        sum.misses += static_cast<std::int64_t>(sessions.misses());
+        sum.bytes += static_cast<std::int64_t>(HeartbeatShard::bytes_for(sessions.capacity()));
+    });
     return sum;
+}
+
+bool cache_watches_everybody()
+{
+    SharedDatabase *database = my_database();
+    return database != nullptr && database->worker.cache_is_complete();
 }
 
 std::uint64_t cache_next_deadline()
 {
     std::uint64_t earliest = HeartbeatShard::no_deadline;
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return earliest;
     const Timeouts timeouts = current_timeouts();
-    for (SharedShard &shard : database->shards) {
-        Locked held(shard, LW_SHARED);
-        if (held.beats != nullptr)
-            earliest = std::min(earliest, held.beats->earliest_deadline(timeouts));
-        held.unlock();
-    }
+    with_each_shard(LW_SHARED, [&](const HeartbeatShard &sessions) {
+        earliest = std::min(earliest, sessions.earliest_deadline(timeouts));
+    });
     return earliest;
 }
 
 std::size_t cache_collect_stale(std::span<ExpiredSession> found)
 {
     std::size_t count = 0;
-    SharedDatabase *database = my_database();
-    if (database == nullptr)
-        return 0;
     const Timeouts timeouts = current_timeouts();
     const std::uint64_t now = monotonic_ms();
-    for (SharedShard &shard : database->shards) {
-        if (count == found.size())
-            break;
-        Locked held(shard, LW_SHARED);
-        if (held.beats != nullptr && held.beats->scan_due(now, timeouts))
-            count += held.beats->collect_expired(now, timeouts, found.subspan(count)).found;
-        held.unlock();
-    }
+    with_each_shard(LW_SHARED, [&](HeartbeatShard &sessions) {
+        if (count < found.size() && sessions.scan_due(now, timeouts))
+            count += sessions.collect_expired(now, timeouts, found.subspan(count)).found;
+    });
     return count;
-}
-
-Datum row_ids(std::span<const ExpiredSession> sessions)
-{
-    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
-    for (std::size_t i = 0; i < sessions.size(); ++i)
-        ids[i] = Int64GetDatum(static_cast<int64>(sessions[i].row_id));
-    return int8_array(ids, sessions.size());
 }
 
 bool cache_any_stale()
@@ -529,10 +513,12 @@ void cache_forget_stale(const SessionKey &key)
     SharedDatabase *database = my_database();
     if (database == nullptr)
         return;
-    Locked held(shard_of(*database, key), LW_EXCLUSIVE);
-    if (held.beats != nullptr)
-        (void)held.beats->erase_if_still_stale(key, monotonic_ms(), current_timeouts());
-    held.unlock();
+    const Timeouts timeouts = current_timeouts();
+    const std::uint64_t now = monotonic_ms();
+    with_shard(shard_of(*database, key), LW_EXCLUSIVE, [&](HeartbeatShard *sessions) {
+        if (sessions != nullptr)
+            (void)sessions->erase_if_still_stale(key, now, timeouts);
+    });
 }
 
 }  // namespace presence

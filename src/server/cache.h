@@ -1,32 +1,33 @@
-// The heartbeat cache of this database, with the locking that its shards ask for. Lives here: what a backend may ask of it
-// and tell it. An *open* entry takes heartbeats without any look at the table; a *closed* one takes none, and only makes
-// sure that the session's silence is noticed. Callers that open or close hold the lock on the user's row. Without
-// preloading nothing is ever known, and everything works on the table.
+// The heartbeat cache of this database. Lives here: what a backend may ask of it and tell it; its locks are explained in
+// cache.cpp. An *open* entry takes heartbeats without any look at the table; a *closed* one takes none, and only makes sure
+// that the session's silence is noticed. Callers that open or close hold the lock on the user's row. Without preloading
+// nothing is ever known, and everything works on the table.
 #pragma once
+
+#include <optional>
 
 #include "../core/rules.h"
 #include "shared.h"
 
 namespace presence {
 
-// How a heartbeat or a stored session looks to the cache. Fingerprints are 0 where a heartbeat does not say, or a session
-// has none.
+// Of this database's extension; the unnamed session is empty.
+struct SessionName {
+    std::string_view user, session;
+};
+
+// How a heartbeat or a stored session looks to the cache. 0, or no status: a heartbeat does not say, or a session has none.
 struct SessionDetails {
     std::uint64_t interval_ms = 0;
     Fingerprints fingerprints = {0, 0, 0};
-    bool has_status = false;
-    Status status = Status::active;
+    std::optional<Status> status;
 };
 std::uint64_t detail_fingerprint(std::string_view bytes);
 
 // A heartbeat that changes nothing. False: it was not taken, the table has to decide.
-bool cache_touch(Oid session_table, std::string_view user, std::string_view session, const SessionDetails &given);
-
+bool cache_touch(const SessionName &name, const SessionDetails &given);
 // The same for many without details. taken[i]: whether that one was; returns how many were.
-struct SessionName {
-    std::string_view user, session;
-};
-int cache_touch_many(Oid session_table, std::span<const SessionName> sessions, bool *taken);
+int cache_touch_many(std::span<const SessionName> names, bool *taken);
 
 // The effective heartbeat of a session that is recorded as online, and the last moment at which its silence is within the
 // timeout; on a standby, where nobody is judged by age, that is `never`.
@@ -34,26 +35,25 @@ struct EffectiveTimes {
     Time heartbeat_at;
     Time stale_after;
 };
-EffectiveTimes effective_times(Oid session_table, std::string_view user, std::string_view session,
-                               Time recorded_heartbeat, Time promised_interval);
-// The same for many; a thousand or so at a time is fastest. Each is {session, recorded heartbeat, promised interval}.
 struct RecordedSession {
     SessionName name;
-    Time heartbeat_at, interval;
+    Time heartbeat_at;
+    Time interval;  // 0: none promised
 };
-void effective_times(Oid session_table, std::span<const RecordedSession> sessions, EffectiveTimes *times);
+EffectiveTimes effective_times(const RecordedSession &session);
+// The same for many; a thousand or so at a time is fastest.
+void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *times);
 
-// What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory or of a cache.
-bool cache_put(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
-               const SessionDetails &details, Time heartbeat_at, bool open);
+// What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory
+// or of a cache.
+bool cache_put(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at,
+               bool open);
 // Before a change of the row: from here on heartbeats wait for its outcome.
-void cache_close(Oid session_table, std::string_view user, std::string_view session);
+void cache_close(const SessionName &name);
 // The row's interval, where a closed entry may have another; under the lock on the user.
-void cache_correct_interval(Oid session_table, std::string_view user, std::string_view session,
-                            std::uint64_t interval_ms);
+void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms);
 // A session that is recorded as online but may not be known here: comes in closed. False: no memory.
-bool cache_watch(Oid session_table, std::string_view user, std::string_view session, std::uint64_t row_id,
-                 std::uint64_t interval_ms, Time heartbeat_at);
+bool cache_watch(const RecordedSession &session, std::uint64_t row_id);
 // The same of a database to which nobody need be connected. In a transaction.
 bool cache_restore(SharedDatabase &database, const SessionEntry &entry);
 // All sessions of a shard, in memory of the caller's context; null: none.
@@ -69,13 +69,13 @@ struct CacheNumbers {
 };
 CacheNumbers cache_numbers();
 
+// Whether every online session is in the cache, so that it knows of every stale one.
+bool cache_watches_everybody();
 // When the next session can be stale at the earliest, by the monotonic clock.
 std::uint64_t cache_next_deadline();
 bool cache_any_stale();
-// Row ids of stale sessions, as many as there is room for; how many were found.
+// Stale sessions, as many as there is room for; how many were found.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
-// Their rows, as a bigint[] for a statement.
-Datum row_ids(std::span<const ExpiredSession> sessions);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 

@@ -26,24 +26,27 @@ Statement renew_cleanup = {
     {}};
 constexpr int max_agent_bytes = 1024;
 
+// Positions of arguments: of update_user_heartbeat(), whose first two are those of every call for one user.
+namespace argument {
+enum : int { user_id, session_id, user_agent, ip_address, heartbeat_interval, status, metadata };
+}
+
+// What a heartbeat says of its session; NULL, or no status: nothing.
 struct Details {
-    text *status = nullptr, *user_agent = nullptr;
-    Datum ip_address = 0, interval = 0, metadata = 0;
-    bool has_ip = false, has_interval = false, has_metadata = false;
-    Status parsed = Status::active;
+    NullableDatum user_agent = null_datum, ip_address = null_datum, interval = null_datum, metadata = null_datum;
+    std::optional<Status> status;
 };
 
 text *required_user(FunctionCallInfo fcinfo)
 {
-    if (PG_ARGISNULL(0))
+    if (PG_ARGISNULL(argument::user_id))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    return PG_GETARG_TEXT_PP(0);
+    return PG_GETARG_TEXT_PP(argument::user_id);
 }
 
-bool same_bytes(Datum a, Datum b)
+text *optional_session(FunctionCallInfo fcinfo)
 {
-    const struct varlena *x = PG_DETOAST_DATUM_PACKED(a), *y = PG_DETOAST_DATUM_PACKED(b);
-    return text_view(reinterpret_cast<const text *>(x)) == text_view(reinterpret_cast<const text *>(y));
+    return PG_ARGISNULL(argument::session_id) ? nullptr : PG_GETARG_TEXT_PP(argument::session_id);
 }
 
 std::string_view cut_agent(std::string_view agent)
@@ -57,54 +60,55 @@ std::string_view cut_agent(std::string_view agent)
 // Whether the arguments may be what is known already; then given is what to compare. Others go the way that checks them.
 bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
 {
-    if (!PG_ARGISNULL(2))
-        given.fingerprints.user_agent = detail_fingerprint(cut_agent(text_view(PG_GETARG_TEXT_PP(2))));
-    if (!PG_ARGISNULL(3))
-        given.fingerprints.ip_address = datum_fingerprint(PG_GETARG_DATUM(3));
-    if (!PG_ARGISNULL(4)) {
-        if (interval_time(PG_GETARG_DATUM(4)) <= 0)
+    if (!PG_ARGISNULL(argument::user_agent))
+        given.fingerprints.user_agent = text_fingerprint(cut_agent(text_view(PG_GETARG_TEXT_PP(argument::user_agent))));
+    given.fingerprints.ip_address = datum_fingerprint(fcinfo->args[argument::ip_address]);
+    if (!PG_ARGISNULL(argument::heartbeat_interval)) {
+        const Time interval = interval_time(PG_GETARG_DATUM(argument::heartbeat_interval));
+        if (interval <= 0)
             return false;
-        given.interval_ms = interval_ms(PG_GETARG_DATUM(4));
+        given.interval_ms = time_to_ms(interval);
     }
-    if (!PG_ARGISNULL(5)) {
-        given.has_status = true;
-        if (!parse(text_view(PG_GETARG_TEXT_PP(5)), given.status))
+    if (!PG_ARGISNULL(argument::status)) {
+        Status status;
+        if (!parse(text_view(PG_GETARG_TEXT_PP(argument::status)), status))
             return false;
+        given.status = status;
     }
-    if (!PG_ARGISNULL(6))
-        given.fingerprints.metadata = datum_fingerprint(PG_GETARG_DATUM(6));
+    given.fingerprints.metadata = datum_fingerprint(fcinfo->args[argument::metadata]);
     return true;
 }
 
 Details checked_details(FunctionCallInfo fcinfo)
 {
     Details d;
-    if (!PG_ARGISNULL(2)) {
-        text *agent = PG_GETARG_TEXT_PP(2);
+    if (!PG_ARGISNULL(argument::user_agent)) {
+        text *agent = PG_GETARG_TEXT_PP(argument::user_agent);
         const std::string_view cut = cut_agent(text_view(agent));
-        d.user_agent = cut.size() == text_view(agent).size() ? agent : make_text(cut);
+        d.user_agent = {PointerGetDatum(cut.size() == text_view(agent).size() ? agent : make_text(cut)), false};
     }
-    if ((d.has_ip = !PG_ARGISNULL(3)))
-        d.ip_address = PG_GETARG_DATUM(3);
-    if ((d.has_interval = !PG_ARGISNULL(4))) {
-        d.interval = PG_GETARG_DATUM(4);
+    d.ip_address = fcinfo->args[argument::ip_address];
+    d.interval = fcinfo->args[argument::heartbeat_interval];
+    if (!d.interval.isnull) {
         const Time length = interval_time(d.interval);
         if (length <= 0 || length > USECS_PER_DAY)
             ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                             errmsg("heartbeat_interval is out of range: %s",
-                                   DatumGetCString(DirectFunctionCall1(interval_out, d.interval))),
+                                   DatumGetCString(DirectFunctionCall1(interval_out, d.interval.value))),
                             errhint("Pass how often the client beats: more than zero, at most one day.")));
     }
-    if (!PG_ARGISNULL(5)) {
-        d.status = PG_GETARG_TEXT_PP(5);
-        if (!parse(text_view(d.status), d.parsed))
-            ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                            errmsg("status \"%s\" is not known", excerpt(text_view(d.status))),
-                            errhint("Use active, busy, idle or away.")));
+    if (!PG_ARGISNULL(argument::status)) {
+        const std::string_view given = text_view(PG_GETARG_TEXT_PP(argument::status));
+        Status status;
+        if (!parse(given, status))
+            ereport(ERROR,
+                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("status \"%s\" is not known", excerpt(given)),
+                     errhint("Use active, busy, idle or away.")));
+        d.status = status;
     }
-    if ((d.has_metadata = !PG_ARGISNULL(6))) {
-        d.metadata = PG_GETARG_DATUM(6);
-        Jsonb *json = DatumGetJsonbP(d.metadata);
+    d.metadata = fcinfo->args[argument::metadata];
+    if (!d.metadata.isnull) {
+        Jsonb *json = DatumGetJsonbP(d.metadata.value);
         const char *shown = JsonbToCString(nullptr, &json->root, VARSIZE(json));
         if (strlen(shown) > 4096)
             ereport(ERROR,
@@ -114,8 +118,24 @@ Details checked_details(FunctionCallInfo fcinfo)
     return d;
 }
 
+bool is_other(const NullableDatum &given, const NullableDatum &known)
+{
+    return !given.isnull && (known.isnull || !same_bytes(given.value, known.value));
+}
+
+bool is_other_interval(const NullableDatum &given, const NullableDatum &known)
+{
+    return !given.isnull && (known.isnull || interval_time(given) != interval_time(known));
+}
+
+void replace_if_given(NullableDatum &known, const NullableDatum &given)
+{
+    if (!given.isnull)
+        known = given;
+}
+
 // Heartbeats of some of a user's sessions; an empty name is the unnamed one. How many of them are online now.
-int beat(text *user_name, std::span<text *const> session_names, const Details &d)
+int record_heartbeats(text *user_name, std::span<text *const> session_names, const Details &d)
 {
     const auto count = static_cast<int>(session_names.size());
     StoredUser *user = load_user(user_name, session_names, Lock::create_missing);
@@ -123,45 +143,37 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
         ereport(ERROR,
                 (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
                  errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
-    EventList events = room_for(*user, count);
+    EventList events = allocate_events(*user, count);
     Heartbeat heartbeat;
     heartbeat.now = GetCurrentTimestamp();
     heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
-    heartbeat.status_given = d.status != nullptr;
-    heartbeat.status = d.parsed;
-    heartbeat.metadata_given = d.has_metadata;
-    heartbeat.metadata_digest = d.has_metadata ? datum_fingerprint(d.metadata) : 0;
+    heartbeat.status = d.status;
+    if (!d.metadata.isnull)
+        heartbeat.metadata_digest = datum_fingerprint(d.metadata);
 
     int online = 0;
     auto **refreshed = static_cast<StoredSession **>(palloc(sizeof(StoredSession *) * session_names.size()));
     int refreshed_count = 0;
     for (text *session_name : session_names) {
-        StoredSession *target = session_of(*user, session_name);
+        StoredSession *target = find_session(*user, session_name);
         if (target == nullptr)
             target = add_session(*user, session_name);
         heartbeat.named = !text_view(session_name).empty();
-        heartbeat.details_changed =
-            (d.user_agent != nullptr &&
-             (target->no_user_agent || !same_bytes(PointerGetDatum(d.user_agent), target->user_agent))) ||
-            (d.has_ip && (target->no_ip_address || !same_bytes(d.ip_address, target->ip_address))) ||
-            (d.has_interval && (target->no_interval || interval_time(d.interval) != interval_time(target->interval)));
+        heartbeat.details_changed = is_other(d.user_agent, target->user_agent) ||
+                                    is_other(d.ip_address, target->ip_address) ||
+                                    is_other_interval(d.interval, target->interval);
         const HeartbeatResult result = apply_heartbeat(*user, user->span(), *target, heartbeat, events);
         online += result != HeartbeatResult::ignored;
         if (result == HeartbeatResult::refreshed && !target->changed)
             refreshed[refreshed_count++] = target;
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
-        if (d.user_agent != nullptr)
-            target->user_agent = PointerGetDatum(d.user_agent), target->no_user_agent = false;
-        if (d.has_ip)
-            target->ip_address = d.ip_address, target->no_ip_address = false;
-        if (d.has_interval)
-            target->interval = d.interval, target->no_interval = false;
-        if (d.has_metadata)
-            target->metadata = d.metadata, target->no_metadata = false;
+        replace_if_given(target->user_agent, d.user_agent);
+        replace_if_given(target->ip_address, d.ip_address);
+        replace_if_given(target->interval, d.interval);
+        replace_if_given(target->metadata, d.metadata);
         // The next of this call must not find it silent.
-        target->stale_after =
-            heartbeat.now + effective_timeout(target->no_interval ? 0 : interval_time(target->interval));
+        target->stale_after = heartbeat.now + effective_timeout(interval_time(target->interval));
     }
     store_user(*user, events, heartbeat.now);
     for (int i = 0; i < refreshed_count; ++i)
@@ -169,10 +181,10 @@ int beat(text *user_name, std::span<text *const> session_names, const Details &d
     return online;
 }
 
-Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
+Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reason)
 {
     text *name = required_user(fcinfo);
-    text *session_name = PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1);
+    text *session_name = optional_session(fcinfo);
     require_writable(function);
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
@@ -180,8 +192,8 @@ Datum leave(FunctionCallInfo fcinfo, const char *function, Reason reason)
     int ended = 0;
     StoredUser *user = load_user(name, {&session_name, session_name != nullptr ? 1U : 0U}, Lock::wait);
     if (user != nullptr) {
-        StoredSession *target = session_name != nullptr ? session_of(*user, session_name) : nullptr;
-        EventList events = room_for(*user);
+        StoredSession *target = session_name != nullptr ? find_session(*user, session_name) : nullptr;
+        EventList events = allocate_events(*user);
         // Without a worker, nobody would end it in time.
         const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
         const Departure departure{GetCurrentTimestamp(), reason, grace};
@@ -218,19 +230,18 @@ using namespace presence;
 PRESENCE_FUNCTION(update_user_heartbeat)
 {
     text *user = required_user(fcinfo);
-    text *session = PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1);
+    text *session = optional_session(fcinfo);
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
     SessionDetails given;
     if (likely(may_be_known(fcinfo, given)) &&
-        cache_touch(session_table(), text_view(user), session != nullptr ? text_view(session) : std::string_view{},
-                    given))
+        cache_touch({text_view(user), session != nullptr ? text_view(session) : std::string_view{}}, given))
         PG_RETURN_BOOL(true);
 
     const Details details = checked_details(fcinfo);
     const OwnerWork work = begin_owner_work();
     text *const named = session != nullptr ? session : make_text("");
-    const bool online = beat(user, {&named, 1}, details) > 0;
+    const bool online = record_heartbeats(user, {&named, 1}, details) > 0;
     end_owner_work(work);
     PG_RETURN_BOOL(online);
 }
@@ -241,10 +252,10 @@ PRESENCE_FUNCTION(update_user_heartbeats)
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"),
                         errhint("A single session may be NULL inside session_ids.")));
     Datum *users, *sessions;
-    bool *no_user, *no_session;
+    bool *user_nulls, *session_nulls;
     int user_count, session_count;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &users, &no_user, &user_count);
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &no_session,
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &users, &user_nulls, &user_count);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &session_nulls,
                       &session_count);
     if (user_count != session_count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
@@ -252,16 +263,16 @@ PRESENCE_FUNCTION(update_user_heartbeats)
                         errhint("Pass arrays of one length; where a user has no session id, NULL.")));
     auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * (static_cast<std::size_t>(user_count) + 1)));
     for (int i = 0; i < user_count; ++i) {
-        if (no_user[i])
+        if (user_nulls[i])
             ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                             errmsg("user_ids must not contain NULL: element %d", i + 1)));
         names[i] = {text_view(DatumGetTextPP(users[i])),
-                    no_session[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
+                    session_nulls[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
     }
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
     auto *taken = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
-    int online = cache_touch_many(session_table(), {names, static_cast<std::size_t>(user_count)}, taken);
+    int online = cache_touch_many({names, static_cast<std::size_t>(user_count)}, taken);
     if (online == user_count)
         PG_RETURN_INT32(online);
 
@@ -278,15 +289,19 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     for (int from = 0, to = 0; from < left; from = to) {
         CHECK_FOR_INTERRUPTS();
         for (to = from; to < left && names[order[to]].user == names[order[from]].user; ++to)
-            of_user[to - from] = no_session[order[to]] ? unnamed : DatumGetTextPP(sessions[order[to]]);
-        online += beat(DatumGetTextPP(users[order[from]]), {of_user, static_cast<std::size_t>(to - from)}, Details{});
+            of_user[to - from] = session_nulls[order[to]] ? unnamed : DatumGetTextPP(sessions[order[to]]);
+        online += record_heartbeats(DatumGetTextPP(users[order[from]]), {of_user, static_cast<std::size_t>(to - from)},
+                                    Details{});
     }
     end_owner_work(work);
     PG_RETURN_INT32(online);
 }
 
-PRESENCE_FUNCTION(mark_user_offline) { return leave(fcinfo, "mark_user_offline", Reason::leave); }
-PRESENCE_FUNCTION(handle_user_disconnect) { return leave(fcinfo, "handle_user_disconnect", Reason::disconnect); }
+PRESENCE_FUNCTION(mark_user_offline) { return end_on_purpose(fcinfo, "mark_user_offline", Reason::leave); }
+PRESENCE_FUNCTION(handle_user_disconnect)
+{
+    return end_on_purpose(fcinfo, "handle_user_disconnect", Reason::disconnect);
+}
 
 PRESENCE_FUNCTION(cleanup_stale_presence)
 {

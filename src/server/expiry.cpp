@@ -70,10 +70,12 @@ Users by_cache(std::span<const ExpiredSession> stale)
 
 }  // namespace
 
-bool cache_watches_everybody()
+Datum row_ids(std::span<const ExpiredSession> sessions)
 {
-    SharedDatabase *database = my_database();
-    return database != nullptr && database->worker.cache_is_complete();
+    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
+    for (std::size_t i = 0; i < sessions.size(); ++i)
+        ids[i] = Int64GetDatum(static_cast<int64>(sessions[i].row_id));
+    return int8_array(ids, sessions.size());
 }
 
 namespace {
@@ -88,14 +90,13 @@ void end_for(const Users &users, Ended &ended)
         if (user == nullptr) {
             ended.locked = true;
         } else {
-            EventList events = room_for(*user);
+            EventList events = allocate_events(*user);
             const Time now = GetCurrentTimestamp();
             ended.users += expire(*user, user->span(), now, events);
             for (int at = 0; at < user->session_count; ++at) {
                 const auto &session = *static_cast<const StoredSession *>(user->list[at]);
                 if (session.state() == SessionState::online && !session.changed)
-                    cache_correct_interval(session_table(), text_view(user->name), text_view(session.name),
-                                           session.no_interval ? 0 : interval_ms(session.interval));
+                    cache_correct_interval(name_of(*user, session), time_to_ms(interval_time(session.interval)));
             }
             store_user(*user, events, now);
             for (const Event &event : events.items())

@@ -2,6 +2,7 @@
 // lets the rules decide under each user's lock. For the cleanup functions and the worker; the rules live in core/rules.h.
 #pragma once
 
+#include "../core/heartbeat_shard.h"
 #include "../core/rules.h"
 #include "server.h"
 
@@ -28,7 +29,7 @@ Ended end_departures();
 // When the next one has; 0: there is none.
 Time next_departure();
 
-// Whether every online session is in the cache, so that it knows of every stale one.
-bool cache_watches_everybody();
+// The rows of stale sessions, as a bigint[] for a statement.
+Datum row_ids(std::span<const ExpiredSession> sessions);
 
 }  // namespace presence

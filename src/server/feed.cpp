@@ -202,7 +202,7 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
         const bool tells_all = notify_level == notify_session || e.type == EventType::user_online ||
                                e.type == EventType::user_offline || e.type == EventType::update;
         bool to_send = notifications_wanted() && tells_all;
-        const bool no_metadata = shown == nullptr || shown->no_metadata;
+        const bool no_metadata = shown == nullptr || shown->metadata.isnull;
         Datum values[] = {TimestampTzGetDatum(now),
                           PointerGetDatum(make_text(to_text(e.type))),
                           PointerGetDatum(user.name),
@@ -210,7 +210,7 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
                           PointerGetDatum(make_text(to_text(e.reason))),
                           Int32GetDatum(e.sessions),
                           PointerGetDatum(make_text(to_text(e.status))),
-                          no_metadata ? 0 : shown->metadata,
+                          no_metadata ? 0 : shown->metadata.value,
                           PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
         char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
         if (to_send && !by_worker)

@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include "cache.h"
+#include "datums.h"
 #include "expiry.h"
 #include "extension.h"
 #include "owner_guard.h"
-#include "storage.h"
 
 extern "C" {
 #include "access/detoast.h"
@@ -131,7 +131,7 @@ ListedUser &take(UserList &list, std::string_view name, std::uint32_t hash, text
     slot = {hash, ++list.count};
     ListedUser &user = list.user(list.count - 1);
     user = {};
-    user.no_metadata = true;
+    user.metadata = null_datum;
     user.name = own_name != nullptr ? own_name : kept_text(list, name);
     return user;
 }
@@ -155,9 +155,8 @@ struct Receiver {
     struct Row {
         SessionRow session;
         text *user;
-        Datum metadata;
+        NullableDatum metadata;
         std::uint32_t hash;
-        bool no_metadata;
     };
 
     DestReceiver base;
@@ -189,7 +188,7 @@ SessionSnapshot snapshot_at(const SessionRow &row, const EffectiveTimes &times, 
 void add_batch(Receiver &receiver)
 {
     UserList &list = *receiver.list;
-    effective_times(session_table(), {receiver.recorded, receiver.count}, receiver.times);
+    effective_times({receiver.recorded, receiver.count}, receiver.times);
     const Time now = GetCurrentTimestamp();
     for (std::uint32_t i = 0; i < receiver.count; ++i)
         __builtin_prefetch(&list.slots[receiver.rows[i].hash & (list.slot_count - 1)], 1);
@@ -198,14 +197,12 @@ void add_batch(Receiver &receiver)
         const SessionRow &s = row.session;
         const SessionSnapshot snapshot = snapshot_at(s, receiver.times[i], now);
         const bool live = snapshot.state != SessionState::offline;
-        ListedUser &user = take(list, s.user, row.hash, row.user);
+        ListedUser &user = take(list, s.name.user, row.hash, row.user);
         list.online_users += live && !user.summary.online();
         list.live_sessions += snapshot.state == SessionState::online;
         list.has_stale |= s.online && !live;
-        if (user.summary.add(snapshot)) {
+        if (user.summary.add(snapshot))
             user.metadata = row.metadata;
-            user.no_metadata = row.no_metadata;
-        }
     }
     receiver.count = 0;
     receiver.name_used = 0;
@@ -221,25 +218,24 @@ bool receive(TupleTableSlot *slot, DestReceiver *self)
     Receiver::Row &row = receiver.rows[receiver.count];
     SessionRow &s = row.session;
     row.user = kept_text(list, text_view(DatumGetTextPP(values[0])));
-    s.user = text_view(row.user);
-    row.hash = hash_of(s.user);
+    s.name.user = text_view(row.user);
+    row.hash = hash_of(s.name.user);
     const std::string_view session = text_view(DatumGetTextPP(values[1]));
     char *name = receiver.names + receiver.name_used;
     memcpy(name, session.data(), session.size());
     receiver.name_used += session.size();
-    s.session = {name, session.size()};
+    s.name.session = {name, session.size()};
     s.id = DatumGetInt64(values[2]);
     s.online = DatumGetBool(values[3]);
     s.status = Status::active;
     parse(text_view(DatumGetTextPP(values[4])), s.status);
     s.online_since = DatumGetTimestampTz(values[5]);
     s.heartbeat_at = DatumGetTimestampTz(values[6]);
-    s.interval = nulls[7] ? 0 : interval_time(values[7]);
+    s.interval = interval_time(NullableDatum{values[7], nulls[7]});
     s.ended_at = nulls[8] ? 0 : DatumGetTimestampTz(values[8]);
     s.leave_until = nulls[9] ? 0 : DatumGetTimestampTz(values[9]);
-    row.no_metadata = nulls[10] || !list.with_metadata;
-    row.metadata = row.no_metadata ? 0 : kept(list, values[10]);
-    receiver.recorded[receiver.count] = {{s.user, s.session}, s.heartbeat_at, s.interval};
+    row.metadata = nulls[10] || !list.with_metadata ? null_datum : NullableDatum{kept(list, values[10]), false};
+    receiver.recorded[receiver.count] = {s.name, s.heartbeat_at, s.interval};
     if (++receiver.count == Receiver::batch || receiver.name_used > Receiver::name_room - 256)
         add_batch(receiver);
     return true;
@@ -281,7 +277,7 @@ SessionSnapshot snapshot_of(const SessionRow &row)
 {
     EffectiveTimes times{};
     if (row.online)
-        times = effective_times(session_table(), row.user, row.session, row.heartbeat_at, row.interval);
+        times = effective_times({row.name, row.heartbeat_at, row.interval});
     return snapshot_at(row, times, GetCurrentTimestamp());
 }
 

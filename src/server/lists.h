@@ -3,14 +3,13 @@
 // and no feed lives here.
 #pragma once
 
-#include "../core/rules.h"
-#include "server.h"
+#include "cache.h"
 
 namespace presence {
 
 // A row of presence_session. 0 stands for NULL.
 struct SessionRow {
-    std::string_view user, session;
+    SessionName name;
     std::int64_t id;
     bool online;  // as recorded
     Status status;
@@ -23,9 +22,8 @@ SessionSnapshot snapshot_of(const SessionRow &row);
 struct ListedUser {
     UserSummary summary;
     text *name;
-    Datum metadata;  // of the session that beat last
-    bool no_metadata;
-    bool returned;  // for the reader's use
+    NullableDatum metadata;  // of the session that beat last
+    bool returned;           // for the reader's use
 };
 
 struct UserList {

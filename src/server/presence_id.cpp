@@ -1,6 +1,6 @@
 // The type presence_id: stored like text, checked once where a value enters.
 #include "../core/identifiers.h"
-#include "server.h"
+#include "datums.h"
 
 namespace presence {
 

@@ -2,13 +2,13 @@
 #include <algorithm>
 
 #include "cache.h"
+#include "datums.h"
 #include "expiry.h"
 #include "extension.h"
 #include "feed.h"
 #include "lists.h"
 #include "log.h"
 #include "settings.h"
-#include "storage.h"
 
 namespace presence {
 
@@ -48,6 +48,12 @@ void require_view_reader(FunctionCallInfo fcinfo)
     }
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for presence"),
                     errhint("It needs SELECT on the view \"presence\".")));
+}
+
+// Of the arguments user_id, session_id and heartbeat_at.
+RecordedSession recorded_session(FunctionCallInfo fcinfo, Time interval)
+{
+    return {{text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1))}, PG_GETARG_TIMESTAMPTZ(2), interval};
 }
 
 Time time_or_zero(FunctionCallInfo fcinfo, int argument)
@@ -93,8 +99,8 @@ void describe(const ListedUser &user, Datum *values, bool *nulls)
     values[2] = Int32GetDatum(user.summary.sessions);
     values[3] = TimestampTzGetDatum(user.summary.online_since);
     values[4] = TimestampTzGetDatum(user.summary.heartbeat_at);
-    values[5] = user.metadata;
-    nulls[5] = user.no_metadata;
+    values[5] = user.metadata.value;
+    nulls[5] = user.metadata.isnull;
 }
 
 // The list leaves stale sessions out by itself. To end those that it found costs nothing where there are none.
@@ -119,9 +125,7 @@ PRESENCE_FUNCTION(presence_effective_heartbeat)
     require_view_reader(fcinfo);
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_NULL();
-    PG_RETURN_TIMESTAMPTZ(effective_times(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
-                                          text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), 0)
-                              .heartbeat_at);
+    PG_RETURN_TIMESTAMPTZ(effective_times(recorded_session(fcinfo, 0)).heartbeat_at);
 }
 
 PRESENCE_FUNCTION(presence_is_live)
@@ -129,9 +133,7 @@ PRESENCE_FUNCTION(presence_is_live)
     require_view_reader(fcinfo);
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
         PG_RETURN_BOOL(false);
-    const Time promised = PG_ARGISNULL(3) ? 0 : interval_time(PG_GETARG_DATUM(3));
-    const EffectiveTimes times = effective_times(session_table(), text_view(PG_GETARG_TEXT_PP(0)),
-                                                 text_view(PG_GETARG_TEXT_PP(1)), PG_GETARG_TIMESTAMPTZ(2), promised);
+    const EffectiveTimes times = effective_times(recorded_session(fcinfo, interval_time(fcinfo->args[3])));
     PG_RETURN_BOOL(GetCurrentTimestamp() <= live_until(times.stale_after, time_or_zero(fcinfo, 4)));
 }
 
@@ -218,25 +220,24 @@ PRESENCE_FUNCTION(presence_summary_transfn)
     auto *sum = PG_ARGISNULL(0) ? static_cast<SummaryState *>(MemoryContextAllocZero(context, sizeof(SummaryState)))
                                 : reinterpret_cast<SummaryState *>(PG_GETARG_POINTER(0));
     SessionRow s;
-    s.user = text_view(PG_GETARG_TEXT_PP(1));
-    s.session = text_view(PG_GETARG_TEXT_PP(2));
+    s.name = {text_view(PG_GETARG_TEXT_PP(1)), text_view(PG_GETARG_TEXT_PP(2))};
     s.id = PG_GETARG_INT64(3);
     s.online = PG_GETARG_BOOL(4);
     s.status = Status::active;
     parse(text_view(PG_GETARG_TEXT_PP(5)), s.status);
     s.online_since = PG_GETARG_TIMESTAMPTZ(6);
     s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(7);
-    s.interval = PG_ARGISNULL(8) ? 0 : interval_time(PG_GETARG_DATUM(8));
+    s.interval = interval_time(fcinfo->args[8]);
     s.ended_at = time_or_zero(fcinfo, 9);
     s.leave_until = time_or_zero(fcinfo, 10);
     if (sum->user.add(snapshot_of(s))) {
-        if (sum->room < s.session.size()) {
-            sum->room = std::max<std::size_t>(s.session.size(), 40);
+        if (sum->room < s.name.session.size()) {
+            sum->room = std::max<std::size_t>(s.name.session.size(), 40);
             sum->session = static_cast<char *>(MemoryContextAlloc(context, sum->room));
         }
-        sum->length = s.session.size();
-        if (!s.session.empty())
-            memcpy(sum->session, s.session.data(), sum->length);
+        sum->length = s.name.session.size();
+        if (!s.name.session.empty())
+            memcpy(sum->session, s.name.session.data(), sum->length);
     }
     PG_RETURN_POINTER(sum);
 }
@@ -332,13 +333,13 @@ PRESENCE_FUNCTION(get_presence)
         return 0;
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
     Datum *names;
-    bool *no_name;
+    bool *name_nulls;
     int count;
     ArrayType *asked = PG_GETARG_ARRAYTYPE_P(0);
-    deconstruct_array(asked, ARR_ELEMTYPE(asked), -1, false, TYPALIGN_INT, &names, &no_name, &count);
+    deconstruct_array(asked, ARR_ELEMTYPE(asked), -1, false, TYPALIGN_INT, &names, &name_nulls, &count);
     int known = 0;
     for (int i = 0; i < count; ++i)
-        if (!no_name[i])
+        if (!name_nulls[i])
             names[known++] = names[i];
 
     const OwnerWork work = begin_owner_work();
@@ -355,8 +356,8 @@ PRESENCE_FUNCTION(get_presence)
                           PointerGetDatum(status_text(sum.status)),
                           TimestampTzGetDatum(sum.online() ? sum.heartbeat_at : sum.ended_at),
                           Int32GetDatum(sum.sessions),
-                          user.metadata};
-        bool nulls[] = {false, false, !sum.online(), !sum.any, !sum.any, user.no_metadata};
+                          user.metadata.value};
+        bool nulls[] = {false, false, !sum.online(), !sum.any, !sum.any, user.metadata.isnull};
         tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
     end_owner_work(work);

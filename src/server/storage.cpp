@@ -54,23 +54,26 @@ struct Row {
     HeapTuple tuple;
     TupleDesc shape;
 
-    Datum get(int column, bool &is_null) const { return SPI_getbinval(tuple, shape, column, &is_null); }
+    NullableDatum get(int column) const
+    {
+        NullableDatum found;
+        found.value = SPI_getbinval(tuple, shape, column, &found.isnull);
+        return found;
+    }
     Time time(int column) const
     {
-        bool is_null = false;
-        const Datum value = get(column, is_null);
-        return is_null ? 0 : DatumGetTimestampTz(value);
+        const NullableDatum found = get(column);
+        return found.isnull ? 0 : DatumGetTimestampTz(found.value);
     }
     bool flag(int column) const
     {
-        bool is_null = false;
-        return DatumGetBool(get(column, is_null)) && !is_null;
+        const NullableDatum found = get(column);
+        return !found.isnull && DatumGetBool(found.value);
     }
     std::string_view words(int column) const
     {
-        bool is_null = false;
-        const Datum value = get(column, is_null);
-        return is_null ? std::string_view{} : text_view(DatumGetTextPP(value));
+        const NullableDatum found = get(column);
+        return found.isnull ? std::string_view{} : text_view(DatumGetTextPP(found.value));
     }
 };
 
@@ -78,35 +81,13 @@ char null_if(bool is_null) { return is_null ? 'n' : ' '; }
 
 }  // namespace
 
-std::uint64_t datum_fingerprint(Datum value)
-{
-    return detail_fingerprint(text_view(reinterpret_cast<const text *>(PG_DETOAST_DATUM_PACKED(value))));
-}
-
-Time interval_time(Datum interval)
-{
-    const Interval &value = *DatumGetIntervalP(interval);
-    const Time days = value.day + static_cast<Time>(value.month) * 30;
-    Time sum = 0;
-    // Nobody means more than what is left then.
-    if (__builtin_mul_overflow(days, USECS_PER_DAY, &sum) || __builtin_add_overflow(sum, value.time, &sum))
-        return days < 0 || (days == 0 && value.time < 0) ? PG_INT64_MIN : PG_INT64_MAX;
-    return sum;
-}
-
 SessionDetails cached_details(const StoredSession &session)
 {
-    SessionDetails details;
-    details.interval_ms = session.no_interval ? 0 : interval_ms(session.interval);
-    details.status = session.status;
-    details.has_status = true;
-    if (!session.no_user_agent)
-        details.fingerprints.user_agent = datum_fingerprint(session.user_agent);
-    if (!session.no_ip_address)
-        details.fingerprints.ip_address = datum_fingerprint(session.ip_address);
-    if (!session.no_metadata)
-        details.fingerprints.metadata = datum_fingerprint(session.metadata);
-    return details;
+    return {.interval_ms = time_to_ms(interval_time(session.interval)),
+            .fingerprints = {.user_agent = datum_fingerprint(session.user_agent),
+                             .ip_address = datum_fingerprint(session.ip_address),
+                             .metadata = datum_fingerprint(session.metadata)},
+            .status = session.status};
 }
 
 StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
@@ -124,10 +105,9 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
     }
     auto *user = static_cast<StoredUser *>(palloc0(sizeof(StoredUser)));
     const Row user_row{SPI_tuptable->vals[0], SPI_tuptable->tupdesc};
-    bool is_null = false;
     user->name = name;
     user->online = user_row.flag(1);
-    user->sessions = DatumGetInt32(user_row.get(2, is_null));
+    user->sessions = DatumGetInt32(user_row.get(2).value);
     parse(user_row.words(3), user->status);
     user->online_since = user_row.time(4);
     user->offline_at = user_row.time(5);
@@ -138,27 +118,26 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
     for (int i = 0; i < count; ++i) {
         const Row row{SPI_tuptable->vals[i], SPI_tuptable->tupdesc};
         auto *loaded = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
-        loaded->id = DatumGetInt64(row.get(1, is_null));
-        loaded->name = DatumGetTextPP(row.get(2, is_null));
+        loaded->id = DatumGetInt64(row.get(1).value);
+        loaded->name = DatumGetTextPP(row.get(2).value);
         loaded->online = row.flag(3);
         parse(row.words(4), loaded->status);
         loaded->online_since = row.time(5);
         loaded->joined_at = row.time(6);
         loaded->heartbeat_at = row.time(7);
-        loaded->interval = row.get(8, loaded->no_interval);
+        loaded->interval = row.get(8);
         loaded->ended_at = row.time(9);
         parse(row.words(10), loaded->end_reason);
         loaded->leave_until = row.time(11);
         loaded->leaving = loaded->online && loaded->leave_until != 0;
-        loaded->user_agent = row.get(12, loaded->no_user_agent);
-        loaded->ip_address = row.get(13, loaded->no_ip_address);
-        loaded->metadata = row.get(14, loaded->no_metadata);
-        loaded->metadata_digest = loaded->no_metadata ? 0 : datum_fingerprint(loaded->metadata);
-        loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15, is_null)));
+        loaded->user_agent = row.get(12);
+        loaded->ip_address = row.get(13);
+        loaded->metadata = row.get(14);
+        loaded->metadata_digest = datum_fingerprint(loaded->metadata);
+        loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15).value));
         if (loaded->online) {
-            const Time promised = loaded->no_interval ? 0 : interval_time(loaded->interval);
-            const EffectiveTimes times = effective_times(session_table(), text_view(name), text_view(loaded->name),
-                                                         loaded->heartbeat_at, promised);
+            const EffectiveTimes times =
+                effective_times({name_of(*user, *loaded), loaded->heartbeat_at, interval_time(loaded->interval)});
             loaded->heartbeat_at = times.heartbeat_at;
             loaded->stale_after = times.stale_after;
         }
@@ -167,7 +146,7 @@ StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
     return user;
 }
 
-StoredSession *session_of(const StoredUser &user, const text *name)
+StoredSession *find_session(const StoredUser &user, const text *name)
 {
     for (Session *session : user.span()) {
         auto *stored = static_cast<StoredSession *>(session);
@@ -181,15 +160,15 @@ void refresh(const StoredUser &user, const StoredSession &session)
 {
     // A transaction with a snapshot of its own may see details that are no longer true.
     const bool open = !session.uncommitted && !IsolationUsesXactSnapshot();
-    if (cache_put(session_table(), text_view(user.name), text_view(session.name),
-                  static_cast<std::uint64_t>(session.id), cached_details(session), session.heartbeat_at, open))
+    if (cache_put(name_of(user, session), static_cast<std::uint64_t>(session.id), cached_details(session),
+                  session.heartbeat_at, open))
         return;
     Datum values[] = {PointerGetDatum(user.name), PointerGetDatum(session.name),
                       TimestampTzGetDatum(session.heartbeat_at)};
     run(refresh_session, values);
 }
 
-EventList room_for(const StoredUser &user, int heartbeats)
+EventList allocate_events(const StoredUser &user, int heartbeats)
 {
     const std::size_t count =
         enough_events(static_cast<std::size_t>(user.session_count) + static_cast<std::size_t>(heartbeats));
@@ -200,7 +179,7 @@ StoredSession *add_session(StoredUser &user, text *name)
 {
     auto *session = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
     session->name = name;
-    session->no_interval = session->no_user_agent = session->no_ip_address = session->no_metadata = true;
+    session->interval = session->user_agent = session->ip_address = session->metadata = null_datum;
     user.list[user.session_count++] = session;
     return session;
 }
@@ -213,7 +192,7 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
         auto &s = *static_cast<StoredSession *>(user.list[i]);
         if (!s.changed)
             continue;
-        cache_close(session_table(), text_view(user.name), text_view(s.name));
+        cache_close(name_of(user, s));
         Datum values[] = {name,
                           PointerGetDatum(s.name),
                           BoolGetDatum(s.online),
@@ -221,13 +200,13 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
                           TimestampTzGetDatum(s.online_since),
                           TimestampTzGetDatum(s.joined_at),
                           TimestampTzGetDatum(s.heartbeat_at),
-                          s.interval,
+                          s.interval.value,
                           TimestampTzGetDatum(s.ended_at),
                           PointerGetDatum(make_text(to_text(s.end_reason))),
                           TimestampTzGetDatum(s.leave_until),
-                          s.user_agent,
-                          s.ip_address,
-                          s.metadata};
+                          s.user_agent.value,
+                          s.ip_address.value,
+                          s.metadata.value};
         const bool ended = s.end_reason != Reason::none;
         const char nulls[] = {' ',
                               ' ',
@@ -236,19 +215,18 @@ void store_user(const StoredUser &user, const EventList &events, Time now)
                               ' ',
                               ' ',
                               ' ',
-                              null_if(s.no_interval),
+                              null_if(s.interval.isnull),
                               null_if(!ended),
                               null_if(!ended),
                               null_if(s.leave_until == 0),
-                              null_if(s.no_user_agent),
-                              null_if(s.no_ip_address),
-                              null_if(s.no_metadata)};
+                              null_if(s.user_agent.isnull),
+                              null_if(s.ip_address.isnull),
+                              null_if(s.metadata.isnull)};
         run(s.id == 0 ? insert_session : update_session, values, nulls);
         if (s.id == 0)
             s.id = DatumGetInt64(first_value(1));
         if (s.state() == SessionState::online)
-            cache_put(session_table(), text_view(user.name), text_view(s.name), static_cast<std::uint64_t>(s.id),
-                      cached_details(s), s.heartbeat_at, false);
+            cache_put(name_of(user, s), static_cast<std::uint64_t>(s.id), cached_details(s), s.heartbeat_at, false);
         if (s.clear_typing)
             run(clear_typing, values);
         if (s.leaving)

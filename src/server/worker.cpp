@@ -6,12 +6,12 @@
 #include <new>
 
 #include "cache.h"
+#include "datums.h"
 #include "expiry.h"
 #include "extension.h"
 #include "feed.h"
 #include "owner_guard.h"
 #include "settings.h"
-#include "storage.h"
 
 extern "C" {
 #include "pgstat.h"
@@ -100,8 +100,9 @@ bool fill_cache()
             const std::string_view user = text_view(DatumGetTextPP(SPI_getbinval(row, shape, 2, &is_null)));
             const std::string_view session = text_view(DatumGetTextPP(SPI_getbinval(row, shape, 3, &is_null)));
             const Time heartbeat_at = DatumGetTimestampTz(SPI_getbinval(row, shape, 4, &is_null));
-            const Datum interval = SPI_getbinval(row, shape, 5, &is_null);
-            all = cache_watch(session_table(), user, session, id, is_null ? 0 : interval_ms(interval), heartbeat_at);
+            NullableDatum interval;
+            interval.value = SPI_getbinval(row, shape, 5, &interval.isnull);
+            all = cache_watch({{user, session}, heartbeat_at, interval_time(interval)}, id);
         }
         SPI_freetuptable(SPI_tuptable);
     }

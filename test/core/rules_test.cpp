@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <ostream>
 #include <random>
 #include <string_view>
@@ -78,10 +79,7 @@ public:
             return result;
         });
     }
-    HeartbeatResult beat_with(std::size_t i, Status status)
-    {
-        return beat(i, {.status_given = true, .status = status});
-    }
+    HeartbeatResult beat_with(std::size_t i, Status status) { return beat(i, {.status = status}); }
 
     bool leave(std::size_t i) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::leave}); }
     bool leave_all() { return depart_with(nullptr, {.now = now, .reason = Reason::leave}); }
@@ -407,7 +405,7 @@ TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
     World world;
     world.beat(0);
     world.news();
-    EXPECT_EQ(world.beat(0, {.metadata_given = true, .metadata_digest = 7}), HeartbeatResult::changed);
+    EXPECT_EQ(world.beat(0, {.metadata_digest = 7}), HeartbeatResult::changed);
     EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 1}}));
     world.saved();
     EXPECT_EQ(world.beat(0, {.details_changed = true}),
@@ -419,11 +417,11 @@ TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
 TEST(Rules, MetadataThatComesToLightByAnothersEndIsAnUpdate)
 {
     World world;
-    world.beat(0, {.metadata_given = true, .metadata_digest = 1});
+    world.beat(0, {.metadata_digest = 1});
     world.now += second;
-    world.beat(1, {.metadata_given = true, .metadata_digest = 2});
+    world.beat(1, {.metadata_digest = 2});
     world.now += second;
-    world.beat(2, {.metadata_given = true, .metadata_digest = 2});
+    world.beat(2, {.metadata_digest = 2});
     world.news();
     world.leave(2);  // the one below shows the same
     EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 2}}));
@@ -438,19 +436,19 @@ TEST(Rules, MetadataThatComesToLightByAnothersEndIsAnUpdate)
 TEST(Rules, ANewSessionThatShowsOtherMetadataIsAnUpdate)
 {
     World world;
-    world.beat(0, {.metadata_given = true, .metadata_digest = 1});
+    world.beat(0, {.metadata_digest = 1});
     world.news();
     world.now += second;
-    world.beat(1, {.metadata_given = true, .metadata_digest = 1});
+    world.beat(1, {.metadata_digest = 1});
     EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 2}}));
     world.now += second;
     world.beat(2);  // it says nothing
     EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 3}}));
     EXPECT_EQ(world.events().back().shown, &world[2]);
     world.now += second;
-    world.beat(3, {.metadata_given = true, .metadata_digest = 5});
+    world.beat(3, {.metadata_digest = 5});
     world.now += second;
-    world.beat(4, {.metadata_given = true, .metadata_digest = 6});
+    world.beat(4, {.metadata_digest = 6});
     EXPECT_EQ(world.news(), (Story{{EventType::session_start, Reason::heartbeat, 4},
                                    {EventType::session_start, Reason::heartbeat, 5},
                                    {EventType::update, Reason::heartbeat, 5}}));
@@ -662,8 +660,7 @@ TEST(Rules, EnoughEventsIsEnoughForTheRichestCall)
     for (std::size_t i = 0; i < sessions.size(); ++i) {
         EventList events(room);
         apply_heartbeat(user, pointers, sessions.at(i),
-                        {.now = 0, .status_given = true, .status = static_cast<Status>(std::min<std::size_t>(i, 3))},
-                        events);
+                        {.now = 0, .status = static_cast<Status>(std::min<std::size_t>(i, 3))}, events);
         sessions.at(i).stale_after = static_cast<Time>(i + 1) * second;
     }
     EventList events(room);
@@ -764,12 +761,11 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
                 break;
             default: {
                 asked = false;
-                const HeartbeatResult result = world.beat(who, {.named = who != 0,
-                                                                .status_given = pick(2) == 0,
-                                                                .status = static_cast<Status>(pick(4)),
-                                                                .metadata_given = pick(5) == 0,
-                                                                .metadata_digest = pick(3),
-                                                                .details_changed = pick(5) == 0});
+                const HeartbeatResult result = world.beat(
+                    who, {.named = who != 0,
+                          .status = pick(2) == 0 ? std::optional(static_cast<Status>(pick(4))) : std::nullopt,
+                          .metadata_digest = pick(5) == 0 ? std::optional(pick(3)) : std::nullopt,
+                          .details_changed = pick(5) == 0});
                 ASSERT_EQ(result == HeartbeatResult::ignored, world[who].state() != SessionState::online);
                 if (result == HeartbeatResult::refreshed && before == world.events().size()) {
                     ASSERT_FALSE(world[who].changed);
