@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -122,7 +123,8 @@ int main(int argc, char **argv)
     });
     std::array<ExpiredSession, 16> expired{};
     const double scanning = seconds([&] { sum += shard->collect_expired(now, timeouts, expired).found; });
-    HeartbeatFileWriter writer;
+    // Without the checksum, which is the server's.
+    HeartbeatFileWriter writer([](std::uint32_t crc, std::span<const std::byte>) { return crc; });
     const double writing = seconds([&] {
         for (std::uint32_t slot = 0; slot < shard->slots_used(); ++slot)
             sum += static_cast<std::uint64_t>(writer.record(shard->entry(slot))[0]);
@@ -135,7 +137,7 @@ int main(int argc, char **argv)
     std::printf("%-48s %10.1f\n", "ns per lookup and touch, in batches of 64", batching / n * 1e9);
     std::printf("%-48s %10.1f\n", "ns per lookup of an unknown session, random", missing / n * 1e9);
     std::printf("%-48s %10.3f\n", "ms per search of all for the silent", scanning * 1e3);
-    std::printf("%-48s %10.1f\n", "ns per session written to the file", writing / n * 1e9);
+    std::printf("%-48s %10.1f\n", "ns per session written to the file, unchecked", writing / n * 1e9);
     std::printf("%-48s %10.1f\n", "bytes per session", static_cast<double>(HeartbeatShard::bytes_for(capacity)) / n);
     return sum == 0 ? 1U : 0U;
 }

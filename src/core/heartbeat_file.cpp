@@ -12,11 +12,11 @@ namespace {
 constexpr std::uint64_t header_magic = 0xa31424853455250U;   // "PRESHB1\n"
 constexpr std::uint64_t section_magic = 0xa43455353455250U;  // "PRESSEC\n"
 constexpr std::uint64_t footer_magic = 0xa444e4553455250U;   // "PRESEND\n"
-constexpr std::uint32_t version = 1;
+constexpr std::uint64_t version = 1;
 
 // Where each field lies. All that is not named is zero, and checked to be.
 namespace header_at {
-constexpr std::size_t magic = 0, version = 8, clean = 12, system_identifier = 16, wall_us = 24, end = 32;
+constexpr std::size_t magic = 0, version = 8, system_identifier = 16, wall_us = 24, end = 32;
 }
 namespace section_at {
 constexpr std::size_t magic = 0, database = 8, records = 16, end = 24;
@@ -55,44 +55,7 @@ bool zero_from(const FileBlock &block, std::size_t at) noexcept
                        [](std::byte byte) { return byte == std::byte{0}; });
 }
 
-// Eight tables, for eight bytes a step: table k tells what a byte does that k more bytes follow.
-using CrcTables = std::array<std::array<std::uint32_t, 256>, 8>;
-
-consteval CrcTables make_crc_tables()
-{
-    CrcTables tables{};
-    for (std::uint32_t byte = 0; byte < 256; ++byte) {
-        std::uint32_t crc = byte;
-        for (int bit = 0; bit < 8; ++bit)
-            crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0U);
-        tables[0][byte] = crc;
-    }
-    for (std::size_t k = 1; k < tables.size(); ++k)
-        for (std::size_t byte = 0; byte < 256; ++byte)
-            tables[k][byte] = (tables[k - 1][byte] >> 8U) ^ tables[0][tables[k - 1][byte] & 0xffU];
-    return tables;
-}
-
-constexpr CrcTables crc_tables = make_crc_tables();
-
 }  // namespace
-
-std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes) noexcept
-{
-    crc = ~crc;
-    while (bytes.size() >= 8) {
-        std::uint32_t next = 0;
-        for (std::size_t i = 0; i < 8; ++i) {
-            const std::uint32_t carried = i < 4 ? (crc >> (8 * i)) & 0xffU : 0U;
-            next ^= crc_tables[7 - i][std::to_integer<std::uint32_t>(bytes[i]) ^ carried];
-        }
-        crc = next;
-        bytes = bytes.subspan(8);
-    }
-    for (const std::byte byte : bytes)
-        crc = (crc >> 8U) ^ crc_tables[0][(crc ^ std::to_integer<std::uint32_t>(byte)) & 0xffU];
-    return ~crc;
-}
 
 std::string_view to_text(FileError error) noexcept
 {
@@ -120,11 +83,10 @@ FileBlock HeartbeatFileWriter::header(const FileHeader &header) noexcept
     FileBlock block{};
     put(block, header_at::magic, header_magic);
     put(block, header_at::version, version);
-    put(block, header_at::clean, std::uint32_t{header.clean ? 1U : 0U});
     put(block, header_at::system_identifier, header.system_identifier);
     put(block, header_at::wall_us, header.wall_us);
-    *this = HeartbeatFileWriter();
-    crc_ = crc32c(crc_, block);
+    *this = HeartbeatFileWriter(checksum_);
+    crc_ = checksum_(crc_, block);
     return block;
 }
 
@@ -135,7 +97,7 @@ FileBlock HeartbeatFileWriter::section(const FileSection &section) noexcept
     put(block, section_at::database, section.database_oid);
     put(block, section_at::records, section.records);
     ++sections_;
-    crc_ = crc32c(crc_, block);
+    crc_ = checksum_(crc_, block);
     return block;
 }
 
@@ -151,7 +113,7 @@ FileBlock HeartbeatFileWriter::record(const FileRecord &record) noexcept
     put(block, record_at::ip_address, record.fingerprints.ip_address);
     put(block, record_at::metadata, record.fingerprints.metadata);
     ++records_;
-    crc_ = crc32c(crc_, block);
+    crc_ = checksum_(crc_, block);
     return block;
 }
 
@@ -188,7 +150,7 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_block() noexcept
         taken = take_section_or_footer();
     // The footer does not count itself.
     if (state_ != State::ended)
-        crc_ = crc32c(crc_, partial_);
+        crc_ = checksum_(crc_, partial_);
     return taken;
 }
 
@@ -196,17 +158,15 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_header() noexcept
 {
     if (get<std::uint64_t>(partial_, header_at::magic) != header_magic)
         return fail(FileError::not_ours);
-    if (get<std::uint32_t>(partial_, header_at::version) != version)
+    if (get<std::uint64_t>(partial_, header_at::version) != version)
         return fail(FileError::wrong_version);
     header_.system_identifier = get<std::uint64_t>(partial_, header_at::system_identifier);
     if (header_.system_identifier != system_identifier_)
         return fail(FileError::foreign_system);
-    const auto clean = get<std::uint32_t>(partial_, header_at::clean);
-    if (clean > 1 || !zero_from(partial_, header_at::end))
+    if (!zero_from(partial_, header_at::end))
         return fail(FileError::damaged);
     if (!whole_)
         return fail(FileError::truncated);
-    header_.clean = clean == 1;
     header_.wall_us = get<std::int64_t>(partial_, header_at::wall_us);
     state_ = State::at_section;
     return Block::other;

@@ -4,7 +4,7 @@
 //
 // The file is a row of blocks of 64 bytes, little-endian throughout:
 //
-//   header     magic, version, clean flag, system identifier, wall time of the writer
+//   header     magic, version, system identifier, wall time of the writer
 //   section    database, number of records that follow; a database may have several sections, so that a writer can
 //              copy one shard at a time without knowing the sum
 //   record     one session
@@ -27,13 +27,13 @@ namespace presence {
 inline constexpr std::size_t file_block_bytes = 64;
 using FileBlock = std::array<std::byte, file_block_bytes>;
 
-// CRC-32C (Castagnoli). Start with 0 and hand the result on to go over a message in pieces.
-[[nodiscard]] std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes) noexcept;
+// CRC-32C (Castagnoli), which the server has, and faster than it could be written here. Start with 0 and hand the result on
+// to go over a message in pieces.
+using Checksum = std::uint32_t (*)(std::uint32_t crc, std::span<const std::byte> bytes);
 
 struct FileHeader {
     std::uint64_t system_identifier;
     std::int64_t wall_us;  // when it was written
-    bool clean;            // at a clean shutdown: no heartbeat came later
 };
 
 struct FileSection {
@@ -51,12 +51,15 @@ enum class FileError : std::uint8_t { none, truncated, not_ours, wrong_version, 
 // Call header() once, then section() followed by its records, any number of times, then footer(); write what they return.
 class HeartbeatFileWriter {
 public:
+    explicit HeartbeatFileWriter(Checksum checksum) noexcept : checksum_(checksum) {}
+
     [[nodiscard]] FileBlock header(const FileHeader &header) noexcept;
     [[nodiscard]] FileBlock section(const FileSection &section) noexcept;
     [[nodiscard]] FileBlock record(const FileRecord &record) noexcept;
     [[nodiscard]] FileBlock footer() const noexcept;
 
 private:
+    Checksum checksum_;
     std::uint32_t crc_ = 0;
     std::uint64_t sections_ = 0;
     std::uint64_t records_ = 0;
@@ -65,8 +68,8 @@ private:
 // Takes the file in pieces of any length. Only once finish() has returned `none` is what was reported before true.
 class HeartbeatFileReader {
 public:
-    HeartbeatFileReader(std::uint64_t system_identifier, std::uint64_t file_bytes) noexcept
-        : system_identifier_(system_identifier), blocks_left_(file_bytes / file_block_bytes),
+    HeartbeatFileReader(Checksum checksum, std::uint64_t system_identifier, std::uint64_t file_bytes) noexcept
+        : checksum_(checksum), system_identifier_(system_identifier), blocks_left_(file_bytes / file_block_bytes),
           whole_(file_bytes % file_block_bytes == 0)
     {
     }
@@ -126,6 +129,7 @@ private:
     Block take_record() noexcept;
     Block fail(FileError error) noexcept;
 
+    Checksum checksum_;
     std::uint64_t system_identifier_;
     std::uint64_t blocks_left_;  // of the file, by its length
     bool whole_;                 // its length is a number of whole blocks

@@ -10,6 +10,7 @@ extern "C" {
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 }
 
@@ -20,6 +21,14 @@ namespace {
 constexpr const char *file_name = "pg_stat/presence.heartbeats";
 constexpr const char *temporary_name = "pg_stat/presence.heartbeats.tmp";
 constexpr std::size_t piece_blocks = 1024;
+
+std::uint32_t server_crc32c(std::uint32_t crc, std::span<const std::byte> bytes)
+{
+    pg_crc32c state = crc ^ 0xffffffffU;
+    COMP_CRC32C(state, bytes.data(), bytes.size());
+    FIN_CRC32C(state);
+    return state;
+}
 
 // Collects blocks and writes them in pieces.
 struct Output {
@@ -105,7 +114,7 @@ void read_all(FILE *file, HeartbeatFileReader &reader, Loading *loading)
 
 }  // namespace
 
-void save_heartbeats(bool clean)
+void save_heartbeats()
 {
     FILE *file = AllocateFile(temporary_name, PG_BINARY_W);
     if (file == nullptr) {
@@ -114,9 +123,9 @@ void save_heartbeats(bool clean)
     }
     auto *saving = static_cast<Saving *>(palloc0(sizeof(Saving)));
     saving->out.file = file;
-    saving->writer = HeartbeatFileWriter();
+    saving->writer = HeartbeatFileWriter(server_crc32c);
     saving->now_ms = monotonic_ms();
-    saving->out.put(saving->writer.header({GetSystemIdentifier(), GetCurrentTimestamp(), clean}));
+    saving->out.put(saving->writer.header({GetSystemIdentifier(), GetCurrentTimestamp()}));
     for (SharedDatabase *database : known_databases())
         save_database(*saving, *database);
     saving->out.put(saving->writer.footer());
@@ -150,11 +159,11 @@ void load_heartbeats()
         (void)FreeFile(file);
         return;
     }
-    HeartbeatFileReader check(GetSystemIdentifier(), static_cast<std::uint64_t>(about.st_size));
+    HeartbeatFileReader check(server_crc32c, GetSystemIdentifier(), static_cast<std::uint64_t>(about.st_size));
     read_all(file, check, nullptr);
     FileError error = check.finish();
     if (error == FileError::none && ferror(file) == 0 && fseek(file, 0, SEEK_SET) == 0) {
-        HeartbeatFileReader reader(GetSystemIdentifier(), static_cast<std::uint64_t>(about.st_size));
+        HeartbeatFileReader reader(server_crc32c, GetSystemIdentifier(), static_cast<std::uint64_t>(about.st_size));
         // A clock that was set back must not make anybody younger than the file.
         const std::int64_t since = std::max<std::int64_t>(0, GetCurrentTimestamp() - check.header().wall_us);
         Loading loading{monotonic_ms(), since / 1000, 0, nullptr};

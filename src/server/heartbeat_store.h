@@ -7,8 +7,8 @@
 
 namespace presence {
 
-// Raise nothing: a file that can't be written or believed costs a line in the log. clean: nobody beats any more.
-void save_heartbeats(bool clean);
+// Raise nothing: a file that can't be written or believed costs a line in the log.
+void save_heartbeats();
 // In a transaction. Sessions come back closed: the table decides about each at its first heartbeat.
 void load_heartbeats();
 

@@ -249,7 +249,7 @@ void wait_for_others()
         std::uint64_t now = monotonic_ms();
         const std::uint64_t save_every = static_cast<std::uint64_t>(save_interval_s) * 1000;
         if (save_every > 0 && now >= saved_ms + save_every) {
-            save_heartbeats(false);
+            save_heartbeats();
             now = saved_ms = monotonic_ms();
         }
         if (take_database_review_request()) {
@@ -273,7 +273,7 @@ void wait_for_others()
         CHECK_FOR_INTERRUPTS();
     }
     wait_for_others();
-    save_heartbeats(true);
+    save_heartbeats();
     // Not 0, which would mean never again.
     proc_exit(1);
 }

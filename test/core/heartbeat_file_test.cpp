@@ -1,6 +1,8 @@
 // The file that carries heartbeats over a restart: what goes in comes out, and nothing that is not whole is believed.
 #include "heartbeat_file.h"
 
+#include "crc32c.h"
+
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -14,7 +16,7 @@ namespace presence {
 namespace {
 
 constexpr std::uint64_t this_system = 7'000'000'000'000'000'001U;
-constexpr FileHeader file_header{.system_identifier = this_system, .wall_us = -12'345, .clean = true};
+constexpr FileHeader file_header{.system_identifier = this_system, .wall_us = -12'345};
 
 using Bytes = std::vector<std::byte>;
 
@@ -34,7 +36,7 @@ void append(Bytes &file, const FileBlock &block) { file.insert(file.end(), block
 
 Bytes file_with_sections_of(std::span<const std::uint64_t> counts)
 {
-    HeartbeatFileWriter writer;
+    HeartbeatFileWriter writer(crc32c);
     Bytes file;
     append(file, writer.header(file_header));
     std::uint64_t number = 0;
@@ -57,7 +59,7 @@ Bytes small_file()
 
 FileError check(std::span<const std::byte> file, std::uint64_t system = this_system)
 {
-    HeartbeatFileReader reader(system, file.size());
+    HeartbeatFileReader reader(crc32c, system, file.size());
     reader.feed(file);
     return reader.finish();
 }
@@ -86,7 +88,7 @@ TEST(HeartbeatFile, GivesBackWhatWasWrittenInPiecesOfAnyLength)
     const Bytes file = small_file();
     for (const std::size_t piece :
          {std::size_t{1}, std::size_t{7}, std::size_t{63}, std::size_t{64}, std::size_t{65}, file.size()}) {
-        HeartbeatFileReader reader(this_system, file.size());
+        HeartbeatFileReader reader(crc32c, this_system, file.size());
         std::vector<FileSection> sections;
         std::uint64_t records = 0;
         for (std::size_t at = 0; at < file.size(); at += piece) {
@@ -113,7 +115,6 @@ TEST(HeartbeatFile, GivesBackWhatWasWrittenInPiecesOfAnyLength)
         EXPECT_EQ(sections[0].records, 2U);
         EXPECT_EQ(sections[1].records, 0U);
         EXPECT_EQ(sections[2].database_oid, 7U);
-        EXPECT_TRUE(reader.header().clean);
         EXPECT_EQ(reader.header().wall_us, file_header.wall_us);
         EXPECT_EQ(reader.header().system_identifier, this_system);
     }
@@ -131,7 +132,7 @@ TEST(HeartbeatFile, HasAFixedLayout)
     ASSERT_EQ(file.size(), (1U + 3U + 5U + 1U) * 64U);
     const std::string_view text(reinterpret_cast<const char *>(file.data()), file.size());
     EXPECT_EQ(text.substr(0, 8), "PRESHB1\n");
-    EXPECT_EQ(text.substr(8, 8), std::string_view("\1\0\0\0\1\0\0\0", 8));
+    EXPECT_EQ(text.substr(8, 8), std::string_view("\1\0\0\0\0\0\0\0", 8));
     EXPECT_EQ(text.substr(64, 16), std::string_view("PRESSEC\n\5\0\0\0\0\0\0\0", 16));
     EXPECT_EQ(text.substr(file.size() - 64, 8), "PRESEND\n");
 }
@@ -156,7 +157,7 @@ TEST(HeartbeatFile, IsNotBelievedWhenCutOrContinued)
         const auto cut = std::span(good).first(length);
         ASSERT_NE(check(cut), FileError::none) << length;
         // Nor where the length was taken before the file was cut.
-        HeartbeatFileReader reader(this_system, good.size());
+        HeartbeatFileReader reader(crc32c, this_system, good.size());
         reader.feed(cut);
         ASSERT_EQ(reader.finish(), FileError::truncated) << length;
     }
@@ -166,7 +167,7 @@ TEST(HeartbeatFile, IsNotBelievedWhenCutOrContinued)
         ASSERT_NE(check(longer), FileError::none) << more;
     }
     // Nor where it grew after its length was taken.
-    HeartbeatFileReader reader(this_system, good.size());
+    HeartbeatFileReader reader(crc32c, this_system, good.size());
     reader.feed(longer);
     EXPECT_EQ(reader.finish(), FileError::damaged);
 }
