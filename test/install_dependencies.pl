@@ -57,7 +57,8 @@ sub with_dependencies {
         next if $all{$package}++;
         push @todo, map {m{^(.*)/$}} @{ $brings{$package} };
     }
-    return sort keys %all;
+    my @all = sort keys %all;
+    return @all;
 }
 
 sub write_file {
@@ -106,7 +107,8 @@ sub installer {
     my $files = join ",\n", map {
         my $package = $_;
         my @files = map {
-            grep { !m{/$} } @{ $brings{$_} }
+            grep { !m{/$} }
+                @{ $brings{$_} }
         } with_dependencies($package);
         "'$package' => [qw(@files)]"
     } sort keys %brings;
