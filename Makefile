@@ -24,11 +24,13 @@ ifneq ($(filter demo check check-all lint bench demo-web check-web,$(MAKECMDGOAL
 demo check check-all lint bench demo-web check-web:
 	@scripts/$@
 else ifneq ($(PG_CONFIG_FOUND),)
+extension_version := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" presence.control)
 server_includes := $(shell $(PG_CONFIG) --includedir-server)
 
 # Server calls leave by longjmp, so C++ exceptions have no place here; see docs/design.md.
 PG_CXXFLAGS = -std=c++20 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden \
-    -Wall -Wextra -Wshadow -Werror -isystem $(server_includes)
+    -Wall -Wextra -Wshadow -Werror -isystem $(server_includes) \
+    -DPRESENCE_VERSION=$(extension_version)
 SHLIB_LINK += -lstdc++
 # make check SANITIZE=undefined, or SANITIZE=address,undefined: see scripts/check.
 ifdef SANITIZE

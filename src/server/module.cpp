@@ -1,4 +1,5 @@
 // The library's entry point: what has to happen when a process loads it, and nothing else.
+#include "compat.h"
 #include "extension.h"
 #include "feed.h"
 #include "hooks.h"
@@ -9,7 +10,7 @@
 
 #pragma GCC visibility push(default)
 extern "C" {
-PG_MODULE_MAGIC;
+PRESENCE_MODULE_MAGIC;
 void _PG_init(void);
 }
 #pragma GCC visibility pop

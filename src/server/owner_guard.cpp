@@ -1,5 +1,7 @@
 #include "owner_guard.h"
 
+#include "compat.h"
+
 extern "C" {
 #include "catalog/dependency.h"
 #include "catalog/pg_namespace.h"
@@ -77,16 +79,10 @@ bool check_function(Oid function, void *context)
 
 bool check_node(Node *node, void *context);
 
-#if PG_VERSION_NUM >= 160000
-#define check_node_callback check_node
-#else
-// Declared without arguments there.
-#define check_node_callback reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(check_node))
-#endif
-
 bool walk_query(Query *query, void *context)
 {
-    return query_tree_walker(query, check_node_callback, context, QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
+    return query_tree_walker(query, compat::tree_walker(check_node), context,
+                             QTW_EXAMINE_RTES_BEFORE | QTW_EXAMINE_SORTGROUP);
 }
 
 // True ends the walk; nothing does, because what is foreign raises an error.
@@ -131,7 +127,7 @@ bool check_node(Node *node, void *context)
         break;
     }
     (void)check_functions_in_node(node, check_function, context);
-    return expression_tree_walker(node, check_node_callback, context);
+    return expression_tree_walker(node, compat::tree_walker(check_node), context);
 }
 
 void on_analysed(ParseState *state, Query *query, JumbleState *jumble)

@@ -2,6 +2,7 @@
 // whoever owns the schema gains nothing by doing so.
 #include "schedule.h"
 
+#include "compat.h"
 #include "extension.h"
 #include "owner_guard.h"
 
@@ -107,15 +108,6 @@ Oid job_role(const Extension &extension)
     return superuser_arg(owner) ? extension.owner : owner;
 }
 
-bool may_use_schema(Oid schema, Oid role)
-{
-#if PG_VERSION_NUM >= 160000
-    return object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE) == ACLCHECK_OK;
-#else
-    return pg_namespace_aclcheck(schema, role, ACL_USAGE) == ACLCHECK_OK;
-#endif
-}
-
 void require_usable_role(const Extension &extension, Oid role)
 {
     const char *const name = GetUserNameFromId(role, false);
@@ -127,7 +119,7 @@ void require_usable_role(const Extension &extension, Oid role)
                         errmsg("the job would run as role \"%s\", which cannot log in", name),
                         errdetail("The job runs as the owner of the schema of the extension."),
                         errhint("Give the role LOGIN, or the schema another owner.")));
-    if (!superuser_arg(extension.owner) && !may_use_schema(get_namespace_oid("cron", false), extension.owner))
+    if (!superuser_arg(extension.owner) && !compat::may_use_schema(get_namespace_oid("cron", false), extension.owner))
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                         errmsg("role \"%s\", which owns the extension, may not use pg_cron",
                                GetUserNameFromId(extension.owner, false)),

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "cache.h"
+#include "compat.h"
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
@@ -256,9 +257,8 @@ extern "C" void presence_worker_main(Datum argument)
     overrule("default_transaction_deferrable", "off");
     overrule("statement_timeout", "0");
     overrule("lock_timeout", "0");
-#if PG_VERSION_NUM >= 170000
-    overrule("transaction_timeout", "0");
-#endif
+    if constexpr (compat::has_transaction_timeout)
+        overrule("transaction_timeout", "0");
 
     StartTransactionCommand();
     const bool wanted = worker_enabled && find_extension();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "compat.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -14,16 +15,7 @@ namespace presence {
 
 namespace {
 
-std::uint32_t my_procno()
-{
-#if PG_VERSION_NUM >= 170000
-    return static_cast<std::uint32_t>(MyProcNumber);
-#else
-    return static_cast<std::uint32_t>(MyProc->pgprocno);
-#endif
-}
-
-std::uint64_t this_process() { return static_cast<std::uint64_t>(MyProcPid) << 32 | my_procno(); }
+std::uint64_t this_process() { return static_cast<std::uint64_t>(MyProcPid) << 32 | compat::my_proc_number(); }
 
 // True once, for who first comes after it was set.
 bool take(pg_atomic_uint32 &flag) { return pg_atomic_exchange_u32(&flag, 0) != 0; }
@@ -216,16 +208,12 @@ void request_worker()
     wake_launcher();
 }
 
-std::uint32_t idle_event([[maybe_unused]] const char *name)
+std::uint32_t idle_event(const char *name)
 {
-#if PG_VERSION_NUM >= 170000
     static std::uint32_t event = 0;
     if (event == 0)
-        event = WaitEventExtensionNew(name);
+        event = compat::new_wait_event(name);
     return event;
-#else
-    return PG_WAIT_EXTENSION;
-#endif
 }
 
 }  // namespace presence

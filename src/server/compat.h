@@ -1,0 +1,62 @@
+// What differs between the supported versions of PostgreSQL. No other file asks for PG_VERSION_NUM.
+#pragma once
+
+#include "server.h"
+
+extern "C" {
+#include "catalog/pg_namespace.h"
+#include "nodes/nodes.h"
+#include "storage/proc.h"
+}
+
+// Name and version of the library, which pg_get_loaded_modules() shows from 18 on.
+#ifdef PG_MODULE_MAGIC_EXT
+#define PRESENCE_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "presence", .version = CppAsString2(PRESENCE_VERSION))
+#else
+#define PRESENCE_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+namespace presence::compat {
+
+inline constexpr bool has_transaction_timeout = PG_VERSION_NUM >= 170000;
+
+// The number of this process among those that have a PGPROC.
+inline std::uint32_t my_proc_number()
+{
+#if PG_VERSION_NUM >= 170000
+    return static_cast<std::uint32_t>(MyProcNumber);
+#else
+    return static_cast<std::uint32_t>(MyProc->pgprocno);
+#endif
+}
+
+// What a process waits for, as pg_stat_activity shows it: by name from 17 on.
+inline std::uint32_t new_wait_event([[maybe_unused]] const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+    return WaitEventExtensionNew(name);
+#else
+    return PG_WAIT_EXTENSION;
+#endif
+}
+
+// What expression_tree_walker() and its like call; up to 15 they declare it without its arguments.
+inline auto tree_walker(bool (*walker)(Node *, void *))
+{
+#if PG_VERSION_NUM >= 160000
+    return walker;
+#else
+    return reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker));
+#endif
+}
+
+inline bool may_use_schema(Oid schema, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE) == ACLCHECK_OK;
+#else
+    return pg_namespace_aclcheck(schema, role, ACL_USAGE) == ACLCHECK_OK;
+#endif
+}
+
+}  // namespace presence::compat
