@@ -554,3 +554,35 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_snapshot(),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb)
 FROM PUBLIC;
+
+-- The script of a trusted extension runs as a superuser. What it made belongs to whoever asked for it, except functions in
+-- C, whose owner could declare them to be something that they are not; the right to execute those can be passed on.
+DO $do$
+DECLARE
+    owner CONSTANT pg_catalog.regrole := $owner$@extowner@$owner$;
+    member pg_catalog.record;
+BEGIN
+    FOR member IN
+        SELECT d.classid, d.objid, c.relkind, t.typtype, p.prokind, l.lanname
+        FROM pg_catalog.pg_depend AS d
+        JOIN pg_catalog.pg_extension AS e ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+             AND e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'presence'
+        LEFT JOIN pg_catalog.pg_class AS c ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid OPERATOR(pg_catalog.=) d.objid
+        LEFT JOIN pg_catalog.pg_type AS t ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid OPERATOR(pg_catalog.=) d.objid
+        LEFT JOIN pg_catalog.pg_proc AS p ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid OPERATOR(pg_catalog.=) d.objid
+        LEFT JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+        WHERE d.deptype OPERATOR(pg_catalog.=) 'e'
+    LOOP
+        CASE
+            WHEN member.relkind IN ('r', 'v', 'c') THEN  -- sequences follow their tables
+                EXECUTE pg_catalog.format(CASE member.relkind WHEN 'c' THEN 'ALTER TYPE %s OWNER TO %s' ELSE 'ALTER TABLE %s OWNER TO %s' END,
+                                          member.objid::pg_catalog.regclass, owner);
+            WHEN member.prokind OPERATOR(pg_catalog.=) 'a' OR member.lanname OPERATOR(pg_catalog.=) 'sql' THEN
+                EXECUTE pg_catalog.format('ALTER ROUTINE %s OWNER TO %s', member.objid::pg_catalog.regprocedure, owner);
+            WHEN member.prokind OPERATOR(pg_catalog.=) 'f' THEN
+                EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s WITH GRANT OPTION', member.objid::pg_catalog.regprocedure, owner);
+            ELSE NULL;
+        END CASE;
+    END LOOP;
+END
+$do$;
