@@ -82,6 +82,8 @@ CREATE TABLE @extschema@.presence_user (
     online_since timestamptz,
     offline_at   timestamptz
 ) WITH (fillfactor = 80);
+-- The views show ids with the default collation, for which the primary key is of no use. A hash does not depend on its rules.
+CREATE INDEX presence_user_default_collation ON @extschema@.presence_user USING hash (user_id COLLATE pg_catalog."default");
 COMMENT ON TABLE @extschema@.presence_user IS 'One row per user; its row lock orders everything that changes the user''s presence.';
 COMMENT ON COLUMN @extschema@.presence_user.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_user.online IS 'Online as recorded.';
@@ -250,71 +252,71 @@ CREATE FUNCTION @extschema@.update_user_heartbeat(
     heartbeat_interval interval DEFAULT NULL,
     status             text DEFAULT NULL,
     metadata           jsonb DEFAULT NULL)
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100;
 COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb) IS
     'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
 
 CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[])
-RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]) IS
     'Heartbeats of many sessions in one call, arrays of one length; how many of them are online now.';
 
 CREATE FUNCTION @extschema@.mark_user_offline(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id) IS
     'Ends a session on purpose, or with NULL all sessions of the user. True where the user went offline by this call.';
 
 CREATE FUNCTION @extschema@.handle_user_disconnect(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id) IS
     'What a closing page calls: ends the session with reason disconnect, drops its typing state, grants presence.leave_grace. True where the user went offline by this call.';
 
 CREATE FUNCTION @extschema@.cleanup_stale_presence()
-RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.cleanup_stale_presence() IS
     'Ends every session that was silent for longer than its timeout; how many users went offline. Skips locked rows, never waits.';
 
 CREATE FUNCTION @extschema@.scheduled_presence_cleanup()
-RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.scheduled_presence_cleanup() IS
     'What the schedule runs: cleanup, retention of events, log and ended sessions, and a row in presence_admin_log; how many users went offline.';
 
 CREATE FUNCTION @extschema@.presence_schedule_cleanup(schedule text DEFAULT '* * * * *')
-RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_schedule_cleanup(text) IS
     'Creates or replaces this database''s pg_cron job that runs scheduled_presence_cleanup(), every minute by default; the job''s id.';
 
 CREATE FUNCTION @extschema@.presence_unschedule_cleanup()
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_unschedule_cleanup() IS 'Removes this database''s pg_cron job; whether there was one.';
 
 CREATE FUNCTION @extschema@.get_active_users()
 RETURNS TABLE (user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 1000;
 COMMENT ON FUNCTION @extschema@.get_active_users() IS
     'One row per online user, newest online_since first; ends the stale sessions that it meets, unless the transaction is read-only.';
 
 CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
 RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
-AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 100;
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000 ROWS 100 SUPPORT pg_catalog.array_unnest_support;
 COMMENT ON FUNCTION @extschema@.get_presence(@extschema@.presence_id[]) IS 'One row per distinct id asked for; unknown ids are offline with NULLs.';
 
 CREATE FUNCTION @extschema@.is_user_online(user_id @extschema@.presence_id)
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.is_user_online(@extschema@.presence_id) IS 'Whether the user has a session that is neither ended nor stale.';
 
 CREATE FUNCTION @extschema@.presence_count()
-RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
 
 CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000)
-RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 100;
+RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000 ROWS 100;
 COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
     'The change feed after a position, in order. Error 22023 where retention has dropped that position: start again from presence_snapshot().';
 
 CREATE FUNCTION @extschema@.presence_snapshot()
 RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
-AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE ROWS 1000;
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 1000;
 COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
     'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
 
@@ -324,13 +326,13 @@ COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
 -- ---------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION @extschema@.presence_effective_heartbeat(user_id text, session_id text, heartbeat_at timestamptz)
-RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz) IS
     'The later of a session''s recorded and its cached heartbeat. For the views; needs SELECT on one of them.';
 
 CREATE FUNCTION @extschema@.presence_is_live(user_id text, session_id text, heartbeat_at timestamptz,
                                              heartbeat_interval interval, leave_until timestamptz)
-RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz) IS
     'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
 
@@ -338,12 +340,12 @@ CREATE FUNCTION @extschema@.presence_server_state(
     OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
     OUT notify_queue_full boolean)
-AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION @extschema@.presence_server_state() IS
     'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
 
 CREATE FUNCTION @extschema@.presence_totals(OUT online_users bigint, OUT stale_users bigint, OUT sessions bigint)
-AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED;
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_totals() IS
     'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health; needs SELECT on one of the views.';
 
@@ -362,7 +364,7 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session t
 CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, id bigint, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
                                                  ended_at timestamptz, leave_until timestamptz)
-RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
     'Adds a session to presence_summary.';
 
@@ -400,8 +402,8 @@ COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text
 -- ---------------------------------------------------------------------------------------------------------------------
 
 CREATE VIEW @extschema@.presence_sessions AS
-SELECT s.user_id::pg_catalog.text AS user_id,
-       CASE WHEN s.session_id <> '' THEN s.session_id END::pg_catalog.text AS session_id,
+SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
+       CASE WHEN s.session_id <> '' THEN s.session_id END COLLATE pg_catalog."default" AS session_id,
        s.online AND s.ended_at IS NULL
            AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS online,
        s.status,
@@ -415,7 +417,8 @@ SELECT s.user_id::pg_catalog.text AS user_id,
        s.ip_address,
        s.heartbeat_interval,
        s.metadata
-FROM @extschema@.presence_session AS s;
+FROM @extschema@.presence_session AS s
+LEFT JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id;
 COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
 COMMENT ON COLUMN @extschema@.presence_sessions.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_sessions.session_id IS 'Id of the session; NULL for the unnamed one.';
@@ -432,7 +435,7 @@ COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the applicatio
 
 -- The join only fetches the details of the session that beat last; where they are not asked for, it is not done.
 CREATE VIEW @extschema@.presence AS
-SELECT u.user_id::pg_catalog.text AS user_id,
+SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        (u.summary).online,
        (u.summary).status,
        (u.summary).sessions,
@@ -443,11 +446,12 @@ SELECT u.user_id::pg_catalog.text AS user_id,
        latest.user_agent,
        latest.ip_address,
        latest.metadata
-FROM (SELECT s.user_id,
+FROM (SELECT u.user_id,
              @extschema@.presence_summary(s.user_id, s.session_id, s.id, s.online, s.status, s.online_since, s.heartbeat_at,
                                           s.heartbeat_interval, s.ended_at, s.leave_until) AS summary
       FROM @extschema@.presence_session AS s
-      GROUP BY s.user_id) AS u
+      JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id
+      GROUP BY u.user_id) AS u
 LEFT JOIN @extschema@.presence_session AS latest ON latest.user_id = u.user_id AND latest.session_id = (u.summary).session_id;
 COMMENT ON VIEW @extschema@.presence IS 'One row per user still retained.';
 COMMENT ON COLUMN @extschema@.presence.user_id IS 'Id of the user.';

@@ -8,12 +8,12 @@ CREATE FUNCTION by_list() RETURNS text LANGUAGE sql AS
 CREATE FUNCTION by_snapshot() RETURNS text LANGUAGE sql AS
     $$SELECT string_agg(concat_ws('/', user_id, status, sessions, online_since, heartbeat_at, metadata), ' ' ORDER BY user_id COLLATE "C") FROM presence_snapshot() WHERE user_id IS NOT NULL$$;
 CREATE FUNCTION by_view() RETURNS text LANGUAGE sql AS
-    $$SELECT string_agg(concat_ws('/', user_id, status, sessions, online_since, heartbeat_at, metadata), ' ' ORDER BY user_id) FROM presence WHERE online$$;
+    $$SELECT string_agg(concat_ws('/', user_id, status, sessions, online_since, heartbeat_at, metadata), ' ' ORDER BY user_id COLLATE "C") FROM presence WHERE online$$;
 CREATE FUNCTION friends_by_call() RETURNS text LANGUAGE sql AS
     $$SELECT string_agg(concat_ws('/', user_id, online, status, last_seen, sessions, metadata), ' ' ORDER BY user_id COLLATE "C")
       FROM get_presence(ARRAY(SELECT user_id FROM presence))$$;
 CREATE FUNCTION friends_by_view() RETURNS text LANGUAGE sql AS
-    $$SELECT string_agg(concat_ws('/', user_id, online, status, last_seen, sessions, metadata), ' ' ORDER BY user_id) FROM presence$$;
+    $$SELECT string_agg(concat_ws('/', user_id, online, status, last_seen, sessions, metadata), ' ' ORDER BY user_id COLLATE "C") FROM presence$$;
 CREATE FUNCTION counts() RETURNS text LANGUAGE sql AS
     $$SELECT concat_ws(' ', presence_count(), (SELECT count(*) FROM get_active_users()), (SELECT count(*) FROM presence WHERE online),
                        (SELECT online_users FROM presence_health), (SELECT count(*) FROM presence WHERE is_user_online(user_id)),
@@ -96,7 +96,7 @@ ANALYZE presence_session;
 SET LOCAL presence.timeout = '2min';
 SELECT unalike(plan_of($$SELECT * FROM presence WHERE user_id = 'many 7'$$), '%Seq Scan%', 'the view reads the rows of the user asked for');
 SELECT unalike(plan_of($$SELECT * FROM presence_sessions WHERE user_id = 'many 7'$$), '%Seq Scan%', 'so does the view of sessions');
-SELECT unalike(plan_of('SELECT count(*) FROM presence WHERE online'), '%Join%', 'a count fetches no details');
+SELECT unalike(plan_of('SELECT count(*) FROM presence WHERE online'), '%latest%', 'a count fetches no details');
 SELECT is((SELECT concat_ws(' ', online, sessions, session_id) FROM presence WHERE user_id = 'many 7'), 't 1 one of 7', 'with the right result');
 SELECT is((SELECT count(*) FROM get_active_users()), 2003::bigint, 'longer lists come whole');
 SELECT is(by_view(), by_list(), 'and the view agrees');
