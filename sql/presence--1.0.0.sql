@@ -321,33 +321,40 @@ COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
     'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- What the views need to know of shared memory. PUBLIC may execute these because a view runs its functions as the
--- caller; each refuses a caller who may read none of the views.
+-- What the views need to know of shared memory. A view reads its tables as its owner, but runs its functions as the
+-- caller, so PUBLIC may execute these. They answer to whoever shows the pass, which only the owner of the views can read,
+-- so that a view of presence, whoever made it and for whom, is the only way to them.
 -- ---------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION @extschema@.presence_effective_heartbeat(user_id text, session_id text, heartbeat_at timestamptz)
+CREATE TABLE @extschema@.presence_view_pass (pass uuid NOT NULL PRIMARY KEY);
+COMMENT ON TABLE @extschema@.presence_view_pass IS 'What the views show to the functions that they call; another one in each database, and not dumped.';
+COMMENT ON COLUMN @extschema@.presence_view_pass.pass IS 'A random number.';
+INSERT INTO @extschema@.presence_view_pass VALUES (pg_catalog.gen_random_uuid());
+
+CREATE FUNCTION @extschema@.presence_effective_heartbeat(user_id text, session_id text, heartbeat_at timestamptz, pass uuid DEFAULT NULL)
 RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz) IS
-    'The later of a session''s recorded and its cached heartbeat. For the views; needs SELECT on one of them.';
+COMMENT ON FUNCTION @extschema@.presence_effective_heartbeat(text, text, timestamptz, uuid) IS
+    'The later of a session''s recorded and its cached heartbeat. For the views, and for the owner of the extension.';
 
 CREATE FUNCTION @extschema@.presence_is_live(user_id text, session_id text, heartbeat_at timestamptz,
-                                             heartbeat_interval interval, leave_until timestamptz)
+                                             heartbeat_interval interval, leave_until timestamptz, pass uuid DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz) IS
-    'Whether a session recorded as online is not stale. For the views; needs SELECT on one of them.';
+COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz, uuid) IS
+    'Whether a session recorded as online is not stale. For the views, and for the owner of the extension.';
 
 CREATE FUNCTION @extschema@.presence_server_state(
+    pass uuid DEFAULT NULL,
     OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
     OUT notify_queue_full boolean)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 100;
-COMMENT ON FUNCTION @extschema@.presence_server_state() IS
-    'What shared memory knows of this database: cache, worker, notification queue. For presence_health; needs SELECT on one of the views.';
+COMMENT ON FUNCTION @extschema@.presence_server_state(uuid) IS
+    'What shared memory knows of this database: cache, worker, notification queue. For presence_health, and for the owner of the extension.';
 
-CREATE FUNCTION @extschema@.presence_totals(OUT online_users bigint, OUT stale_users bigint, OUT sessions bigint)
+CREATE FUNCTION @extschema@.presence_totals(pass uuid DEFAULT NULL, OUT online_users bigint, OUT stale_users bigint, OUT sessions bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
-COMMENT ON FUNCTION @extschema@.presence_totals() IS
-    'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health; needs SELECT on one of the views.';
+COMMENT ON FUNCTION @extschema@.presence_totals(uuid) IS
+    'How many users are online, how many have only stale sessions, and how many sessions are live. For presence_health, and for the owner of the extension.';
 
 CREATE TYPE @extschema@.presence_user_summary AS (
     online boolean, status text, sessions integer, online_since timestamptz, last_seen timestamptz, heartbeat_at timestamptz, session_id text
@@ -363,20 +370,20 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session t
 
 CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, id bigint, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
-                                                 ended_at timestamptz, leave_until timestamptz)
-RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
+                                                 ended_at timestamptz, leave_until timestamptz, pass uuid)
+RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
     'Adds a session to presence_summary.';
 
 CREATE FUNCTION @extschema@.presence_summary_finalfn(internal)
 RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.presence_summary_finalfn(internal) IS 'Result of presence_summary.';
 
-CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) (
+CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) (
     SFUNC = @extschema@.presence_summary_transfn, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_finalfn, PARALLEL = SAFE
 );
-COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz) IS
-    'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence; needs SELECT on one of the views.';
+COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
+    'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence, and for the owner of the extension.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Notifications
@@ -405,11 +412,12 @@ CREATE VIEW @extschema@.presence_sessions AS
 SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        CASE WHEN s.session_id <> '' THEN s.session_id END COLLATE pg_catalog."default" AS session_id,
        s.online AND s.ended_at IS NULL
-           AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until) AS online,
+           AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until,
+                                            (SELECT pass FROM @extschema@.presence_view_pass)) AS online,
        s.status,
        s.joined_at,
        CASE WHEN s.online AND s.ended_at IS NULL
-            THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at)
+            THEN @extschema@.presence_effective_heartbeat(s.user_id, s.session_id, s.heartbeat_at, (SELECT pass FROM @extschema@.presence_view_pass))
             ELSE s.heartbeat_at END AS heartbeat_at,
        s.ended_at,
        s.end_reason,
@@ -448,7 +456,7 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        latest.metadata
 FROM (SELECT u.user_id,
              @extschema@.presence_summary(s.user_id, s.session_id, s.id, s.online, s.status, s.online_since, s.heartbeat_at,
-                                          s.heartbeat_interval, s.ended_at, s.leave_until) AS summary
+                                          s.heartbeat_interval, s.ended_at, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
       FROM @extschema@.presence_session AS s
       JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id
       GROUP BY u.user_id) AS u
@@ -468,9 +476,9 @@ COMMENT ON COLUMN @extschema@.presence.metadata IS 'Its metadata.';
 
 CREATE VIEW @extschema@.presence_health AS
 WITH server AS MATERIALIZED (
-    SELECT * FROM @extschema@.presence_server_state()
+    SELECT * FROM @extschema@.presence_server_state((SELECT pass FROM @extschema@.presence_view_pass))
 ), live AS MATERIALIZED (
-    SELECT * FROM @extschema@.presence_totals()
+    SELECT * FROM @extschema@.presence_totals((SELECT pass FROM @extschema@.presence_view_pass))
 ), waiting AS MATERIALIZED (
     SELECT pg_catalog.count(*) AS events, pg_catalog.min(at) AS oldest FROM @extschema@.presence_event_queue
 ), cleanup AS MATERIALIZED (

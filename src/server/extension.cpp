@@ -20,7 +20,7 @@ namespace presence {
 
 namespace {
 
-constexpr std::string_view table_names[table_count] = {"presence_user", "presence_session"};
+constexpr std::string_view table_names[table_count] = {"presence_user", "presence_session", "presence_view_pass"};
 
 Extension extension;
 bool known = false;
@@ -137,6 +137,8 @@ void report_missing_tables()
 }
 
 Oid table_oid(Table table) { return extension.tables[static_cast<std::size_t>(table)]; }
+
+bool owns_tables(Oid role) { return has_privs_of_role(role, extension.owner); }
 
 OwnerWork begin_owner_work() { return begin_work_as(extension.owner, 0); }
 

@@ -8,8 +8,8 @@
 namespace presence {
 
 // The tables that are reached by their oids.
-enum class Table : std::uint8_t { user, session };
-inline constexpr std::size_t table_count = 2;
+enum class Table : std::uint8_t { user, session, view_pass };
+inline constexpr std::size_t table_count = 3;
 
 struct Extension {
     Oid schema;
@@ -23,6 +23,8 @@ const Extension &extension_of(FunctionCallInfo fcinfo);
 bool find_extension();
 // Of the last extension_of() or find_extension().
 Oid table_oid(Table table);
+// Whether the role is the owner of the extension, or has its rights.
+bool owns_tables(Oid role);
 inline Oid session_table() { return table_oid(Table::session); }
 // The error for tables that are not there, or not as this library expects them.
 [[noreturn]] void report_missing_tables();
