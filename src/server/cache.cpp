@@ -103,31 +103,6 @@ bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, c
            (!given.status || static_cast<std::uint8_t>(*given.status) == known.status());
 }
 
-// Memory without an error: where there is none, the table does the work. Raises nothing, whatever the server's memory does.
-dsa_pointer allocate(std::size_t bytes)
-{
-    volatile dsa_pointer block = InvalidDsaPointer;
-    MemoryContext context = CurrentMemoryContext;
-    ResourceOwner owner = CurrentResourceOwner;
-    BeginInternalSubTransaction(nullptr);
-    MemoryContextSwitchTo(context);
-    PG_TRY();
-    {
-        block = dsa_allocate_extended(shared_area(), bytes, DSA_ALLOC_HUGE | DSA_ALLOC_NO_OOM);
-        ReleaseCurrentSubTransaction();
-    }
-    PG_CATCH();
-    {
-        MemoryContextSwitchTo(context);
-        FlushErrorState();
-        RollbackAndReleaseCurrentSubTransaction();
-    }
-    PG_END_TRY();
-    MemoryContextSwitchTo(context);
-    CurrentResourceOwner = owner;
-    return block;
-}
-
 std::uint32_t capacity_of(const HeartbeatShard *sessions) { return sessions != nullptr ? sessions->capacity() : 0; }
 
 // Makes room for more sessions. False: there is no memory, or no more is possible.
@@ -137,7 +112,7 @@ bool grow(SharedDatabase &database, SharedShard &shard)
     const std::uint32_t wanted = capacity == 0 ? first_capacity : HeartbeatShard::grown_capacity(capacity);
     if (wanted <= capacity)
         return false;
-    dsa_pointer block = allocate(HeartbeatShard::bytes_for(wanted));
+    dsa_pointer block = try_allocate(HeartbeatShard::bytes_for(wanted), DSA_ALLOC_HUGE);
     if (!DsaPointerIsValid(block)) {
         database.worker.set_cache_full(true);
         return false;
@@ -439,7 +414,8 @@ void cache_shrink()
         const std::uint32_t capacity = with_shard(shard, LW_SHARED, [](const HeartbeatShard *sessions) {
             return sessions != nullptr && sessions->should_shrink() ? sessions->shrunk_capacity() : 0;
         });
-        dsa_pointer block = capacity != 0 ? allocate(HeartbeatShard::bytes_for(capacity)) : InvalidDsaPointer;
+        dsa_pointer block =
+            capacity != 0 ? try_allocate(HeartbeatShard::bytes_for(capacity), DSA_ALLOC_HUGE) : InvalidDsaPointer;
         if (!DsaPointerIsValid(block))
             continue;
         void *address = dsa_get_address(shared_area(), block);

@@ -4,6 +4,7 @@
 #include "server.h"
 
 extern "C" {
+#include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "nodes/nodes.h"
 #include "storage/proc.h"
@@ -47,6 +48,15 @@ inline auto tree_walker(bool (*walker)(Node *, void *))
     return walker;
 #else
     return reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker));
+#endif
+}
+
+inline bool owns_database(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(DatabaseRelationId, database, role);
+#else
+    return pg_database_ownercheck(database, role);
 #endif
 }
 

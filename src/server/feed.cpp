@@ -93,7 +93,7 @@ void at_transaction_end(XactEvent event, void *)
     if (!wrote_events)
         return;
     if (event == XACT_EVENT_COMMIT)
-        tell_worker(my_database(), wrote_leave);
+        tell_worker(my_known_database(), wrote_leave);
     else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
         return;
     wrote_events = false;
@@ -221,7 +221,7 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
     note_written(leave_until);
 }
 
-void events_may_be_written() { tell_worker(shared_database(MyDatabaseId, false), 1); }
+void events_may_be_written() { tell_worker(my_known_database(), 1); }
 
 bool announcements_wait() { return some_put_off; }
 

@@ -1,17 +1,22 @@
 #include "hooks.h"
 
 #include "cache.h"
+#include "compat.h"
 #include "extension.h"
 #include "feed.h"
 #include "schedule.h"
 #include "shared.h"
 
 extern "C" {
+#include "catalog/dependency.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/defrem.h"
 #include "nodes/parsenodes.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/utility.h"
 }
 
@@ -24,15 +29,14 @@ constexpr std::uint64_t worker_leaves_ms = 5000;
 ProcessUtility_hook_type previous_utility_hook = nullptr;
 object_access_hook_type previous_access_hook = nullptr;
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Commands that need a database for themselves. The server lets nobody else be connected to it, so the worker leaves for as
+// long as the command runs. It does so only once the caller is known to have the right to the command and holds its lock on
+// the database: then nobody can stop a worker by a command that is refused, or by one that waits for a lock.
+// ---------------------------------------------------------------------------------------------------------------------
+
 SharedDatabase *paused = nullptr;
 bool dropped = false;  // the paused one, should this transaction commit
-
-// To be told when this transaction has committed.
-Oid changed_database = InvalidOid;
-bool any_may_have_changed = false;
-bool databases_changed = false;
-// By the command that is being executed.
-bool extension_dropped = false;
 
 void resume_worker()
 {
@@ -45,17 +49,16 @@ void resume_worker()
 
 void at_exit(int, Datum) { resume_worker(); }
 
-void pause_worker(SharedDatabase *database)
+void pause_and_wait(Oid database)
 {
     static bool registered = false;
     if (!registered) {
         before_shmem_exit(at_exit, 0);
         registered = true;
     }
-    paused = database;
-    database->worker.pause();
+    paused = pause_worker(database);
     const std::uint64_t until = monotonic_ms() + worker_leaves_ms;
-    while (database->worker.pid() != 0 && monotonic_ms() < until) {
+    while (paused != nullptr && paused->worker.pid() != 0 && monotonic_ms() < until) {
         CHECK_FOR_INTERRUPTS();
         pg_usleep(1000);
     }
@@ -95,46 +98,55 @@ const char *wanted_database(Node *command)
     }
 }
 
-void note_changes(Node *command)
+bool owns(Oid database) { return compat::owns_database(database, GetUserId()); }
+
+bool may_create_databases()
+{
+    if (superuser())
+        return true;
+    HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+    if (!HeapTupleIsValid(role))
+        return false;
+    const bool may = reinterpret_cast<Form_pg_authid>(GETSTRUCT(role))->rolcreatedb;
+    ReleaseSysCache(role);
+    return may;
+}
+
+bool is_template(Oid database)
+{
+    HeapTuple row = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+    if (!HeapTupleIsValid(row))
+        return false;
+    const bool is = reinterpret_cast<Form_pg_database>(GETSTRUCT(row))->datistemplate;
+    ReleaseSysCache(row);
+    return is;
+}
+
+// The server's own rule, which it applies only later.
+bool is_permitted(Node *command, Oid database)
 {
     switch (nodeTag(command)) {
-    case T_DropdbStmt:
+    case T_RenameStmt:
+        return owns(database) && may_create_databases();
     case T_CreatedbStmt:
-        databases_changed = true;
-        break;
-    case T_AlterDatabaseSetStmt:
-        (void)shared_area();  // now, because nothing may fail later
-        changed_database = get_database_oid(reinterpret_cast<AlterDatabaseSetStmt *>(command)->dbname, true);
-        databases_changed = true;
-        break;
-    case T_AlterRoleSetStmt:
-        if (reinterpret_cast<AlterRoleSetStmt *>(command)->role ==
-            nullptr) {  // of all roles, so of the worker's as well
-            (void)shared_area();
-            any_may_have_changed = true;
-            databases_changed = true;
-        }
-        break;
-    case T_CreateExtensionStmt:
-        if (strcmp(reinterpret_cast<CreateExtensionStmt *>(command)->extname, "presence") == 0) {
-            (void)my_database();
-            changed_database = MyDatabaseId;
-        }
-        break;
-    case T_CopyStmt: {
-        // A dump is being restored: its sessions are to be watched, and nobody has called a function.
-        const auto *copy = reinterpret_cast<CopyStmt *>(command);
-        if (copy->is_from && copy->relation != nullptr && strcmp(copy->relation->relname, "presence_session") == 0)
-            changed_database = MyDatabaseId;
-        break;
-    }
-    case T_TransactionStmt:
-        if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
-            events_may_be_written();
-        break;
+        return may_create_databases() && (is_template(database) || owns(database));
     default:
-        break;
+        return owns(database);
     }
+}
+
+// The database whose worker is to leave for this command, locked as the command will lock it; or invalid.
+Oid lock_wanted_database(Node *command)
+{
+    const char *name = wanted_database(command);
+    if (name == nullptr || !shared_memory_exists() || !IsTransactionState() || XactReadOnly || RecoveryInProgress())
+        return InvalidOid;
+    const Oid database = get_database_oid(name, true);
+    if (!OidIsValid(database) || !is_permitted(command, database))
+        return InvalidOid;
+    LockSharedObject(DatabaseRelationId, database, 0, IsA(command, CreatedbStmt) ? ShareLock : AccessExclusiveLock);
+    // Another one may have the name by now; then the command waits for its worker in vain, and says so.
+    return get_database_oid(name, true) == database ? database : InvalidOid;
 }
 
 struct Command {
@@ -154,11 +166,11 @@ struct Command {
     }
 };
 
-pg_noinline void execute_without_worker(const Command &command, SharedDatabase *database)
+pg_noinline void execute_without_worker(const Command &command, Oid database)
 {
     PG_TRY();
     {
-        pause_worker(database);
+        pause_and_wait(database);
         command.execute();
     }
     PG_CATCH();
@@ -169,9 +181,91 @@ pg_noinline void execute_without_worker(const Command &command, SharedDatabase *
     PG_END_TRY();
     // A database that is gone once this commits gets no worker any more.
     if (IsA(command.statement->utilityStmt, DropdbStmt))
-        dropped = true;
+        dropped = paused != nullptr;
     else
         resume_worker();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What launcher and worker are told when this transaction has committed. It is noted after the command, so that the server
+// has checked the caller's rights by then.
+// ---------------------------------------------------------------------------------------------------------------------
+
+struct {
+    List *databases;  // have come, or have other settings; in the transaction's memory
+    bool all;         // any may have
+    bool dropped;     // one has gone
+    bool extension;   // of this database, has come or gone
+    bool sessions;    // of this database, were written by others than the functions
+} changed;
+
+// By the command that is being executed.
+bool extension_dropped = false;
+
+void note_changed(Oid database)
+{
+    if (!OidIsValid(database))
+        return;
+    MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+    changed.databases = list_append_unique_oid(changed.databases, database);
+    MemoryContextSwitchTo(caller);
+}
+
+bool is_session_table(const RangeVar *name)
+{
+    if (name == nullptr || strcmp(name->relname, "presence_session") != 0)
+        return false;
+    const Oid table = RangeVarGetRelid(name, NoLock, true);
+    const Oid extension = OidIsValid(table) ? getExtensionOfObject(RelationRelationId, table) : InvalidOid;
+    return OidIsValid(extension) && extension == get_extension_oid("presence", true);
+}
+
+void note_changes(Node *command)
+{
+    switch (nodeTag(command)) {
+    case T_DropdbStmt:
+        changed.dropped = true;
+        break;
+    case T_AlterDatabaseStmt:
+        note_changed(get_database_oid(reinterpret_cast<AlterDatabaseStmt *>(command)->dbname, true));
+        break;
+    case T_AlterDatabaseSetStmt:
+        note_changed(get_database_oid(reinterpret_cast<AlterDatabaseSetStmt *>(command)->dbname, true));
+        break;
+    case T_AlterRoleSetStmt: {
+        // Of all roles, so of the worker's as well.
+        const auto *alter = reinterpret_cast<AlterRoleSetStmt *>(command);
+        if (alter->role == nullptr && alter->database != nullptr)
+            note_changed(get_database_oid(alter->database, true));
+        else if (alter->role == nullptr)
+            changed.all = true;
+        break;
+    }
+    case T_CopyStmt: {
+        // A dump is being restored, and nobody calls a function: its sessions are to be watched.
+        const auto *copy = reinterpret_cast<CopyStmt *>(command);
+        if (copy->is_from && is_session_table(copy->relation))
+            changed.sessions = my_database() != nullptr;
+        break;
+    }
+    case T_TransactionStmt:
+        if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
+            events_may_be_written();
+        break;
+    default:
+        break;
+    }
+}
+
+Oid extension_before(Node *command)
+{
+    if (IsA(command, CreateExtensionStmt))
+        return get_extension_oid("presence", true);
+    // It is to be known before the commit that it is told of.
+    if (IsA(command, TransactionStmt) &&
+        reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
+        (void)my_database(false);
+    return InvalidOid;
 }
 
 void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, ProcessUtilityContext context,
@@ -180,14 +274,15 @@ void on_utility(PlannedStmt *statement, const char *text, bool read_only_tree, P
 {
     const Command whole{statement, text, read_only_tree, context, parameters, environment, receiver, completion};
     Node *command = statement->utilityStmt;
-    const char *name = wanted_database(command);
-    const Oid wanted = name != nullptr && IsTransactionState() ? get_database_oid(name, true) : InvalidOid;
-    SharedDatabase *database = OidIsValid(wanted) ? shared_database(wanted, false) : nullptr;
-    if (database == nullptr)
-        whole.execute();
+    const Oid before = extension_before(command);
+    const Oid wanted = lock_wanted_database(command);
+    if (OidIsValid(wanted))
+        execute_without_worker(whole, wanted);
     else
-        execute_without_worker(whole, database);
+        whole.execute();
     note_changes(command);
+    if (IsA(command, CreateExtensionStmt) && get_extension_oid("presence", true) != before)
+        changed.extension = my_database() != nullptr;
     if (extension_dropped) {
         extension_dropped = false;
         remove_cron_job();
@@ -198,33 +293,60 @@ void on_access(ObjectAccessType access, Oid catalog, Oid object, int part, void 
 {
     if (previous_access_hook != nullptr)
         previous_access_hook(access, catalog, object, part, argument);
+    if (access == OAT_POST_CREATE && catalog == DatabaseRelationId)
+        note_changed(object);
     if (access != OAT_DROP || catalog != ExtensionRelationId || object != get_extension_oid("presence", true))
         return;
     cache_clear();
-    changed_database = MyDatabaseId;
+    changed.extension = my_known_database() != nullptr;
     extension_dropped = true;
+}
+
+// In the callback of a commit, so nothing here may fail.
+void tell_processes()
+{
+    if (SharedDatabase *database = my_known_database()) {
+        if (changed.sessions)
+            database->worker.request_cache_fill();
+        if (changed.sessions || changed.extension) {
+            changed.extension ? database->worker.request_restart() : database->worker.want();
+            database->worker.wake();
+            wake_launcher();
+        }
+    }
+    LauncherControl *launcher = launcher_control();
+    if (launcher == nullptr)
+        return;
+    ListCell *cell = nullptr;
+    foreach (cell, changed.databases)
+        launcher->note_changed(lfirst_oid(cell));
+    if (changed.all)
+        launcher->note_all_changed();
+    if (changed.dropped)
+        launcher->note_dropped();
 }
 
 // Nothing here may fail.
 void at_transaction_end(XactEvent event, void *)
 {
     if (event == XACT_EVENT_COMMIT) {
-        if (any_may_have_changed)
-            request_worker_restart(InvalidOid);
-        else if (OidIsValid(changed_database))
-            request_worker_restart(changed_database);
         if (dropped)
-            paused = nullptr;  // the launcher forgets it
-        if (databases_changed)
-            request_database_review();
+            paused->worker.stop_wanting();
+        tell_processes();
     } else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) {
         return;
-    } else if (dropped) {
-        resume_worker();
     }
+    if (dropped)
+        resume_worker();
     dropped = false;
-    any_may_have_changed = databases_changed = extension_dropped = false;
-    changed_database = InvalidOid;
+    extension_dropped = false;
+    changed = {};
+}
+
+void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
+{
+    if (event == SUBXACT_EVENT_ABORT_SUB)
+        extension_dropped = false;
 }
 
 }  // namespace
@@ -236,6 +358,7 @@ void install_hooks()
     previous_access_hook = object_access_hook;
     object_access_hook = on_access;
     RegisterXactCallback(at_transaction_end, nullptr);
+    RegisterSubXactCallback(at_subtransaction_end, nullptr);
 }
 
 }  // namespace presence

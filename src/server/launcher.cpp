@@ -34,183 +34,270 @@ constexpr std::uint64_t longest_retry_ms = 30000;
 constexpr std::uint32_t failures_to_report = 3;
 constexpr std::uint64_t leave_others_ms = 2000;  // to end before the last heartbeats are saved
 
-// A database that has a worker, is to have one, or is being looked at.
-struct Child {
-    Child *next;
-    Oid database;
+// What the launcher knows of each database of the server.
+struct Database {
+    Database *next;
+    Oid oid;
+    bool exists;
+    bool open;     // neither closed to connections, nor left invalid by a DROP DATABASE that was interrupted
+    bool unknown;  // a worker is to find out whether the extension is there
+    bool probing;  // the one that runs is to
     BackgroundWorkerHandle *handle;  // null: not started, or by a launcher before this one
-    bool probing;                    // only to find out whether the extension is there
     std::uint32_t failures;
     std::uint64_t started_ms, not_before_ms;
+    bool asked_to_yield;
+
+    SharedDatabase *shared() const { return shared_database(oid, false); }
 };
 
-Child *children = nullptr;
-Oid *to_probe = nullptr;
-std::size_t to_probe_count = 0;
+Database *all_databases = nullptr;
+bool dropped_remain = false;            // some could not be freed yet
+std::uint64_t no_process_until_ms = 0;  // all max_worker_processes are in use
 
-Child *child_of(Oid database)
+Database &database_of(Oid oid)
 {
-    for (Child *child = children; child != nullptr; child = child->next)
-        if (child->database == database)
-            return child;
-    return nullptr;
+    for (Database *database = all_databases; database != nullptr; database = database->next)
+        if (database->oid == oid)
+            return *database;
+    auto *added = static_cast<Database *>(MemoryContextAllocZero(TopMemoryContext, sizeof(Database)));
+    added->next = all_databases;
+    added->oid = oid;
+    added->unknown = true;
+    all_databases = added;
+    return *added;
 }
 
-Child *add_child(Oid database, bool probing)
-{
-    auto *child = static_cast<Child *>(MemoryContextAllocZero(TopMemoryContext, sizeof(Child)));
-    child->next = children;
-    child->database = database;
-    child->probing = probing;
-    children = child;
-    return child;
-}
-
-// Forgets what belongs to databases that are gone, and has the others looked at.
+// Reads pg_database, and frees the shared state of databases that are gone.
 void review_databases()
 {
     StartTransactionCommand();
-    (void)GetTransactionSnapshot();
-    Relation databases = table_open(DatabaseRelationId, AccessShareLock);
-    TableScanDesc scan = table_beginscan_catalog(databases, 0, nullptr);
-    std::size_t room = 64, count = 0;
-    auto *connectable = static_cast<Oid *>(MemoryContextAlloc(TopMemoryContext, sizeof(Oid) * room));
-    auto *existing = static_cast<Oid *>(palloc(sizeof(Oid) * room));
-    std::size_t exist = 0, exist_room = room;
+    // Known before the snapshot is taken: what becomes known later may belong to a database that is not in it.
+    const std::span<SharedDatabase *> known = known_databases();
+    for (Database *database = all_databases; database != nullptr; database = database->next)
+        database->exists = false;
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    Relation table = table_open(DatabaseRelationId, AccessShareLock);
+    TableScanDesc scan = table_beginscan(table, snapshot, 0, nullptr);
     while (HeapTuple row = heap_getnext(scan, ForwardScanDirection)) {
-        const auto *database = reinterpret_cast<Form_pg_database>(GETSTRUCT(row));
-        if (exist == exist_room)
-            existing = static_cast<Oid *>(repalloc(existing, sizeof(Oid) * (exist_room *= 2)));
-        existing[exist++] = database->oid;
-        if (!database->datallowconn || database->datconnlimit < -1)
-            continue;
-        if (count == room)
-            connectable = static_cast<Oid *>(repalloc(connectable, sizeof(Oid) * (room *= 2)));
-        connectable[count++] = database->oid;
+        const auto *found = reinterpret_cast<Form_pg_database>(GETSTRUCT(row));
+        Database &database = database_of(found->oid);
+        database.exists = true;
+        database.open = found->datallowconn && found->datconnlimit >= -1;
     }
     table_endscan(scan);
-    table_close(databases, AccessShareLock);
-    for (const SharedDatabase *known : known_databases())
-        if (std::find(existing, existing + exist, known->database) == existing + exist)
-            drop_shared_database(known->database);
+    table_close(table, AccessShareLock);
+    UnregisterSnapshot(snapshot);
+    dropped_remain = false;
+    // One whose worker is paused goes when the pause ends, which wakes the launcher.
+    for (SharedDatabase *database : known)
+        if (!database_of(database->database).exists && !free_dropped_database(database))
+            dropped_remain = true;
     CommitTransactionCommand();
-    if (to_probe != nullptr)
-        pfree(to_probe);
-    to_probe = connectable;
-    to_probe_count = count;
+
+    for (Database **link = &all_databases; *link != nullptr;) {
+        Database *database = *link;
+        if (database->exists || database->handle != nullptr) {
+            link = &database->next;
+        } else {
+            *link = database->next;
+            pfree(database);
+        }
+    }
 }
 
-bool running(const Child &child)
+// Its settings may have changed, or it has come, or nobody knows.
+void look_at(Database &database)
+{
+    if (SharedDatabase *shared = database.shared())
+        shared->worker.request_restart();
+    else
+        database.unknown = true;
+}
+
+// What others have told; only what has changed is looked at.
+void take_changes(LauncherControl &control)
+{
+    const bool all = control.take_all_changed();
+    const bool dropped = control.take_dropped() || dropped_remain;
+    Oid changed = control.take_changed();
+    if (!all && !dropped && !OidIsValid(changed))
+        return;
+    review_databases();
+    for (; OidIsValid(changed); changed = control.take_changed())
+        if (Database &database = database_of(changed); database.exists)
+            look_at(database);
+    for (Database *database = all_databases; all && database != nullptr; database = database->next)
+        look_at(*database);
+}
+
+bool is_running(const Database &database)
 {
     pid_t pid = 0;
-    return child.handle != nullptr && GetBackgroundWorkerPid(child.handle, &pid) != BGWH_STOPPED;
+    return database.handle != nullptr && GetBackgroundWorkerPid(database.handle, &pid) != BGWH_STOPPED;
 }
 
-void note_end(Child &child, SharedDatabase &database, std::uint64_t now)
+void note_failure(Database &database, SharedDatabase &shared, std::uint64_t now)
 {
-    if (database.worker.take_exit_on_purpose() || now - child.started_ms >= steady_ms) {
-        child.failures = 0;
-        child.not_before_ms = now;
-        return;
-    }
-    ++child.failures;
-    child.not_before_ms =
-        now +
-        std::min<std::uint64_t>(longest_retry_ms, child.failures == 1 ? 100 : 500ULL << std::min(child.failures, 8U));
-    if (child.failures >= failures_to_report)
-        database.worker.set_problem(keeps_failing);
-    request_database_review();  // it may be gone
+    ++database.failures;
+    const std::uint64_t pause = database.failures == 1 ? 100 : 500ULL << std::min(database.failures, 8U);
+    database.not_before_ms = now + std::min(longest_retry_ms, pause);
+    if (database.failures >= failures_to_report)
+        shared.worker.set_problem(keeps_failing);
+    launcher_control()->note_dropped();  // it may be gone, or closed
 }
 
-// Removes those that have nothing to do any more.
-void look_after_children(std::uint64_t now)
+// How many run.
+int look_after_workers(std::uint64_t now)
 {
-    for (Child **link = &children; *link != nullptr;) {
-        Child &child = **link;
-        SharedDatabase *database = shared_database(child.database, false);
-        if (running(child)) {
-            if (child.probing && database != nullptr && database->worker.pid() != 0)
-                child.probing = false;
-            link = &child.next;
+    int running = 0;
+    for (Database *database = all_databases; database != nullptr; database = database->next) {
+        SharedDatabase *shared = database->shared();
+        const bool serves = shared != nullptr && shared->worker.pid() != 0;
+        running += serves || is_running(*database);
+        if (serves) {
+            // The extension is there. Perhaps something has changed since it looked.
+            if (database->probing && database->unknown)
+                shared->worker.request_restart();
+            database->probing = database->unknown = false;
+        }
+        if (database->handle == nullptr || is_running(*database))
             continue;
-        }
-        if (child.handle != nullptr) {
-            pfree(child.handle);
-            child.handle = nullptr;
-            if (database != nullptr && database->worker.is_wanted())
-                note_end(child, *database, now);
-            else
-                child.probing = false;
-        }
-        const bool wanted = child.probing || (database != nullptr && database->worker.is_wanted());
-        if (wanted) {
-            link = &child.next;
-        } else {
-            *link = child.next;
-            pfree(&child);
+        pfree(database->handle);
+        database->handle = nullptr;
+        database->probing = database->asked_to_yield = false;
+        if (shared == nullptr)
+            continue;
+        if (shared->worker.take_exit_on_purpose() || now - database->started_ms >= steady_ms) {
+            database->failures = 0;
+            database->not_before_ms = now;
+        } else if (shared->worker.is_wanted()) {
+            note_failure(*database, *shared, now);
         }
     }
+    return running;
 }
 
-bool start(Child &child)
+// In the order in which free slots are given.
+enum class Need { none, some, unknown, due };
+
+Need need_of(const Database &database, bool probing, std::uint64_t now)
+{
+    if (database.handle != nullptr || !database.exists || !database.open)
+        return Need::none;
+    SharedDatabase *shared = database.shared();
+    if (shared != nullptr && (shared->worker.pid() != 0 || shared->worker.is_paused()))
+        return Need::none;
+    if (shared != nullptr && shared->worker.is_wanted())
+        return shared->worker.next_work_ms() <= now ? Need::due : Need::some;
+    return database.unknown && !probing ? Need::unknown : Need::none;
+}
+
+bool start(Database &database, std::uint64_t now)
 {
     BackgroundWorker worker{};
     worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
     worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
     worker.bgw_restart_time = BGW_NEVER_RESTART;
     worker.bgw_notify_pid = MyProcPid;
-    worker.bgw_main_arg = ObjectIdGetDatum(child.database);
+    worker.bgw_main_arg = ObjectIdGetDatum(database.oid);
     strlcpy(worker.bgw_library_name, "presence", sizeof worker.bgw_library_name);
     strlcpy(worker.bgw_function_name, "presence_worker_main", sizeof worker.bgw_function_name);
-    snprintf(worker.bgw_name, sizeof worker.bgw_name, "presence worker for database %u", child.database);
+    snprintf(worker.bgw_name, sizeof worker.bgw_name, "presence worker for database %u", database.oid);
     strlcpy(worker.bgw_type, "presence worker", sizeof worker.bgw_type);
+
+    SharedDatabase *shared = database.shared();
+    // What changes from here on, this one may not see any more.
+    if (shared != nullptr)
+        (void)shared->worker.take_restart_request();
     MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
-    const bool started = RegisterDynamicBackgroundWorker(&worker, &child.handle);
+    const bool started = RegisterDynamicBackgroundWorker(&worker, &database.handle);
     MemoryContextSwitchTo(caller);
-    return started;
+    if (started) {
+        database.started_ms = now;
+        database.probing = database.unknown;
+        database.unknown = false;
+        return true;
+    }
+    database.handle = nullptr;
+    no_process_until_ms = now + no_process_retry_ms;
+    return false;
 }
 
-void start_children(std::uint64_t now)
+// All who wait then do the worker's work themselves.
+void note_no_free_process(const Database &database)
 {
-    for (SharedDatabase *database : known_databases())
-        if (database->worker.is_wanted() && child_of(database->database) == nullptr)
-            add_child(database->database, false);
-    // One look at a time, so that it never takes up the processes that others want.
-    bool looking = false;
-    for (Child *child = children; child != nullptr; child = child->next)
-        looking |= child->probing;
-    while (!looking && to_probe_count > 0) {
-        const Oid database = to_probe[--to_probe_count];
-        if (child_of(database) != nullptr)
-            continue;
-        add_child(database, true);
-        looking = true;
-    }
-    for (Child *child = children; child != nullptr; child = child->next) {
-        SharedDatabase *database = shared_database(child->database, false);
-        if (child->handle != nullptr || now < child->not_before_ms)
-            continue;
-        if (database != nullptr && (database->worker.pid() != 0 || database->worker.is_paused()))
-            continue;
-        child->started_ms = now;
-        if (start(*child))
-            continue;
-        child->handle = nullptr;
-        child->not_before_ms = now + no_process_retry_ms;
-        if (database != nullptr && database->worker.problem() != no_free_process) {
-            database->worker.set_problem(no_free_process);
-            ereport(LOG, (errmsg("could not start the presence worker of database %u", child->database),
-                          errdetail("All max_worker_processes are in use."), errhint("Raise max_worker_processes.")));
-        }
-    }
+    SharedDatabase *shared = database.shared();
+    if (shared == nullptr || shared->worker.problem() == no_free_process)
+        return;
+    shared->worker.set_problem(no_free_process);
+    ereport(LOG, (errmsg("could not start the presence worker of database %u", database.oid),
+                  errdetail("All max_worker_processes are in use."), errhint("Raise max_worker_processes.")));
 }
 
-std::uint64_t next_start()
+// Of those that run, the one that has had the longest turn: it gives way when it has nothing to do, or has had its turn.
+void ask_one_to_yield()
+{
+    Database *longest = nullptr;
+    for (Database *database = all_databases; database != nullptr; database = database->next) {
+        if (database->asked_to_yield)
+            return;  // one at a time
+        SharedDatabase *shared = database->handle != nullptr ? database->shared() : nullptr;
+        if (shared != nullptr && shared->worker.pid() != 0 &&
+            (longest == nullptr || database->started_ms < longest->started_ms))
+            longest = database;
+    }
+    if (longest == nullptr)
+        return;  // all are about to begin, which wakes the launcher
+    longest->asked_to_yield = true;
+    longest->shared()->worker.request_yield();
+}
+
+// Gives the free slots to those who need them most, and where there is none, sees to it that there will be one. When it is
+// to be called again, whatever happens.
+std::uint64_t start_workers(int running, std::uint64_t now)
 {
     std::uint64_t next = PG_UINT64_MAX;
-    for (const Child *child = children; child != nullptr; child = child->next)
-        if (child->handle == nullptr)
-            next = std::min(next, child->not_before_ms);
+    std::uint32_t waiting = 0;
+    for (;;) {
+        bool probing = false;
+        for (const Database *database = all_databases; database != nullptr; database = database->next)
+            probing |= database->probing;
+        Database *neediest = nullptr;
+        Need need = Need::none;
+        waiting = 0;
+        next = PG_UINT64_MAX;
+        for (Database *database = all_databases; database != nullptr; database = database->next) {
+            const Need its = need_of(*database, probing, now);
+            if (its == Need::none)
+                continue;
+            waiting += its != Need::unknown;
+            if (now < no_process_until_ms)
+                note_no_free_process(*database);
+            if (now < database->not_before_ms) {
+                next = std::min(next, database->not_before_ms);
+                continue;
+            }
+            if (its == Need::some)
+                next = std::min(next, database->shared()->worker.next_work_ms());
+            // Among equals, who has waited longest.
+            if (its > need || (its == need && database->started_ms < neediest->started_ms)) {
+                neediest = database;
+                need = its;
+            }
+        }
+        if (neediest == nullptr)
+            break;
+        if (running < allowed_workers() && now >= no_process_until_ms) {
+            running += start(*neediest, now);
+            continue;
+        }
+        if (now < no_process_until_ms)
+            next = std::min(next, no_process_until_ms);
+        if (need > Need::some)
+            ask_one_to_yield();
+        break;
+    }
+    launcher_control()->set_workers(static_cast<std::uint32_t>(running), waiting);
     return next;
 }
 
@@ -230,11 +317,12 @@ void wait_for_others()
 
 [[noreturn]] void serve()
 {
+    LauncherControl &control = *launcher_control();
     StartTransactionCommand();
-    if (this_is_the_launcher())
+    if (control.process.take_over())
         load_heartbeats();
     CommitTransactionCommand();
-    request_database_review();
+    control.note_all_changed();
 
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence launcher", ALLOCSET_DEFAULT_SIZES);
     std::uint64_t saved_ms = monotonic_ms();
@@ -243,8 +331,11 @@ void wait_for_others()
         MemoryContextReset(loop);
         if (ConfigReloadPending != 0) {
             ConfigReloadPending = 0;
+            const bool was_enabled = worker_enabled;
             ProcessConfigFile(PGC_SIGHUP);
-            request_database_review();  // the worker may be switched on again
+            // Those that run read it by themselves; others may have one now.
+            if (worker_enabled && !was_enabled)
+                control.note_all_changed();
         }
         std::uint64_t now = monotonic_ms();
         const std::uint64_t save_every = static_cast<std::uint64_t>(save_interval_s) * 1000;
@@ -252,14 +343,9 @@ void wait_for_others()
             save_heartbeats();
             now = saved_ms = monotonic_ms();
         }
-        if (take_database_review_request()) {
-            review_databases();
-            MemoryContextSwitchTo(loop);
-        }
-        look_after_children(now);
-        start_children(now);
-
-        std::uint64_t next = next_start();
+        take_changes(control);
+        MemoryContextSwitchTo(loop);
+        std::uint64_t next = start_workers(look_after_workers(now), now);
         if (save_every > 0)
             next = std::min(next, saved_ms + save_every);
         // Those without a process that are not to be started now are waited for by the latch.

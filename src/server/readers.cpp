@@ -174,9 +174,14 @@ PRESENCE_FUNCTION(presence_server_state)
         else if (database->worker.problem() == keeps_failing)
             worker_problem =
                 "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
+        else if (const std::uint32_t waiting = launcher_control()->waiting_databases(); waiting > 0)
+            worker_problem = psprintf(
+                "%u databases take turns with %d workers, so departures and notifications may come late: raise presence.max_workers, and max_worker_processes with it.",
+                launcher_control()->running_workers() + waiting, allowed_workers());
     }
-    const bool full = database != nullptr && database->worker.cache_is_full();
-    Datum values[11] = {BoolGetDatum(database != nullptr),
+    // Where there is no memory for what belongs to this database, there is none for its sessions.
+    const bool full = shared_memory_exists() && (database == nullptr || database->worker.cache_is_full());
+    Datum values[11] = {BoolGetDatum(shared_memory_exists()),
                         BoolGetDatum(RecoveryInProgress()),
                         BoolGetDatum(worker_enabled),
                         Int32GetDatum(static_cast<int32>(worker)),

@@ -15,6 +15,7 @@ int session_retention_s;
 int user_retention_s;
 int save_interval_s;
 bool worker_enabled;
+int max_workers;
 
 namespace {
 
@@ -76,6 +77,10 @@ void define_settings()
                    "0 writes them only at a clean shutdown.", &save_interval_s, 60, 0);
     DefineCustomBoolVariable("presence.worker", "Runs the background worker of each database that has the extension.",
                              nullptr, &worker_enabled, true, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable(
+        "presence.max_workers", "How many background workers may run at the same time.",
+        "Where more databases have the extension, they take turns. 0 is half of max_worker_processes.", &max_workers, 0,
+        0, 262143, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
     MarkGUCPrefixReserved("presence");
 }
 

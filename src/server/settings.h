@@ -20,6 +20,7 @@ extern int session_retention_s;
 extern int user_retention_s;
 extern int save_interval_s;
 extern bool worker_enabled;
+extern int max_workers;
 
 void define_settings();
 

@@ -52,8 +52,7 @@ void on_startup()
         state->first = InvalidDsaPointer;
         pg_atomic_init_u64(&state->floor_wall, 0);
         pg_atomic_init_u64(&state->floor_ms, 0);
-        state->launcher.process.initialize();
-        pg_atomic_init_u32(&state->launcher.review_requested, 0);
+        state->launcher.initialize();
         dsa_area *made = dsa_create_in_place(state->area, area_bytes, state->list_lock->tranche, nullptr);
         dsa_pin(made);
         dsa_detach(made);
@@ -82,7 +81,9 @@ SharedDatabase *find(Oid database)
 
 dsa_pointer make(Oid database)
 {
-    const dsa_pointer pointer = dsa_allocate0(area, sizeof(SharedDatabase));
+    const dsa_pointer pointer = try_allocate(sizeof(SharedDatabase), DSA_ALLOC_ZERO);
+    if (!DsaPointerIsValid(pointer))
+        return pointer;
     SharedDatabase *added = at(pointer);
     added->database = database;
     added->worker.initialize();
@@ -115,16 +116,28 @@ dsa_area *shared_area()
 
 LauncherControl *launcher_control() { return state != nullptr ? &state->launcher : nullptr; }
 
-void request_worker_restart(Oid database)
+dsa_pointer try_allocate(std::size_t bytes, int flags)
 {
-    if (state == nullptr || area == nullptr)
-        return;
-    LWLockAcquire(state->list_lock, LW_SHARED);
-    for (dsa_pointer p = state->first; DsaPointerIsValid(p); p = at(p)->next)
-        if (!OidIsValid(database) || at(p)->database == database)
-            at(p)->worker.request_restart();
-    LWLockRelease(state->list_lock);
-    wake_launcher();
+    volatile dsa_pointer block = InvalidDsaPointer;
+    MemoryContext context = CurrentMemoryContext;
+    ResourceOwner owner = CurrentResourceOwner;
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(context);
+    PG_TRY();
+    {
+        block = dsa_allocate_extended(shared_area(), bytes, flags | DSA_ALLOC_NO_OOM);
+        ReleaseCurrentSubTransaction();
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        FlushErrorState();
+        RollbackAndReleaseCurrentSubTransaction();
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    CurrentResourceOwner = owner;
+    return block;
 }
 
 SharedDatabase *shared_database(Oid database, bool create)
@@ -138,6 +151,8 @@ SharedDatabase *shared_database(Oid database, bool create)
     if (found != nullptr || !create)
         return found;
     const dsa_pointer made = make(database);
+    if (!DsaPointerIsValid(made))
+        return nullptr;
     LWLockAcquire(state->list_lock, LW_EXCLUSIVE);
     found = find(database);
     if (found == nullptr) {
@@ -151,11 +166,27 @@ SharedDatabase *shared_database(Oid database, bool create)
     return found;
 }
 
-SharedDatabase *my_database()
+SharedDatabase *my_database(bool create)
 {
+    // A parallel query can't make it, and needs none that is empty.
     if (unlikely(mine == nullptr) && state != nullptr)
-        mine = shared_database(MyDatabaseId, true);
+        mine = shared_database(MyDatabaseId, create && !IsInParallelMode());
     return mine;
+}
+
+SharedDatabase *my_known_database() { return mine; }
+
+SharedDatabase *pause_worker(Oid database)
+{
+    if (state == nullptr)
+        return nullptr;
+    shared_area();
+    LWLockAcquire(state->list_lock, LW_SHARED);
+    SharedDatabase *found = find(database);
+    if (found != nullptr)
+        found->worker.pause();
+    LWLockRelease(state->list_lock);
+    return found;
 }
 
 std::span<SharedDatabase *> known_databases()
@@ -177,24 +208,24 @@ std::span<SharedDatabase *> known_databases()
     }
 }
 
-void drop_shared_database(Oid database)
+bool free_dropped_database(SharedDatabase *gone)
 {
-    if (state == nullptr)
-        return;
-    shared_area();
     LWLockAcquire(state->list_lock, LW_EXCLUSIVE);
-    for (dsa_pointer *link = &state->first; DsaPointerIsValid(*link); link = &at(*link)->next) {
-        if (at(*link)->database != database)
-            continue;
-        const dsa_pointer gone = *link;
-        *link = at(gone)->next;
-        for (const SharedShard &shard : at(gone)->shards)
-            if (DsaPointerIsValid(shard.block))
-                dsa_free(area, shard.block);
-        dsa_free(area, gone);
-        break;
-    }
+    dsa_pointer *link = &state->first;
+    while (at(*link) != gone)
+        link = &at(*link)->next;
+    const dsa_pointer pointer = *link;
+    const bool paused = gone->worker.is_paused();
+    if (!paused)
+        *link = gone->next;
     LWLockRelease(state->list_lock);
+    if (paused)
+        return false;
+    for (const SharedShard &shard : gone->shards)
+        if (DsaPointerIsValid(shard.block))
+            dsa_free(area, shard.block);
+    dsa_free(area, pointer);
+    return true;
 }
 
 const HashKey &server_secret()

@@ -21,8 +21,12 @@ struct SharedShard {
     dsa_pointer block;  // of a HeartbeatShard; InvalidDsaPointer until the first session
 };
 
-// Allocated at the first use in a database, freed by the launcher after the database was dropped. Whoever is connected
-// to the database may keep the pointer.
+// One for each database in which the extension is used. Its lifetime is simple, so that nobody can meet freed memory:
+// - It is made by a process that is connected to the database, or by the launcher from the file of heartbeats.
+// - Only the launcher frees it: when the database's row is gone, which the server allows only while nobody is connected to
+//   the database, and when nobody pauses its worker.
+// So a pointer to it is good in a process that is connected to the database, in the launcher between two calls of
+// free_dropped_database(), and from pause_worker() to the end of that pause.
 struct SharedDatabase {
     Oid database;
     dsa_pointer next;
@@ -39,21 +43,25 @@ bool shared_memory_exists();
 // Before the server starts: asks for memory and, once it is there, sets it up.
 void request_shared_memory();
 
-// Of a database; null without preloading, or where it is not known and not to be made. Raises errors of memory, so no lock
-// may be held that is not released by the end of the transaction.
+// Of the database that this process is connected to. Null without preloading, where it is not known and not to be made, and
+// where there is no memory for it. In a transaction, if it may be made.
+SharedDatabase *my_database(bool create = true);
+// What that returned last; for callbacks, in which nothing may fail.
+SharedDatabase *my_known_database();
+
+// For the launcher. The list is in memory of the caller's context.
 SharedDatabase *shared_database(Oid database, bool create);
-// The one that this backend is connected to, made if necessary.
-SharedDatabase *my_database();
-
-// All that are known, in memory of the caller's context. Good until drop_shared_database(), which only the launcher calls.
 std::span<SharedDatabase *> known_databases();
-// Forgets a database that nobody is or can be connected to.
-void drop_shared_database(Oid database);
+// One that was known before a snapshot in which it does not exist. False: its worker is paused, so it stays for now.
+bool free_dropped_database(SharedDatabase *gone);
 
+// The worker of any database is to leave, and none is started until its control's resume(). Null: there is nothing to pause.
+SharedDatabase *pause_worker(Oid database);
+
+// Memory of the shared area, or an invalid pointer. Raises nothing, whatever the server's memory does. In a transaction.
+dsa_pointer try_allocate(std::size_t bytes, int flags);
 dsa_area *shared_area();
 
-// Has the worker of that database, or with InvalidOid of all, replaced by a new one. Raises nothing.
-void request_worker_restart(Oid database);
 // Null without preloading.
 LauncherControl *launcher_control();
 

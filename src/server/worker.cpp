@@ -40,6 +40,9 @@ constexpr std::uint64_t review_ms = 600000;
 // Without memory for the cache, everybody has to be looked at; at most this part of the time.
 constexpr std::uint64_t full_scan_share = 20;
 
+// Where databases take turns, one that always has something to do gives way after so long.
+constexpr std::uint64_t turn_ms = 1000;
+
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
@@ -204,6 +207,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
     database->worker.note_departure(1);  // nobody knows
     in_transaction("starting", [state] { restart_window(state->window); });
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
+    const std::uint64_t turn_ends = monotonic_ms() + turn_ms;
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         MemoryContextSwitchTo(loop);
@@ -229,6 +233,10 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
             next = std::min(next, state->number_at);
+        if (database->worker.is_to_yield() && (next > now || now >= turn_ends)) {
+            database->worker.set_next_work_ms(next);
+            leave(true);
+        }
         if (next > now)
             (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, static_cast<long>(next - now),
                             idle_event("PresenceWorkerMain"));
@@ -247,9 +255,6 @@ extern "C" void presence_worker_main(Datum argument)
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, die);
     BackgroundWorkerUnblockSignals();
-    // What changes from here on, this one may not see any more.
-    if (SharedDatabase *known = shared_database(oid, false))
-        (void)known->worker.take_restart_request();
     BackgroundWorkerInitializeConnectionByOid(oid, InvalidOid, 0);
     // Whatever the database's settings say to its users.
     overrule("default_transaction_isolation", "read committed");
@@ -257,15 +262,17 @@ extern "C" void presence_worker_main(Datum argument)
     overrule("default_transaction_deferrable", "off");
     overrule("statement_timeout", "0");
     overrule("lock_timeout", "0");
+    overrule("temp_file_limit", "-1");
+    overrule("role", "none");
+    // Others pay for parallel workers with fewer of their own.
+    overrule("max_parallel_workers_per_gather", "0");
     if constexpr (compat::has_transaction_timeout)
         overrule("transaction_timeout", "0");
 
     StartTransactionCommand();
     const bool wanted = worker_enabled && find_extension();
-    if (wanted)
-        (void)my_database();
+    database = my_database(wanted);
     CommitTransactionCommand();
-    database = shared_database(oid, false);
     if (database == nullptr || !wanted)
         leave(false);
     if (!database->worker.begin())

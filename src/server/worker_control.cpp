@@ -43,6 +43,63 @@ bool ProcessSlot::take_over() { return pg_atomic_exchange_u64(&process_, this_pr
 
 void ProcessSlot::release() { pg_atomic_write_u64(&process_, 0); }
 
+void LauncherControl::initialize()
+{
+    process.initialize();
+    pg_atomic_init_u32(&dropped_, 0);
+    pg_atomic_init_u32(&all_changed_, 0);
+    pg_atomic_init_u32(&running_, 0);
+    pg_atomic_init_u32(&waiting_, 0);
+    for (pg_atomic_uint32 &changed : changed_)
+        pg_atomic_init_u32(&changed, InvalidOid);
+}
+
+void LauncherControl::note_dropped()
+{
+    pg_atomic_write_u32(&dropped_, 1);
+    process.wake();
+}
+
+bool LauncherControl::take_dropped() { return take(dropped_); }
+
+void LauncherControl::note_all_changed()
+{
+    pg_atomic_write_u32(&all_changed_, 1);
+    process.wake();
+}
+
+bool LauncherControl::take_all_changed() { return take(all_changed_); }
+
+void LauncherControl::note_changed(Oid database)
+{
+    for (pg_atomic_uint32 &changed : changed_) {
+        std::uint32_t free = InvalidOid;
+        if (pg_atomic_compare_exchange_u32(&changed, &free, database) || free == database) {
+            process.wake();
+            return;
+        }
+    }
+    note_all_changed();
+}
+
+Oid LauncherControl::take_changed()
+{
+    for (pg_atomic_uint32 &changed : changed_)
+        if (const Oid database = pg_atomic_exchange_u32(&changed, InvalidOid); OidIsValid(database))
+            return database;
+    return InvalidOid;
+}
+
+void LauncherControl::set_workers(std::uint32_t running, std::uint32_t waiting)
+{
+    pg_atomic_write_u32(&running_, running);
+    pg_atomic_write_u32(&waiting_, waiting);
+}
+
+std::uint32_t LauncherControl::running_workers() { return pg_atomic_read_u32(&running_); }
+
+std::uint32_t LauncherControl::waiting_databases() { return pg_atomic_read_u32(&waiting_); }
+
 void WorkerControl::initialize()
 {
     process_.initialize();
@@ -51,6 +108,8 @@ void WorkerControl::initialize()
     pg_atomic_init_u32(&pauses_, 0);
     pg_atomic_init_u32(&restart_requested_, 0);
     pg_atomic_init_u32(&exited_on_purpose_, 0);
+    pg_atomic_init_u32(&yield_requested_, 0);
+    pg_atomic_init_u64(&next_work_ms_, 0);
     pg_atomic_init_u64(&event_commits_, 0);
     pg_atomic_init_u64(&numbered_commits_, 0);
     ConditionVariableInit(&numbered_);
@@ -62,6 +121,8 @@ void WorkerControl::initialize()
 bool WorkerControl::is_wanted() { return pg_atomic_read_u32(&wanted_) != 0; }
 
 void WorkerControl::want() { pg_atomic_write_u32(&wanted_, 1); }
+
+void WorkerControl::stop_wanting() { pg_atomic_write_u32(&wanted_, 0); }
 
 bool WorkerControl::is_paused() { return pg_atomic_read_u32(&pauses_) != 0; }
 
@@ -76,6 +137,7 @@ void WorkerControl::resume() { pg_atomic_fetch_sub_u32(&pauses_, 1); }
 void WorkerControl::request_restart()
 {
     pg_atomic_write_u32(&restart_requested_, 1);
+    set_next_work_ms(0);
     want();
     wake();
 }
@@ -86,10 +148,32 @@ WorkerProblem WorkerControl::problem() { return static_cast<WorkerProblem>(pg_at
 
 void WorkerControl::set_problem(WorkerProblem problem) { pg_atomic_write_u32(&problem_, problem); }
 
+void WorkerControl::request_yield()
+{
+    pg_atomic_write_u32(&yield_requested_, 1);
+    wake();
+}
+
+bool WorkerControl::is_to_yield() { return pg_atomic_read_u32(&yield_requested_) != 0; }
+
+std::uint64_t WorkerControl::next_work_ms()
+{
+    return has_unnumbered_commits() ? 0 : pg_atomic_read_u64(&next_work_ms_);
+}
+
+void WorkerControl::set_next_work_ms(std::uint64_t ms) { pg_atomic_write_u64(&next_work_ms_, ms); }
+
 bool WorkerControl::begin()
 {
     want();
-    return !is_paused() && process_.claim();
+    if (is_paused() || !process_.claim())
+        return false;
+    pg_atomic_write_u32(&yield_requested_, 0);
+    if (problem() != keeps_failing)
+        set_problem(no_problem);
+    // Should it fail, there is to be another one soon.
+    set_next_work_ms(0);
+    return true;
 }
 
 void WorkerControl::end()
@@ -104,7 +188,7 @@ void WorkerControl::exit_on_purpose(bool wanted)
     pg_atomic_write_u32(&exited_on_purpose_, 1);
     if (wanted)
         return;
-    pg_atomic_write_u32(&wanted_, 0);
+    stop_wanting();
     // Also for sessions that still have another setting of it.
     set_problem(worker_enabled ? no_problem : switched_off);
 }
@@ -114,7 +198,10 @@ bool WorkerControl::take_exit_on_purpose() { return take(exited_on_purpose_); }
 void WorkerControl::note_event_commit()
 {
     pg_atomic_fetch_add_u64(&event_commits_, 1);
-    wake();
+    if (pid() != 0)
+        wake();
+    else if (is_wanted())
+        wake_launcher();
 }
 
 std::uint64_t WorkerControl::event_commits() { return pg_atomic_read_u64(&event_commits_); }
@@ -156,7 +243,11 @@ std::uint64_t WorkerControl::next_departure() { return pg_atomic_read_u64(&next_
 
 void WorkerControl::forget_next_departure() { pg_atomic_write_u64(&next_departure_, no_departure); }
 
-void WorkerControl::request_cache_fill() { pg_atomic_write_u32(&cache_fill_requested_, 1); }
+void WorkerControl::request_cache_fill()
+{
+    pg_atomic_write_u32(&cache_fill_requested_, 1);
+    set_next_work_ms(0);
+}
 
 bool WorkerControl::cache_fill_requested() { return pg_atomic_read_u32(&cache_fill_requested_) != 0; }
 
@@ -184,27 +275,16 @@ bool launcher_exists()
     return launcher != nullptr && launcher->process.pid() != 0;
 }
 
-bool this_is_the_launcher() { return launcher_control()->process.take_over(); }
-
-void request_database_review()
-{
-    LauncherControl *launcher = launcher_control();
-    if (launcher == nullptr)
-        return;
-    pg_atomic_write_u32(&launcher->review_requested, 1);
-    launcher->process.wake();
-}
-
-bool take_database_review_request() { return take(launcher_control()->review_requested); }
+int allowed_workers() { return max_workers > 0 ? max_workers : std::max(1, max_worker_processes / 2); }
 
 void request_worker()
 {
     if (!shared_memory_exists() || !worker_enabled || RecoveryInProgress())
         return;
-    WorkerControl &worker = my_database()->worker;
-    if (worker.is_wanted())
+    SharedDatabase *database = my_database();
+    if (database == nullptr || database->worker.is_wanted())
         return;
-    worker.want();
+    database->worker.want();
     wake_launcher();
 }
 

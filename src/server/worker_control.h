@@ -31,10 +31,36 @@ private:
     pg_atomic_uint64 process_;  // the pid, and below it the number of the PGPROC
 };
 
-// Of the server.
-struct LauncherControl {
+// Of the server. Everything that others tell the launcher lies in memory that each process has from its start, so that it can
+// be told in a transaction's callback, where nothing may fail.
+class LauncherControl {
+public:
+    void initialize();
+
     ProcessSlot process;
-    pg_atomic_uint32 review_requested;
+
+    // Some databases have gone.
+    void note_dropped();
+    bool take_dropped();
+    // This one has come, or its settings may have changed.
+    void note_changed(Oid database);
+    // One of them; invalid: there is none any more.
+    Oid take_changed();
+    // Any may have.
+    void note_all_changed();
+    bool take_all_changed();
+
+    // For presence_health: how many workers run, and how many databases wait for one.
+    void set_workers(std::uint32_t running, std::uint32_t waiting);
+    std::uint32_t running_workers();
+    std::uint32_t waiting_databases();
+
+private:
+    pg_atomic_uint32 running_;
+    pg_atomic_uint32 waiting_;
+    pg_atomic_uint32 dropped_;
+    pg_atomic_uint32 all_changed_;
+    pg_atomic_uint32 changed_[64];  // 0: free; where there is no room, all count as changed
 };
 
 // Of each database.
@@ -50,6 +76,7 @@ public:
     // The extension is here, or was when somebody last looked.
     bool is_wanted();
     void want();
+    void stop_wanting();
     // A utility command needs the database for itself. Each pause is to be followed by one resume.
     bool is_paused();
     void pause();
@@ -59,6 +86,12 @@ public:
     bool take_restart_request();
     WorkerProblem problem();
     void set_problem(WorkerProblem problem);
+    // Other databases wait for a free slot: the worker gives way when it has nothing to do, or has had its turn.
+    void request_yield();
+    bool is_to_yield();
+    // When a database without a worker needs one again, in monotonic milliseconds; 0: at once.
+    std::uint64_t next_work_ms();
+    void set_next_work_ms(std::uint64_t ms);
     // The worker's process. False: there is one already, or a pause.
     bool begin();
     void end();
@@ -102,6 +135,8 @@ private:
     pg_atomic_uint32 pauses_;
     pg_atomic_uint32 restart_requested_;
     pg_atomic_uint32 exited_on_purpose_;
+    pg_atomic_uint32 yield_requested_;
+    pg_atomic_uint64 next_work_ms_;
 
     pg_atomic_uint64 event_commits_;
     pg_atomic_uint64 numbered_commits_;
@@ -116,11 +151,8 @@ private:
 // These do nothing where the library is not preloaded.
 void wake_launcher();
 bool launcher_exists();
-// By the launcher: true for the first one since the server started.
-bool this_is_the_launcher();
-// Databases have come or gone, or their settings have changed: the launcher is to look at all of them.
-void request_database_review();
-bool take_database_review_request();
+// How many workers may run at the same time.
+int allowed_workers();
 // The extension is used in this database: there should be a worker.
 void request_worker();
 
