@@ -15,8 +15,8 @@ sub pg_regress {
 
 # "ok what a command checks", Vitest's verbose report, and the tests that Node.js runs within a suite
 sub web {
-    return (!$1, $2) if /^(not )?ok (.+)/ || /^    (not )?ok \d+ - (.+)/;
-    return /^ +(✓|×) (\S+ > .+)/ ? ($1 eq '✓', $2) : ();
+    return (!$1, $2) if /^(not )?ok (?!\d+ - )(.+)/ || /^    (not )?ok \d+ - (.+)/;
+    return /^ +(✓|×) ((?:\|\w+\| )?\S+ > .+)/ ? ($1 eq '✓', $2) : ();
 }
 
 my ($format, @command) = @ARGV;
