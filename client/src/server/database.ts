@@ -15,97 +15,159 @@ export interface SessionDetails {
   metadata: Record<string, unknown> | null;
 }
 
-/** The extension's functions, called by name in the schema that it lives in. */
+type Argument = [type: "id" | "id[]" | "text" | "inet" | "interval" | "jsonb" | "bigint" | "integer", value: unknown];
+
+/**
+ * The extension's functions. A call names the schema, passes every argument and casts each to the type that is declared, so
+ * that no other function can fit as well. Were they passed as text, then whoever may create functions in that schema
+ * (or, by name alone, in one before it on the search_path) could offer a better match, and would receive the calls.
+ */
 export class Database {
-  #schema: string;
+  #schema: Promise<string> | undefined;
 
-  constructor(schema?: string) {
-    this.#schema = schema === undefined ? "" : `"${schema.replaceAll('"', '""')}".`;
-  }
-
-  async heartbeat(db: Queryable, user: string, session: string, details: SessionDetails): Promise<boolean> {
+  heartbeat(db: Queryable, user: string, session: string, details: SessionDetails): Promise<boolean> {
     const { userAgent, address, interval, status, metadata } = details;
-    return value(
-      db,
-      `${this.#schema}update_user_heartbeat($1::text, $2::text, $3, $4::inet, make_interval(secs => $5::float8), $6, $7::jsonb)`,
-      [user, session, userAgent, address, interval, status, metadata === null ? null : JSON.stringify(metadata)],
-    );
-  }
-
-  /** How many of them are online now. */
-  async heartbeats(db: Queryable, users: string[], sessions: string[]): Promise<number> {
-    const ids = `${this.#schema}presence_id[]`;
-    return value(db, `${this.#schema}update_user_heartbeats($1::text[]::${ids}, $2::text[]::${ids})`, [
-      users,
-      sessions,
+    return this.#value(db, "update_user_heartbeat", [
+      ["id", user],
+      ["id", session],
+      ["text", userAgent],
+      ["inet", address],
+      ["interval", interval === null ? null : `${interval} seconds`],
+      ["text", status],
+      ["jsonb", metadata === null ? null : JSON.stringify(metadata)],
     ]);
   }
 
-  async disconnect(db: Queryable, user: string, session: string): Promise<boolean> {
-    return value(db, `${this.#schema}handle_user_disconnect($1::text, $2::text)`, [user, session]);
+  /** How many of them are online now. */
+  heartbeats(db: Queryable, users: string[], sessions: string[]): Promise<number> {
+    return this.#value(db, "update_user_heartbeats", [
+      ["id[]", users],
+      ["id[]", sessions],
+    ]);
   }
 
-  async cleanup(db: Queryable): Promise<number> {
-    return value(db, `${this.#schema}cleanup_stale_presence()`);
+  disconnect(db: Queryable, user: string, session: string): Promise<boolean> {
+    return this.#value(db, "handle_user_disconnect", [
+      ["id", user],
+      ["id", session],
+    ]);
   }
 
-  async lookUp(db: Queryable, users: string[]): Promise<UserPresence[]> {
-    return (
-      await db.query<UserPresence>(
-        `SELECT * FROM ${this.#schema}get_presence($1::text[]::${this.#schema}presence_id[])`,
-        [users],
-      )
-    ).rows;
+  cleanup(db: Queryable): Promise<number> {
+    return this.#value(db, "cleanup_stale_presence", []);
+  }
+
+  lookUp(db: Queryable, users: string[]): Promise<UserPresence[]> {
+    return this.#rows<UserPresence>(db, "get_presence", [["id[]", users]]);
   }
 
   async snapshot(db: Queryable): Promise<PresenceSnapshot> {
-    const { rows } = await db.query<PresenceUser & { seq: string }>(
-      `SELECT seq, user_id, status, sessions, online_since, metadata FROM ${this.#schema}presence_snapshot()`,
-    );
-    const users = rows.filter((row) => row.user_id !== null).map(({ seq, ...user }) => user);
+    const rows = await this.#rows<PresenceUser & { seq: string }>(db, "presence_snapshot", []);
+    const users = rows
+      .filter((row) => row.user_id !== null) // where nobody is online, one row says so
+      .map(({ user_id, status, sessions, online_since, metadata }) => ({
+        user_id,
+        status,
+        sessions,
+        online_since,
+        metadata,
+      }));
     return { seq: Number(rows[0]?.seq ?? 0), users };
   }
 
   /** What others may know of the next events: no session ids, addresses or user agents. Null: `seq` is no longer in the feed. */
   async changesSince(db: Queryable, seq: number, limit: number): Promise<PresenceEvent[] | null> {
     try {
-      const { rows } = await db.query<PresenceEvent>(
-        `SELECT seq, at, event, user_id, reason, sessions, details FROM ${this.#schema}presence_changes_since($1, $2)`,
-        [seq, limit],
-      );
-      return rows.map((row) => {
-        const { status, metadata } = row.details ?? {};
-        return {
-          ...row,
-          seq: Number(row.seq),
-          details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) },
-        };
-      });
+      const rows = await this.#rows<PresenceEvent>(db, "presence_changes_since", [
+        ["bigint", seq],
+        ["integer", limit],
+      ]);
+      return rows.map(eventOf);
     } catch (error) {
-      if (isTooOld(error)) return null;
+      if (codeOf(error) === "22023") return null;
       throw error;
     }
   }
 
   async channel(db: Queryable): Promise<string> {
-    return value(db, "coalesce(current_setting('presence.notify_channel', true), 'presence')");
+    const { rows } = await db.query<{ channel: string }>(
+      "SELECT coalesce(current_setting('presence.notify_channel', true), 'presence') AS channel",
+    );
+    return rows[0]?.channel ?? "";
+  }
+
+  async #value<Value>(db: Queryable, name: string, args: Argument[]): Promise<Value> {
+    const rows = await this.#run<{ value: Value }>(db, (call) => `SELECT ${call} AS value`, name, args);
+    return (rows[0] as { value: Value }).value;
+  }
+
+  #rows<Row extends pg.QueryResultRow>(db: Queryable, name: string, args: Argument[]): Promise<Row[]> {
+    return this.#run<Row>(db, (call) => `SELECT * FROM ${call}`, name, args);
+  }
+
+  async #run<Row extends pg.QueryResultRow>(
+    db: Queryable,
+    statement: (call: string) => string,
+    name: string,
+    args: Argument[],
+  ): Promise<Row[]> {
+    const schema = await (this.#schema ??= this.#find(db));
+    const casts = args.map(([type], i) =>
+      type === "id" || type === "id[]"
+        ? `$${i + 1}::${type.replace("id", "text")}::${type.replace("id", `${schema}.presence_id`)}`
+        : `$${i + 1}::${type}`,
+    );
+    const text = statement(`${schema}.${name}(${casts.join(", ")})`);
+    try {
+      return (
+        await db.query<Row>(
+          text,
+          args.map(([, value]) => value),
+        )
+      ).rows;
+    } catch (error) {
+      // No such schema, type or function: the extension was moved, or made anew elsewhere.
+      if (/^(3F000|42704|42883)$/.test(codeOf(error))) this.#schema = undefined;
+      throw error;
+    }
+  }
+
+  /** Where the extension is, quoted: by the catalog, in which nothing else can say that it is the extension. */
+  async #find(db: Queryable): Promise<string> {
+    try {
+      const { rows } = await db.query<{ nspname: string }>(
+        `SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+         WHERE e.extname = 'presence'`,
+      );
+      const found = rows[0];
+      if (found === undefined) throw new Error("the extension presence is not installed in this database");
+      return `"${found.nspname.replaceAll('"', '""')}"`;
+    } catch (error) {
+      this.#schema = undefined;
+      throw error;
+    }
   }
 }
 
-/** The result of a call that has one. */
-async function value<Value>(db: Queryable, call: string, values: unknown[] = []): Promise<Value> {
-  const { rows } = await db.query<{ value: Value }>(`SELECT ${call} AS value`, values);
-  return (rows[0] as { value: Value }).value;
+function eventOf({ seq, at, event, user_id, reason, sessions, details }: PresenceEvent): PresenceEvent {
+  const { status, metadata } = details ?? {};
+  return {
+    seq: Number(seq),
+    at,
+    event,
+    user_id,
+    reason,
+    sessions,
+    details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) },
+  };
 }
 
-/** SQLSTATE of presence_changes_since() for a position that retention has passed. */
-function isTooOld(error: unknown): boolean {
-  return (error as { code?: string }).code === TOO_OLD;
+function codeOf(error: unknown): string {
+  const code = (error as { code?: unknown }).code;
+  return typeof code === "string" ? code : "";
 }
-const TOO_OLD = "22023";
 
 /** The caller's own fault (class 22, data exception; 54000, too large), not the server's. */
 export function isCallersFault(error: unknown): error is Error {
-  const code = (error as { code?: unknown }).code;
-  return typeof code === "string" && /^(22|54|23514)/.test(code);
+  return /^(22|54|23514)/.test(codeOf(error));
 }

@@ -24,8 +24,6 @@ export interface PresenceServerOptions {
   database?: pg.PoolConfig;
   /** For the one connection that listens, where `database` leads to a pooler that cannot. */
   listen?: pg.ClientConfig;
-  /** Schema of the extension, if it is not on the search_path. */
-  schema?: string;
   /** Where the endpoints are mounted. */
   basePath?: string;
   /** Addresses and networks whose X-Forwarded-For is believed, as in ["127.0.0.1", "10.0.0.0/8"]. */
@@ -86,7 +84,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const report =
     options.onError ?? ((error) => console.error("presence:", error instanceof Error ? error.message : error));
 
-  const db = new Database(options.schema);
+  const db = new Database();
   const pool = new pg.Pool({ max: 4, connectionTimeoutMillis: 5_000, query_timeout: 15_000, ...options.database });
   pool.on("error", () => {}); // an idle connection was lost; the next query makes a new one
   const hub = new EventHub(options.listen ?? options.database ?? {}, db, options.pollInterval ?? 2_000, report);

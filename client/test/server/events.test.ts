@@ -278,7 +278,7 @@ describe("one database", () => {
     await client.query(
       `CREATE ROLE ${role} LOGIN; GRANT USAGE ON SCHEMA "Other Place" TO ${role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Other Place" TO ${role}`,
     );
-    site = await openSite(db.name, { schema: "Other Place", database: { database: db.name, user: role } });
+    site = await openSite(db.name, { database: { database: db.name, user: role } });
     expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toEqual({ online: true });
     expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toEqual({ online: true }); // batched
     const stream = await openStream(site, "viewer");
@@ -293,6 +293,6 @@ describe("one database", () => {
     await site.close();
     await client.query(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
     await client.end();
-    site = await openSite(db.name, { schema: "Other Place" });
+    site = await openSite(db.name);
   });
 });

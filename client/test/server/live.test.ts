@@ -12,7 +12,7 @@ import {
 } from "../../src/index.js";
 import { createPresenceServer, nodeAdapter } from "../../src/server/index.js";
 import { sqlOf } from "./documents.js";
-import { createDatabase, openSite, type Site } from "./site.js";
+import { addHostileOverloads, createDatabase, openSite, type Site } from "./site.js";
 
 // The page's half and the server's half together, over the network, against the real extension.
 
@@ -172,10 +172,12 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
   let url: string;
   let pool: pg.Pool;
   let own: Awaited<ReturnType<typeof createDatabase>>;
+  let hijacked: () => Promise<string[]>;
 
   beforeAll(async () => {
     own = await createDatabase();
     await own.pool.query("DROP ROLE IF EXISTS web_admin, web_user");
+    hijacked = await addHostileOverloads(own.pool);
     await own.pool.query(sqlOf("docs/front-end.md", "gateway"));
     pool = new pg.Pool({ database: own.name });
     // Calls functions as PostgREST does: arguments by name from the JSON body, role and claims from the token, data errors as 400.
@@ -215,6 +217,7 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await new Promise<void>((resolve) => gateway.listen(0, "127.0.0.1", resolve));
     url = `http://127.0.0.1:${(gateway.address() as AddressInfo).port}`;
   });
+  afterEach(async () => expect(await hijacked()).toEqual([]));
   afterAll(async () => {
     gateway.closeAllConnections();
     await new Promise((resolve) => gateway.close(resolve));
@@ -264,11 +267,19 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     // Past the gateway's schema, the role may do nothing.
     const client = await pool.connect();
     await client.query("SET ROLE web_user");
-    await expect(client.query("SELECT public.mark_user_offline('victim'::text)")).rejects.toMatchObject({
+    await expect(client.query("SELECT public.mark_user_offline('victim')")).rejects.toMatchObject({
       code: "42501",
     });
     await client.query("RESET ROLE");
     client.release();
+  });
+
+  test("a look-up has 500 ids at most, however the array is built", async () => {
+    const ids = [...Array(600).keys()].map((i) => `id${i}`);
+    expect(await transportOf("ada").lookUp(ids)).toHaveLength(500);
+    // One row of 600 in two dimensions, which user_ids[1:500] would leave as it is.
+    expect(await transportOf("ada").lookUp([ids] as never)).toHaveLength(500);
+    expect(await transportOf("ada").lookUp([])).toEqual([]);
   });
 
   test("a position the feed no longer has: the list anew", async () => {
@@ -276,7 +287,7 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await soon(() => expect(watcher.state.isConnected).toBe(true));
     const snapshots: number[] = [];
     watcher.on("snapshot", ({ seq }) => snapshots.push(seq));
-    await own.pool.query("SELECT update_user_heartbeat('later'::text)");
+    await own.pool.query("SELECT update_user_heartbeat('later'::presence_id)");
     // In one step, as retention does it.
     await own.pool.query(
       "BEGIN; SELECT count(*) FROM presence_snapshot(); DELETE FROM ONLY presence_events; UPDATE presence_feed SET last_seq = last_seq + 10, dropped_seq = last_seq + 5; COMMIT",
@@ -289,6 +300,7 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
 test("the rights that the document grants are enough for a backend", async () => {
   const own = await createDatabase();
   await own.pool.query("DROP ROLE IF EXISTS web_backend; CREATE ROLE web_backend LOGIN");
+  const hijacked = await addHostileOverloads(own.pool);
   await own.pool.query(sqlOf("docs/front-end.md", "grants for a backend"));
   const errors: unknown[] = [];
   const site = await openSite(own.name, {
@@ -306,6 +318,7 @@ test("the rights that the document grants are enough for a backend", async () =>
   root.stop();
   await site.close();
   expect(errors).toEqual([]);
+  expect(await hijacked()).toEqual([]);
   await own.pool.query("DROP OWNED BY web_backend; DROP ROLE web_backend");
   await own.drop();
 });

@@ -32,6 +32,32 @@ export async function createDatabase(settings: Record<string, string> = {}) {
   };
 }
 
+/**
+ * Functions of somebody who may create some beside the extension's, and would like to be called instead: they fit text, which
+ * is what callers have, better than the extension's own do. What they were called with is in the table `hijacked`.
+ */
+export async function addHostileOverloads(pool: pg.Pool): Promise<() => Promise<string[]>> {
+  const fit = {
+    "update_user_heartbeat(text, text, text, inet, interval, text, jsonb)": "true",
+    "update_user_heartbeat(text, text)": "true",
+    "update_user_heartbeat(presence_id, presence_id)": "true",
+    "update_user_heartbeats(text[], text[])": "1",
+    "handle_user_disconnect(text, text)": "true",
+    "get_presence(text[])": "'eve'::text",
+    "presence_changes_since(bigint)": "1",
+    "presence_changes_since(bigint, bigint)": "1",
+  };
+  await pool.query("CREATE TABLE public.hijacked (name text); GRANT INSERT ON public.hijacked TO PUBLIC");
+  for (const [signature, result] of Object.entries(fit)) {
+    await pool.query(
+      `CREATE FUNCTION public.${signature} RETURNS ${result.endsWith("::text") ? "text" : result === "true" ? "boolean" : "integer"}
+       LANGUAGE sql AS $$ INSERT INTO public.hijacked VALUES ($name$${signature}$name$); SELECT ${result} $$`,
+    );
+  }
+  return async () =>
+    (await pool.query<{ name: string }>("SELECT name FROM public.hijacked")).rows.map(({ name }) => name);
+}
+
 /** Real endpoints on a real port. Who sends a request is in the header `x-user`. */
 export async function openSite(database: string, options: Partial<PresenceServerOptions> = {}) {
   const presence: PresenceServer = createPresenceServer({
