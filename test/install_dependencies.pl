@@ -250,9 +250,10 @@ SKIP: {
 
 sub in_debootstrap {
     my $suite = $ENV{CHECK_DEBOOTSTRAP} =~ /^[a-z]+$/ ? $ENV{CHECK_DEBOOTSTRAP} : 'bookworm';
-    my $chroot = tempdir(CLEANUP => 1);
-    chmod 0755, $chroot;
-    is(system("debootstrap --variant=minbase $suite $chroot >$chroot.log 2>&1"), 0, "debootstrap $suite") or return;
+    my $folder = tempdir(CLEANUP => 1);
+    my $chroot = "$folder/root";
+    chmod 0755, $folder;
+    is(system("debootstrap --variant=minbase $suite $chroot >$folder/log 2>&1"), 0, "debootstrap $suite") or return;
     system("cp -L /etc/resolv.conf $chroot/etc/ 2>/dev/null");
     make_path("$chroot/presence");
     system("tar -C $FindBin::Bin/.. --exclude=./.git --exclude=./build --exclude=node_modules --exclude='*.o' -cf - . |"
@@ -272,7 +273,7 @@ sub in_debootstrap {
 
     for my $step (@steps) {
         my ($name, $preparation) = @$step;
-        my $log = "$chroot/log";
+        my $log = "$folder/log";
         is(system("$in '$preparation' >$log 2>&1"), 0, "$name: prepared") or diag `tail -n 20 $log`;
         is(
             system(
