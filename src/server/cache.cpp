@@ -26,6 +26,7 @@
 #include <type_traits>
 
 #include "extension.h"
+#include "hooks.h"
 #include "settings.h"
 
 namespace presence {
@@ -110,11 +111,11 @@ bool grow(SharedDatabase &database, SharedShard &shard)
 {
     const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of);
     const std::uint32_t wanted = capacity == 0 ? first_capacity : HeartbeatShard::grown_capacity(capacity);
-    if (wanted <= capacity)
-        return false;
-    dsa_pointer block = try_allocate(HeartbeatShard::bytes_for(wanted), DSA_ALLOC_HUGE);
+    dsa_pointer block =
+        wanted > capacity ? try_allocate(HeartbeatShard::bytes_for(wanted), DSA_ALLOC_HUGE) : InvalidDsaPointer;
     if (!DsaPointerIsValid(block)) {
-        database.worker.set_cache_full(true);
+        database.worker.note_cache_full();
+        note_cache_gap_at_commit();
         return false;
     }
     void *address = dsa_get_address(shared_area(), block);
@@ -129,7 +130,6 @@ bool grow(SharedDatabase &database, SharedShard &shard)
     });
     if (DsaPointerIsValid(block))
         dsa_free(shared_area(), block);
-    database.worker.set_cache_full(false);
     return true;
 }
 
@@ -364,6 +364,12 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
         if (slot == HeartbeatShard::no_slot)
             return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
         sessions.advance(slot, entry.beat_ms, entry.wall_us);
+        // What promised a longer silence may be out of date: the search for stale sessions goes by the shorter.
+        if (sessions.state(slot) == SlotState::closed && entry.interval_ms < sessions.interval_ms(slot)) {
+            SessionEntry known = sessions.entry(slot);
+            known.interval_ms = entry.interval_ms;
+            (void)sessions.insert_or_update(known, timeouts);
+        }
         return true;
     });
 }
@@ -432,7 +438,7 @@ void cache_clear()
     with_each_shard(LW_EXCLUSIVE, [](HeartbeatShard &sessions) { sessions.clear(); });
     // Should the extension stay after all, its sessions must not be forgotten.
     if (SharedDatabase *database = my_database())
-        database->worker.request_cache_fill();
+        database->worker.note_cache_gap();
 }
 
 CacheNumbers cache_numbers()

@@ -196,7 +196,7 @@ struct {
     bool all;         // any may have
     bool dropped;     // one has gone
     bool extension;   // of this database, has come or gone
-    bool sessions;    // of this database, were written by others than the functions
+    bool sessions;    // of this database, were written and may not be in the cache
 } changed;
 
 // By the command that is being executed.
@@ -307,7 +307,7 @@ void tell_processes()
 {
     if (SharedDatabase *database = my_known_database()) {
         if (changed.sessions)
-            database->worker.request_cache_fill();
+            database->worker.note_cache_gap();
         if (changed.sessions || changed.extension) {
             changed.extension ? database->worker.request_restart() : database->worker.want();
             database->worker.wake();
@@ -350,6 +350,8 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionI
 }
 
 }  // namespace
+
+void note_cache_gap_at_commit() { changed.sessions = true; }
 
 void install_hooks()
 {

@@ -6,5 +6,7 @@ namespace presence {
 
 // Before the server starts.
 void install_hooks();
+// This transaction has written a session for which the cache had no memory: whoever fills the cache meanwhile can't see it.
+void note_cache_gap_at_commit();
 
 }  // namespace presence

@@ -1,12 +1,17 @@
 #include "shared.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "settings.h"
 
 extern "C" {
+#include <sys/stat.h>
+
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "utils/pidfile.h"
 }
 
 namespace presence {
@@ -253,10 +258,38 @@ std::uint64_t monotonic_ms()
            static_cast<std::uint64_t>(now.tv_nsec) / 1000000;
 }
 
+namespace {
+
+// Where nothing is shared, the postmaster's own file says when it began to accept: it is written anew at that moment.
+Time accepting_since()
+{
+    static Time known = 0;
+    if (known != 0 || RecoveryInProgress())
+        return known != 0 ? known : PgStartTime;
+    FILE *file = AllocateFile("postmaster.pid", "r");
+    if (file == nullptr)
+        return PgStartTime;
+    char line[MAXPGPATH] = "";
+    int lines = 0;
+    while (lines < LOCK_FILE_LINE_PM_STATUS && fgets(line, sizeof line, file) != nullptr)
+        ++lines;
+    struct stat about;
+    const bool failed = fstat(fileno(file), &about) != 0;
+    (void)FreeFile(file);
+    if (failed || lines < LOCK_FILE_LINE_PM_STATUS)  // no postmaster
+        return PgStartTime;
+    if (strncmp(line, PM_STATUS_READY, strlen(PM_STATUS_READY)) != 0)
+        return GetCurrentTimestamp();  // it is about to be written
+    known = std::max<Time>(PgStartTime, time_t_to_timestamptz(about.st_mtim.tv_sec) + about.st_mtim.tv_nsec / 1000);
+    return known;
+}
+
+}  // namespace
+
 Floor heartbeat_floor()
 {
     if (state == nullptr)
-        return {PgStartTime, 0};
+        return {accepting_since(), 0};
     std::uint64_t ms = pg_atomic_read_u64(&state->floor_ms);
     if (unlikely(ms == 0) && !RecoveryInProgress()) {
         // The launcher comes here as soon as the server accepts; whoever else is first does as well.

@@ -164,26 +164,31 @@ std::uint64_t end_leaves()
     return next <= now ? 0 : monotonic_ms() + (next - now) / 1000 + 1;
 }
 
+// Where the cache may lack somebody, it is filled from the table; where that fails for lack of memory, the table is searched.
+void look_at_table(WorkerState &state)
+{
+    const std::uint64_t begin = monotonic_ms();
+    const bool review = begin >= state.review_at;
+    if (!review && (database->worker.cache_is_complete() || begin < state.scan_at))
+        return;
+    // Counted before the snapshot is taken: who comes later may not be in it.
+    const std::uint64_t gaps = database->worker.cache_gaps();
+    in_transaction("reading online sessions", [gaps] {
+        if (fill_cache())
+            database->worker.note_cache_filled(gaps);
+    });
+    if (!database->worker.cache_is_complete())
+        in_transaction("ending stale sessions", [] { (void)end_stale_sessions(Thoroughness::every_session); });
+    const std::uint64_t end = monotonic_ms();
+    state.scan_at = end + full_scan_share * (end - begin) + 1000;
+    if (review)
+        state.review_at = end + review_ms;
+}
+
 void end_silent_sessions(WorkerState &state)
 {
-    std::uint64_t now = monotonic_ms();
-    const bool gaps = database->worker.cache_fill_requested() && now >= state.scan_at;
-    if (gaps || now >= state.review_at) {
-        in_transaction("reading online sessions", [] {
-            if (fill_cache())
-                database->worker.note_cache_filled();
-        });
-        state.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
-        state.review_at = monotonic_ms() + review_ms;
-    }
-    now = monotonic_ms();
-    if (!cache_watches_everybody() && now >= state.scan_at) {
-        in_transaction("ending stale sessions", [] { (void)end_stale_sessions(Thoroughness::every_session); });
-        state.scan_at = monotonic_ms() + full_scan_share * (monotonic_ms() - now) + 1000;
-        // Memory may have come back.
-        database->worker.retry_full_cache();
-    }
-    now = monotonic_ms();
+    look_at_table(state);
+    const std::uint64_t now = monotonic_ms();
     if (now >= state.expire_at && now > cache_next_deadline()) {
         Ended ended;
         // The search for them is a matter of shared memory; without any, there is no need of a transaction.
@@ -229,7 +234,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
         next = std::min(next, state->review_at);
-        if (!cache_watches_everybody())
+        if (!database->worker.cache_is_complete())
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
             next = std::min(next, state->number_at);

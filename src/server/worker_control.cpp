@@ -114,7 +114,8 @@ void WorkerControl::initialize()
     pg_atomic_init_u64(&numbered_commits_, 0);
     ConditionVariableInit(&numbered_);
     pg_atomic_init_u64(&next_departure_, no_departure);
-    pg_atomic_init_u32(&cache_fill_requested_, 1);
+    pg_atomic_init_u64(&cache_gaps_, 1);
+    pg_atomic_init_u64(&cache_gaps_filled_, 0);
     pg_atomic_init_u32(&cache_full_, 0);
 }
 
@@ -243,25 +244,30 @@ std::uint64_t WorkerControl::next_departure() { return pg_atomic_read_u64(&next_
 
 void WorkerControl::forget_next_departure() { pg_atomic_write_u64(&next_departure_, no_departure); }
 
-void WorkerControl::request_cache_fill()
+void WorkerControl::note_cache_gap()
 {
-    pg_atomic_write_u32(&cache_fill_requested_, 1);
+    pg_atomic_fetch_add_u64(&cache_gaps_, 1);
     set_next_work_ms(0);
 }
 
-bool WorkerControl::cache_fill_requested() { return pg_atomic_read_u32(&cache_fill_requested_) != 0; }
+void WorkerControl::note_cache_full()
+{
+    note_cache_gap();
+    pg_atomic_write_u32(&cache_full_, 1);
+}
 
-void WorkerControl::note_cache_filled() { pg_atomic_write_u32(&cache_fill_requested_, 0); }
+std::uint64_t WorkerControl::cache_gaps() { return pg_atomic_read_u64(&cache_gaps_); }
 
-void WorkerControl::set_cache_full(bool full) { pg_atomic_write_u32(&cache_full_, full ? 1 : 0); }
+void WorkerControl::note_cache_filled(std::uint64_t gaps)
+{
+    pg_atomic_write_u64(&cache_gaps_filled_, gaps);
+    if (cache_is_complete())
+        pg_atomic_write_u32(&cache_full_, 0);
+}
+
+bool WorkerControl::cache_is_complete() { return cache_gaps() == pg_atomic_read_u64(&cache_gaps_filled_); }
 
 bool WorkerControl::cache_is_full() { return pg_atomic_read_u32(&cache_full_) != 0; }
-
-void WorkerControl::retry_full_cache()
-{
-    if (take(cache_full_))
-        request_cache_fill();
-}
 
 void wake_launcher()
 {

@@ -116,17 +116,16 @@ public:
     std::uint64_t next_departure();
     void forget_next_departure();
 
-    // --- Whether the cache has an entry for each online session, so that it knows of each one's silence.
+    // --- Whether the cache has an entry for each online session, so that it knows of each one's silence. Each event that may
+    // have left one out counts as a gap; the worker fills all those that there were when it began to read the table.
 
-    void request_cache_fill();
-    bool cache_fill_requested();
-    void note_cache_filled();
-    // Memory could not be had, or can be had again.
-    void set_cache_full(bool full);
+    void note_cache_gap();
+    // The gap is that memory could not be had.
+    void note_cache_full();
+    std::uint64_t cache_gaps();
+    void note_cache_filled(std::uint64_t gaps);
+    bool cache_is_complete();
     bool cache_is_full();
-    // By the worker, when it has looked at the table instead: what is not in the cache may have room now.
-    void retry_full_cache();
-    bool cache_is_complete() { return !cache_fill_requested() && !cache_is_full(); }
 
 private:
     ProcessSlot process_;
@@ -144,7 +143,8 @@ private:
 
     pg_atomic_uint64 next_departure_;
 
-    pg_atomic_uint32 cache_fill_requested_;
+    pg_atomic_uint64 cache_gaps_;
+    pg_atomic_uint64 cache_gaps_filled_;
     pg_atomic_uint32 cache_full_;
 };
 

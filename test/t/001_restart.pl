@@ -212,4 +212,19 @@ my $gaps = feed_of($node, 'seq - row_number() OVER (ORDER BY seq)');
 is((join ' ', grep { $_ ne '0' } split /\n/, $gaps), '', 'the feed has no gap over all restarts');
 
 $node->stop;
+
+#---------------------------------------------------------------------- a promise that the file does not know of
+
+# The file remembers a longer interval than the row has.
+my $promise =
+    new_node('promise', conf => "presence.save_interval = 0\npresence.timeout = '1s'\npresence.max_timeout = '1h'\n");
+create_extension($promise);
+$promise->safe_psql('postgres', "SELECT update_user_heartbeat('ann', 's', heartbeat_interval => '10min')") for 1 .. 3;
+$promise->restart;
+$promise->safe_psql('postgres', "SELECT update_user_heartbeat('ann', 's', heartbeat_interval => '100ms')");
+kill_server($promise);
+$promise->start;
+ok(wait_until(30, sub { $promise->safe_psql('postgres', "SELECT online FROM presence_user") eq 'f' }),
+    'a session whose interval became shorter before a crash is ended by that one');
+$promise->stop;
 done_testing();

@@ -71,4 +71,34 @@ cmp_ok(sql("SELECT pg_relation_size('presence_session')"),
     '<=', 2 * $size, 'and the table does not grow with the heartbeats');
 
 $node->stop;
+
+#---------------------------------------------------------------------- promotion
+
+# Nobody could beat before, so each has a full timeout from then on, however long the standby has been running.
+my $primary = new_node(
+    'primary',
+    preload => 0,
+    allows_streaming => 1,
+    conf => "presence.timeout = '2s'\npresence.max_timeout = '2s'\n"
+);
+create_extension($primary);
+$primary->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+$standby->start;
+my $reader = $standby->background_psql('postgres');    # has been connected since before
+$reader->query_safe("SELECT is_user_online('ann')");
+$primary->safe_psql('postgres', "SELECT update_user_heartbeat('ann', 's')");
+$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
+my $silent = "SELECT heartbeat_at < clock_timestamp() - interval '3 seconds' FROM presence_session";
+ok(wait_until(30, sub { $standby->safe_psql('postgres', $silent) eq 't' }), 'a standby older than the timeout');
+$primary->stop('immediate');
+$standby->promote;
+is($standby->safe_psql('postgres', "SELECT is_user_online('ann'), cleanup_stale_presence()"),
+    't|0', 'promoted, it throws nobody out at once');
+is($reader->query_safe("SELECT is_user_online('ann')"), 't', 'nor does a connection from before');
+ok(wait_until(30, sub { $standby->safe_psql('postgres', 'SELECT cleanup_stale_presence()') eq '1' }),
+    'but after a timeout of silence');
+$reader->quit;
+$standby->stop;
 done_testing();
