@@ -1,5 +1,5 @@
-// How long a session may be silent. Said here and nowhere else, for the microseconds of the rows as for the milliseconds of
-// the cache: all arguments of a call are in one unit, and all its times of one epoch.
+// How long a session may be silent: the one place that says so, for the rows (in microseconds) and for the cache (in
+// milliseconds). All arguments of a call are in the same unit, and its times share an epoch.
 #pragma once
 
 #include <algorithm>
@@ -7,15 +7,15 @@
 
 namespace presence {
 
-// The greater of the timeout and twice the interval that the session promised, within the upper bound.
+// The greater of the timeout and twice the session's own interval, within the upper bound.
 template <std::integral Number>
 [[nodiscard]] constexpr Number effective_timeout(Number timeout, Number max_timeout, Number heartbeat_interval) noexcept
 {
     return std::min(std::max(timeout, 2 * heartbeat_interval), max_timeout);
 }
 
-// The last moment at which silence is still within that. floor: when the server began to accept heartbeats without knowing
-// the earlier ones, so that nobody is called silent for a time in which nobody could be heard.
+// The last moment at which a session is not stale yet. floor: when the server began to accept heartbeats without knowing
+// the earlier ones. Nobody counts as silent for a time in which nobody could be heard.
 template <std::integral Number>
 [[nodiscard]] constexpr Number deadline(Number heartbeat, Number floor, Number timeout) noexcept
 {

@@ -14,7 +14,7 @@ constexpr std::uint64_t section_magic = 0xa43455353455250U;  // "PRESSEC\n"
 constexpr std::uint64_t footer_magic = 0xa444e4553455250U;   // "PRESEND\n"
 constexpr std::uint64_t version = 1;
 
-// Where each field lies. All that is not named is zero, and checked to be.
+// The offset of each field. All other bytes are zero, which the reader checks.
 namespace header_at {
 constexpr std::size_t magic = 0, version = 8, system_identifier = 16, wall_us = 24, end = 32;
 }
@@ -138,7 +138,7 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_block() noexcept
     if (state_ == State::ended)
         return fail(FileError::damaged);
     if (blocks_left_ == 0)
-        return fail(FileError::damaged);  // more bytes than the length that was told
+        return fail(FileError::damaged);  // longer than it was said to be
     --blocks_left_;
 
     Block taken = Block::other;

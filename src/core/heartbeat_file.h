@@ -1,16 +1,15 @@
-// The file that carries heartbeats over a restart: its layout, how it is written and how it is checked. Lives here:
-// bytes in memory to meaning and back. Does not live here: files, paths, flushing, clocks, locks, and what is done with
-// the sessions read.
+// The file that carries heartbeats over a restart: its layout, how it is written and how it is checked. This code only
+// converts between bytes in memory and values; files, flushing, clocks and locks are the caller's affair.
 //
-// The file is a row of blocks of 64 bytes, little-endian throughout:
+// The file is a sequence of 64-byte blocks, little-endian throughout:
 //
 //   header     magic, version, system identifier, wall time of the writer
 //   section    database, number of records that follow; a database may have several sections, so that a writer can
-//              copy one shard at a time without knowing the sum
+//              copy one shard at a time without knowing the total
 //   record     one session
 //   footer     magic, numbers of sections and records, CRC-32C of all blocks before it
 //
-// A reader believes nothing before the footer has been checked: read the file twice, first only to check it.
+// Nothing in it can be trusted before the footer has been checked, so read the file twice: first only to check it.
 #pragma once
 
 #include "heartbeat_shard.h"
@@ -27,8 +26,8 @@ namespace presence {
 inline constexpr std::size_t file_block_bytes = 64;
 using FileBlock = std::array<std::byte, file_block_bytes>;
 
-// CRC-32C (Castagnoli), which the server has, and faster than it could be written here. Start with 0 and hand the result on
-// to go over a message in pieces.
+// CRC-32C (Castagnoli); the server has a fast one. Start with 0; for a message in pieces, pass on the result of the piece
+// before.
 using Checksum = std::uint32_t (*)(std::uint32_t crc, std::span<const std::byte> bytes);
 
 struct FileHeader {
@@ -65,7 +64,7 @@ private:
     std::uint64_t records_ = 0;
 };
 
-// Takes the file in pieces of any length. Only once finish() has returned `none` is what was reported before true.
+// Takes the file in pieces of any length. What it has reported is valid only if finish() returns `none`.
 class HeartbeatFileReader {
 public:
     HeartbeatFileReader(Checksum checksum, std::uint64_t system_identifier, std::uint64_t file_bytes) noexcept
@@ -101,14 +100,14 @@ public:
         return error_;
     }
 
-    // The same without looking at anything, for the first reading.
+    // The same without reporting anything, for the first pass.
     FileError feed(std::span<const std::byte> bytes) noexcept
     {
         return feed(
             bytes, [](const FileSection &) {}, [](const FileSection &, const FileRecord &) {});
     }
 
-    // To be asked at the end of the file.
+    // Call it at the end of the file.
     [[nodiscard]] FileError finish() const noexcept
     {
         if (error_ != FileError::none)
@@ -131,8 +130,8 @@ private:
 
     Checksum checksum_;
     std::uint64_t system_identifier_;
-    std::uint64_t blocks_left_;  // of the file, by its length
-    bool whole_;                 // its length is a number of whole blocks
+    std::uint64_t blocks_left_;  // according to the length of the file
+    bool whole_;                 // that length is a multiple of the block size
     State state_ = State::at_header;
     FileError error_ = FileError::none;
     std::uint32_t crc_ = 0;

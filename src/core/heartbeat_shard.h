@@ -1,7 +1,6 @@
 // One shard of the heartbeat cache: which sessions are known, when each was last heard, and which of them have been
-// silent for too long. Lives here: the layout of a shard inside one block of memory that the caller supplies, and every
-// operation on it. Does not live here: locks, memory management, clocks, what a session or a row is, and anything of the
-// server. A shard holds no pointer, so that processes may map its block at different addresses.
+// silent for too long. A shard lives in one block of memory that the caller supplies, and holds no pointer, so that
+// processes may map the block at different addresses. Locks, memory management and clocks are the caller's affair.
 //
 // Locking is the caller's: one lock per shard, and each operation below says which mode it needs. SHARED holders run
 // side by side and change nothing but the atomics (times, counters, the bound); everything else wants EXCLUSIVE.
@@ -37,7 +36,7 @@ struct Timeouts {
 // counts, but heartbeats must take the table's path.
 enum class SlotState : std::uint8_t { free = 0, open = 1, closed = 2 };
 
-// Of what the session has told about itself; 0 stands for NULL.
+// Of the details that the session has given; 0 stands for NULL.
 struct Fingerprints {
     std::uint64_t user_agent;
     std::uint64_t ip_address;

@@ -1,4 +1,4 @@
-// What may serve as the id of a user or session. Pure text rules live here; nothing of the server does.
+// What may serve as the id of a user or session.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,6 @@
-// Keyed hashing of ids and of session details: SipHash (Aumasson and Bernstein) over pieces of text that are never
-// copied together. Lives here: the hash, and the two things that presence derives from it, a session's 128-bit key and
-// the 64-bit fingerprint of a detail. Does not live here: where the server's secret key comes from or is kept, and any
-// table that is indexed by these values. The secret matters: without it, nobody can construct two sessions with one key.
+// Keyed hashing of ids and session details: SipHash (Aumasson and Bernstein), fed in pieces, so that texts need not be
+// copied into one buffer. Two values are derived from it: the 128-bit key of a session, and the 64-bit fingerprint of a
+// detail. The hash key is a secret of the server: who does not know it cannot construct two sessions with the same key.
 #pragma once
 
 #include <bit>
@@ -18,7 +17,7 @@ struct HashKey {
     std::uint64_t k1;
 };
 
-// What a session is known by outside of its table: the 16 bytes of the hash, `lo` being the first eight.
+// Identifies a session outside of its table: the 16 bytes of the hash, `lo` being the first eight.
 struct SessionKey {
     std::uint64_t hi;
     std::uint64_t lo;
