@@ -136,19 +136,111 @@ COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, a
 COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
 COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
 
-CREATE TABLE @extschema@.presence_events (
-    seq        bigint,
+-- Events, written once by the transaction that changes presence, and removed by retention only.
+CREATE SEQUENCE @extschema@.presence_event_id_seq AS bigint;
+COMMENT ON SEQUENCE @extschema@.presence_event_id_seq IS 'Numbers presence_event.id.';
+
+CREATE TABLE @extschema@.presence_event (
+    id         bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_id_seq'::pg_catalog.regclass) PRIMARY KEY,
     at         timestamptz NOT NULL,
     event      text NOT NULL,
     user_id    text NOT NULL,
     session_id text,
     reason     text,
     sessions   integer NOT NULL,
-    details    jsonb
+    details    jsonb,
+    channel    text
 );
-CREATE UNIQUE INDEX presence_events_seq ON @extschema@.presence_events (seq);
-CREATE INDEX presence_events_at ON @extschema@.presence_events (at);
-COMMENT ON TABLE @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
+ALTER SEQUENCE @extschema@.presence_event_id_seq OWNED BY @extschema@.presence_event.id;
+COMMENT ON TABLE @extschema@.presence_event IS 'Everything that changed somebody''s presence, in the order of writing; presence_feed_range gives the numbers.';
+COMMENT ON COLUMN @extschema@.presence_event.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
+COMMENT ON COLUMN @extschema@.presence_event.at IS 'When it happened.';
+COMMENT ON COLUMN @extschema@.presence_event.event IS 'user_online, user_offline, session_start, session_end or update.';
+COMMENT ON COLUMN @extschema@.presence_event.user_id IS 'Whose presence changed.';
+COMMENT ON COLUMN @extschema@.presence_event.session_id IS 'The session by which it changed; NULL for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_event.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_event.sessions IS 'How many sessions the user has after it.';
+COMMENT ON COLUMN @extschema@.presence_event.details IS 'Status and metadata as others see them.';
+COMMENT ON COLUMN @extschema@.presence_event.channel IS 'Where whoever numbers it is to announce it; NULL: nowhere, or the transaction that wrote it has announced it itself.';
+
+-- Runs of ids that have numbers: event first_id + n is number first_seq + n. Insert-only, so that a long snapshot keeps no
+-- dead row from being skipped cheaply. The row with the highest first_seq is the head of the feed: it has the last five columns,
+-- which say what has been looked at, so that whoever looks next reads only what is new.
+CREATE TABLE @extschema@.presence_feed_range (
+    first_seq    bigint PRIMARY KEY,
+    first_id     bigint NOT NULL,
+    events       integer NOT NULL CHECK (events > 0),
+    online_users bigint,
+    last_id      bigint,
+    open_from    bigint[],
+    open_to      bigint[],
+    open_until   bigint[]
+);
+COMMENT ON TABLE @extschema@.presence_feed_range IS 'Numbers of events: each row gives consecutive numbers to events with consecutive ids.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.first_seq IS 'Number of the first of them.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.first_id IS 'Id of the first of them.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.events IS 'How many they are.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.online_users IS 'Users online after the last of them.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.last_id IS 'Highest id that has a number.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.open_from IS 'Lower ids of transactions that had not ended: first id of each run.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.open_to IS 'Last id of each run.';
+COMMENT ON COLUMN @extschema@.presence_feed_range.open_until IS 'Where the rows were not there yet: they come from a transaction below this one, or never; else 0.';
+
+-- Insert-only and without a key, so that a restored dump adds its rows to that of CREATE EXTENSION.
+CREATE TABLE @extschema@.presence_feed (
+    epoch   text NOT NULL,
+    place   text NOT NULL,
+    made_at timestamptz NOT NULL
+);
+COMMENT ON TABLE @extschema@.presence_feed IS 'Epochs of the feed: the latest that was made for this place is in force; for a new place, a new one is made.';
+COMMENT ON COLUMN @extschema@.presence_feed.epoch IS 'What readers compare: numbers of different epochs have nothing to do with each other.';
+COMMENT ON COLUMN @extschema@.presence_feed.place IS 'Server, database, table, timeline and files for which it was made.';
+COMMENT ON COLUMN @extschema@.presence_feed.made_at IS 'When it was made.';
+
+-- Insert and delete only, the highest row counts.
+CREATE TABLE @extschema@.presence_feed_dropped (
+    seq bigint PRIMARY KEY
+);
+COMMENT ON TABLE @extschema@.presence_feed_dropped IS 'Up to where retention has removed events.';
+COMMENT ON COLUMN @extschema@.presence_feed_dropped.seq IS 'Highest number that has been removed.';
+
+-- Numbered while the notification queue was too full; announced in the order of seq once it has room. Not dumped.
+CREATE TABLE @extschema@.presence_unannounced (
+    first_seq bigint PRIMARY KEY,
+    last_seq  bigint NOT NULL
+);
+COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.first_seq IS 'Number of the first of them.';
+COMMENT ON COLUMN @extschema@.presence_unannounced.last_seq IS 'Number of the last of them.';
+
+-- The join looks up what is above the head, and what is open below it, by index.
+CREATE VIEW @extschema@.presence_event_queue AS
+SELECT e.id, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details, e.channel
+FROM (SELECT coalesce(pg_catalog.max(first_seq), 0) AS first_seq FROM @extschema@.presence_feed_range) AS newest
+LEFT JOIN @extschema@.presence_feed_range AS head USING (first_seq)
+CROSS JOIN LATERAL ROWS FROM (
+    pg_catalog.unnest(pg_catalog.array_append(head.open_from, coalesce(head.last_id, 0) + 1)),
+    pg_catalog.unnest(pg_catalog.array_append(head.open_to, 9223372036854775807))) AS open (first_id, last_id)
+JOIN @extschema@.presence_event AS e ON e.id BETWEEN open.first_id AND open.last_id;
+COMMENT ON VIEW @extschema@.presence_event_queue IS 'Events that are not numbered yet.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.at IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.event IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.user_id IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.session_id IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'As in presence_event.';
+
+CREATE VIEW @extschema@.presence_events AS
+SELECT r.first_seq + (e.id - r.first_id) AS seq, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details
+FROM @extschema@.presence_feed_range AS r
+JOIN @extschema@.presence_event AS e ON e.id BETWEEN r.first_id AND r.first_id + r.events - 1
+UNION ALL
+SELECT NULL, at, event, user_id, session_id, reason, sessions, details
+FROM @extschema@.presence_event_queue;
+COMMENT ON VIEW @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
 COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
 COMMENT ON COLUMN @extschema@.presence_events.at IS 'When it happened.';
 COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end or update.';
@@ -158,49 +250,20 @@ COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disco
 COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
 COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them.';
 
--- Events wait here, visible in presence_events with seq NULL, until they are numbered in the order of id.
-CREATE SEQUENCE @extschema@.presence_event_queue_id_seq AS bigint;
-COMMENT ON SEQUENCE @extschema@.presence_event_queue_id_seq IS 'Numbers presence_event_queue.id.';
+CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
+                                                   reason text, sessions integer, details jsonb, epoch text DEFAULT NULL)
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text) IS
+    'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 
-CREATE TABLE @extschema@.presence_event_queue (
-    id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_event_queue_id_seq'::pg_catalog.regclass) PRIMARY KEY,
-    channel text
-) INHERITS (@extschema@.presence_events)
-  WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
-ALTER SEQUENCE @extschema@.presence_event_queue_id_seq OWNED BY @extschema@.presence_event_queue.id;
-COMMENT ON TABLE @extschema@.presence_event_queue IS 'Events that are committed but not yet numbered.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.seq IS 'Always NULL here.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.event IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.user_id IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.session_id IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_events.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
-COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'Where whoever numbers it is to send it; NULL: nowhere, or the transaction that wrote it has sent it itself.';
+-- What an epoch is made for. A copy of the server's files is another place, and so is a new timeline.
+CREATE FUNCTION @extschema@.presence_feed_place(events regclass)
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION @extschema@.presence_feed_place(regclass) IS 'Server, database, table, timeline and files of the feed, as one text.';
 
--- At most one row; made when the first event is numbered, so that a restored dump meets no row of its own.
-CREATE TABLE @extschema@.presence_feed (
-    singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    last_seq     bigint NOT NULL,
-    dropped_seq  bigint NOT NULL,
-    online_users bigint NOT NULL
-) WITH (fillfactor = 10);
-COMMENT ON TABLE @extschema@.presence_feed IS 'Where the feed ends and begins; its row lock orders those who number events.';
-COMMENT ON COLUMN @extschema@.presence_feed.singleton IS 'True: there is one row.';
-COMMENT ON COLUMN @extschema@.presence_feed.last_seq IS 'Highest number given.';
-COMMENT ON COLUMN @extschema@.presence_feed.dropped_seq IS 'Highest number that retention has removed.';
-COMMENT ON COLUMN @extschema@.presence_feed.online_users IS 'Users online after event last_seq.';
-
--- Numbered while the notification queue was too full; sent in the order of seq once it has room. Not dumped.
-CREATE TABLE @extschema@.presence_unannounced (
-    seq     bigint PRIMARY KEY,
-    channel text NOT NULL
-);
-COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
-COMMENT ON COLUMN @extschema@.presence_unannounced.seq IS 'Position in the feed.';
-COMMENT ON COLUMN @extschema@.presence_unannounced.channel IS 'Where it is to be sent.';
+INSERT INTO @extschema@.presence_feed (epoch, place, made_at)
+VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text, @extschema@.presence_feed_place('@extschema@.presence_event'::pg_catalog.regclass),
+        pg_catalog.clock_timestamp());
 
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -232,10 +295,11 @@ COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and resul
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_events', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_queue', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_queue_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_dropped', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_cleanup', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log_id_seq', '');
@@ -312,13 +376,18 @@ COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.'
 CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000)
 RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000 ROWS 100;
 COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
-    'The change feed after a position, in order. Error 22023 where retention has dropped that position: start again from presence_snapshot().';
+    'The change feed after a position, in order. Error 22023 where retention has dropped that position, or the feed ends before it: start again from presence_snapshot().';
 
 CREATE FUNCTION @extschema@.presence_snapshot()
-RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
+RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb, epoch text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 1000;
 COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
-    'The rows of get_active_users() with the feed position that they correspond to; one row with only seq where nobody is online.';
+    'Who is online after event seq of the feed, in the columns of get_active_users(); one row with only seq and epoch where nobody is.';
+
+CREATE FUNCTION @extschema@.presence_feed_position(OUT epoch text, OUT seq bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.presence_feed_position() IS
+    'Where the feed ends, and its epoch: with another epoch than before, start again from presence_snapshot().';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What the views need to know of shared memory. A view reads its tables as its owner, but runs its functions as the
@@ -384,25 +453,6 @@ CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text,
 );
 COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
     'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence, and for the owner of the extension.';
-
--- ---------------------------------------------------------------------------------------------------------------------
--- Notifications
--- ---------------------------------------------------------------------------------------------------------------------
-
--- The one place that knows what a notification looks like. 7,999 bytes is what NOTIFY carries.
-CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
-                                                   reason text, sessions integer, details jsonb)
-RETURNS text LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN octet_length(whole) <= 7999 THEN whole
-                ELSE json_build_object('seq', seq, 'at', at, 'event', event, 'user_id', user_id, 'session_id', session_id,
-                                       'reason', reason, 'sessions', sessions, 'truncated', true)::text
-           END
-    FROM (SELECT json_build_object('seq', seq, 'at', at, 'event', event, 'user_id', user_id, 'session_id', session_id,
-                                   'reason', reason, 'sessions', sessions, 'details', details)::text AS whole) AS built
-$$;
-COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb) IS
-    'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Views
@@ -485,11 +535,11 @@ WITH server AS MATERIALIZED (
     SELECT pg_catalog.max(last_at) AS last_at FROM @extschema@.presence_cleanup
 ), facts AS MATERIALIZED (
     SELECT (SELECT pg_catalog.count(*) FROM @extschema@.presence_user) AS total_users,
-           (SELECT pg_catalog.min(at) FROM @extschema@.presence_events) AS oldest_event,
+           (SELECT at FROM @extschema@.presence_event ORDER BY id LIMIT 1) AS oldest_event,
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
-           + pg_catalog.pg_total_relation_size('@extschema@.presence_events'::pg_catalog.regclass)
-           + pg_catalog.pg_total_relation_size('@extschema@.presence_event_queue'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_event'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_feed_range'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
 )
 SELECT facts.total_users,
@@ -564,7 +614,9 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_count(),
     @extschema@.presence_changes_since(bigint, integer),
     @extschema@.presence_snapshot(),
-    @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb)
+    @extschema@.presence_feed_position(),
+    @extschema@.presence_feed_place(regclass),
+    @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)
 FROM PUBLIC;
 
 -- The script of a trusted extension runs as a superuser. What it made belongs to whoever asked for it, except functions in

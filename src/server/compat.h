@@ -4,6 +4,7 @@
 #include "server.h"
 
 extern "C" {
+#include "access/genam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "nodes/nodes.h"
@@ -57,6 +58,15 @@ inline bool owns_database(Oid database, Oid role)
     return object_ownercheck(DatabaseRelationId, database, role);
 #else
     return pg_database_ownercheck(database, role);
+#endif
+}
+
+inline IndexScanDesc begin_index_scan(Relation table, Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+    return index_beginscan(table, index, snapshot, nullptr, keys, 0);
+#else
+    return index_beginscan(table, index, snapshot, keys, 0);
 #endif
 }
 

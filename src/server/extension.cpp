@@ -20,7 +20,9 @@ namespace presence {
 
 namespace {
 
-constexpr std::string_view table_names[table_count] = {"presence_user", "presence_session", "presence_view_pass"};
+constexpr std::string_view table_names[table_count] = {"presence_user",         "presence_session",
+                                                       "presence_event",        "presence_feed_range",
+                                                       "presence_feed_dropped", "presence_view_pass"};
 
 Extension extension;
 bool known = false;

@@ -8,8 +8,8 @@
 namespace presence {
 
 // The tables that are reached by their oids.
-enum class Table : std::uint8_t { user, session, view_pass };
-inline constexpr std::size_t table_count = 3;
+enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass };
+inline constexpr std::size_t table_count = 6;
 
 struct Extension {
     Oid schema;

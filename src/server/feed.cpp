@@ -2,14 +2,20 @@
 
 #include <algorithm>
 
+#include "announcements.h"
+#include "datums.h"
 #include "extension.h"
+#include "feed_epoch.h"
+#include "feed_tables.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage.h"
 
 extern "C" {
+#include "access/tableam.h"
 #include "access/transam.h"
-#include "commands/async.h"
+#include "storage/lock.h"
+#include "storage/procarray.h"
 }
 
 namespace presence {
@@ -17,65 +23,31 @@ namespace presence {
 namespace {
 
 // A pass is one transaction; larger ones keep listeners waiting.
-constexpr int most_in_a_pass = 5000;
-// Beyond that, notifications wait in a table, so that nobody's NOTIFY fails because of ours.
-constexpr double fullest_queue = 0.5;
-constexpr long patience_of_readers_ms = 1000;
-
-// Two at once must not wait for each other to make it.
-Statement make_feed = {
-    "INSERT INTO @.presence_feed (last_seq, dropped_seq, online_users) SELECT 0, 0, 0"
-    " WHERE NOT EXISTS (SELECT FROM @.presence_feed) AND pg_try_advisory_xact_lock($1::int4, 1) ON CONFLICT DO NOTHING",
-    1,
-    {OIDOID}};
-Statement lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE", 0, {}};
-Statement try_lock_feed = {"SELECT FROM @.presence_feed FOR UPDATE SKIP LOCKED", 0, {}};
-Statement any_waiting = {"SELECT FROM @.presence_event_queue LIMIT 1", 0, {}};
-Statement waiting_events = {"SELECT id FROM @.presence_event_queue ORDER BY id", 0, {}};
-Statement new_events = {
-    "SELECT id FROM @.presence_event_queue WHERE id > $1 OR id <= $2 OR id = ANY ($3) ORDER BY id LIMIT $4",
-    4,
-    {INT8OID, INT8OID, INT8ARRAYOID, INT4OID}};
-Statement number_events = {
-    "WITH moved AS (DELETE FROM @.presence_event_queue WHERE id = ANY ($1) RETURNING *),"
-    " feed AS (UPDATE @.presence_feed SET last_seq = last_seq + (SELECT count(*) FROM moved), online_users = online_users"
-    " + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM moved)"
-    " WHERE EXISTS (SELECT FROM moved) RETURNING last_seq),"
-    " numbered AS (SELECT (SELECT last_seq FROM feed) - count(*) OVER () + row_number() OVER (ORDER BY id) AS n, * FROM moved),"
-    " kept AS (INSERT INTO @.presence_events (seq, at, event, user_id, session_id, reason, sessions, details)"
-    " SELECT n, at, event, user_id, session_id, reason, sessions, details FROM numbered ORDER BY n)"
-    " SELECT n, channel, @.presence_event_payload(n, at, event, user_id, session_id, reason, sessions, details)"
-    " FROM numbered WHERE channel IS NOT NULL ORDER BY n",
-    1,
-    {INT8ARRAYOID}};
-#define EVENT_DETAILS "CASE WHEN $7 IS NOT NULL THEN jsonb_build_object('status', $7, 'metadata', $8) END"
-#define EVENT_ARGUMENTS                                                                                                \
-    {                                                                                                                  \
-        TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID, JSONBOID, TEXTOID                        \
-    }
-Statement insert_event = {
-    "INSERT INTO @.presence_event_queue (at, event, user_id, session_id, reason, sessions, details, channel)"
-    " VALUES ($1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS ", $9)",
-    9, EVENT_ARGUMENTS};
+constexpr std::int64_t most_in_a_pass = 5000;
+constexpr long reader_wait_ms = 1000;
 // A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
-Statement send_event = {
-    "SELECT pg_notify($9, @.presence_event_payload(NULL, $1, $2, $3, nullif($4, ''), $5, $6, " EVENT_DETAILS "))"
-    " WHERE pg_notification_queue_usage() < 0.9",
-    9, EVENT_ARGUMENTS};
+constexpr double nearly_full_queue = 0.9;
 
-Statement put_off = {"INSERT INTO @.presence_unannounced (seq, channel) VALUES ($1, $2)", 2, {INT8OID, TEXTOID}};
-Statement any_put_off = {"SELECT FROM @.presence_unannounced LIMIT 1", 0, {}};
-Statement take_put_off = {
-    "WITH due AS (DELETE FROM @.presence_unannounced WHERE seq IN (SELECT seq FROM @.presence_unannounced ORDER BY seq LIMIT $1) RETURNING *)"
-    " SELECT seq, channel, @.presence_event_payload(seq, at, event, user_id, session_id, reason, sessions, details)"
-    " FROM due JOIN @.presence_events USING (seq) ORDER BY seq",
-    1,
-    {INT4OID}};
-Statement last_id = {
-    "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM @.presence_event_queue_id_seq", 0, {}};
+Statement insert_event = {
+    "INSERT INTO @.presence_event (at, event, user_id, session_id, reason, sessions, details, channel)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    8,
+    {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID, TEXTOID}};
+Statement insert_ranges = {
+    "INSERT INTO @.presence_feed_range (first_seq, first_id, events) SELECT * FROM unnest($1, $2, $3)",
+    3,
+    {INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID}};
+Statement insert_head = {
+    "INSERT INTO @.presence_feed_range (first_seq, first_id, events, online_users, last_id, open_from, open_to, open_until)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    8,
+    {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Telling the worker
+// ---------------------------------------------------------------------------------------------------------------------
 
 bool wrote_events = false;
-bool some_put_off = true;  // nobody knows
 Time wrote_leave = 0;
 
 void tell_worker(SharedDatabase *database, Time leave_until)
@@ -108,80 +80,301 @@ void note_written(Time leave_until)
         wrote_leave = leave_until;
 }
 
-char null_if(bool is_null) { return is_null ? 'n' : ' '; }
+// ---------------------------------------------------------------------------------------------------------------------
+// Writing
+// ---------------------------------------------------------------------------------------------------------------------
 
-bool queue_has_room() { return DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) < fullest_queue; }
-
-// The rows that the last statement returned: number, channel, text.
-void send_or_put_off(bool send)
+void push_text(JsonbParseState *&state, JsonbIteratorToken token, std::string_view value)
 {
-    SPITupleTable *rows = SPI_tuptable;
-    const std::uint64_t count = SPI_processed;
-    for (std::uint64_t i = 0; i < count; ++i) {
-        bool is_null = false;
-        Datum values[] = {SPI_getbinval(rows->vals[i], rows->tupdesc, 1, &is_null),
-                          SPI_getbinval(rows->vals[i], rows->tupdesc, 2, &is_null)};
-        if (send)
-            Async_Notify(TextDatumGetCString(values[1]),
-                         TextDatumGetCString(SPI_getbinval(rows->vals[i], rows->tupdesc, 3, &is_null)));
-        else
-            run(put_off, values);
-    }
-    SPI_freetuptable(rows);
+    JsonbValue text;
+    text.type = jbvString;
+    text.val.string.val = const_cast<char *>(value.data());
+    text.val.string.len = static_cast<int>(value.size());
+    (void)pushJsonbValue(&state, token, &text);
 }
 
-// With the feed's row locked. What was put off goes first, so that listeners get everything in order.
-void number(Datum *ids, int count)
+// What others see of the user: {"status": …, "metadata": …}.
+Jsonb *details_of(Status status, Jsonb *metadata)
 {
-    bool send = queue_has_room();
-    some_put_off = run(any_put_off) > 0;
-    if (some_put_off && send) {
-        Datum most[] = {Int32GetDatum(most_in_a_pass)};
-        run(take_put_off, most);
-        send_or_put_off(true);
-        some_put_off = run(any_put_off) > 0;
+    JsonbParseState *state = nullptr;
+    JsonbValue value;
+    (void)pushJsonbValue(&state, WJB_BEGIN_OBJECT, nullptr);
+    push_text(state, WJB_KEY, "status");
+    push_text(state, WJB_VALUE, to_text(status));
+    push_text(state, WJB_KEY, "metadata");
+    if (metadata == nullptr) {
+        value.type = jbvNull;
+    } else if (JB_ROOT_IS_SCALAR(metadata)) {
+        (void)JsonbExtractScalar(&metadata->root, &value);
+    } else {
+        value.type = jbvBinary;
+        value.val.binary.data = &metadata->root;
+        value.val.binary.len = static_cast<int>(VARSIZE(metadata) - VARHDRSZ);
     }
-    send = send && !some_put_off;
-    if (count == 0)
-        return;
-    some_put_off = !send;
-    Datum values[] = {int8_array(ids, static_cast<std::size_t>(count))};
-    run(number_events, values);
-    send_or_put_off(send);
+    (void)pushJsonbValue(&state, WJB_VALUE, &value);
+    return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, nullptr));
 }
 
-// make: it may be made where it is missing. While a dump is being restored, the one in the dump must come first.
-bool feed_locked(Statement &lock, bool make)
+// Every channel gets those that change what others see of a user.
+bool is_announced(EventType type)
 {
-    if (run(lock) > 0)
-        return true;
-    if (!make)
+    return notifications_wanted() && (notify_level == notify_session || type == EventType::user_online ||
+                                      type == EventType::user_offline || type == EventType::update);
+}
+
+// False: the server's queue is nearly full.
+bool send_at_commit(const Announcement &announcement, const char *epoch)
+{
+    if (DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) >= nearly_full_queue)
         return false;
-    Datum table[] = {ObjectIdGetDatum(session_table())};
-    run(make_feed, table);
-    return run(lock) > 0;
+    Async_Notify(notify_channel, payload_of(announcement, epoch));
+    return true;
 }
 
-// Of the last statement's rows.
-Datum *found_ids(int &count)
+// ---------------------------------------------------------------------------------------------------------------------
+// Numbering
+// ---------------------------------------------------------------------------------------------------------------------
+
+// A pass looks at what is above the head's last id, and at what was open below it; gives numbers to what its snapshot sees
+// as committed; and leaves what is still open to the next pass. Whoever wrote a row is still running or has ended, and the
+// row says who it is. Where there is no row yet, its writer is one of those who run.
+//
+// A user's events get numbers in the order of their ids: who wrote the later one had to wait for the user's row until the
+// earlier one was committed, so a snapshot that sees the later one sees the earlier one.
+struct Pass {
+    Snapshot snapshot;
+    KeyScan events;                  // finds rows whether they are committed or not
+    std::uint64_t oldest_running;    // transactions below have ended
+    std::uint64_t next_transaction;  // none at or above had begun when the pass started
+    Growing<OpenIds> open;
+    Growing<FeedRange> ranges;
+    std::int64_t next_seq, numbered, last_id, online_users;
+    bool to_announce;
+};
+
+// Of rows that are looked for above the head: who may still write them is known when the pass has looked.
+constexpr std::uint64_t not_known_yet = PG_UINT64_MAX;
+
+enum class Found { gone, open, committed };
+
+// The row in the slot.
+Found found_row(Pass &pass, TransactionId &writer)
 {
-    count = static_cast<int>(SPI_processed);
-    auto *ids = static_cast<Datum *>(palloc_extended(sizeof(Datum) * (SPI_processed + 1), MCXT_ALLOC_HUGE));
+    TupleTableSlot *slot = pass.events.slot;
+    if (table_tuple_satisfies_snapshot(pass.events.table, slot, pass.snapshot))
+        return Found::committed;
     bool is_null = false;
-    for (int i = 0; i < count; ++i)
-        ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null);
-    SPI_freetuptable(SPI_tuptable);
-    return ids;
+    writer = DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &is_null));
+    return TransactionIdIsCurrentTransactionId(writer) || XidInMVCCSnapshot(writer, pass.snapshot) ? Found::open
+                                                                                                   : Found::gone;
 }
 
-std::uint64_t full_id(TransactionId id, FullTransactionId next)
+void keep_open(Pass &pass, const OpenIds &ids)
 {
-    const std::uint64_t whole = U64FromFullTransactionId(next);
-    const std::uint64_t guess = (whole & ~std::uint64_t{0xffffffff}) | id;
-    return guess > whole ? guess - (std::uint64_t{1} << 32) : guess;
+    if (pass.open.count > 0) {
+        OpenIds &before = pass.open.items[pass.open.count - 1];
+        if (before.last + 1 == ids.first && before.until == ids.until && before.writer == ids.writer) {
+            before.last = ids.last;
+            return;
+        }
+    }
+    pass.open.add(ids);
+}
+
+void keep_missing(Pass &pass, std::int64_t first, std::int64_t last, std::uint64_t until)
+{
+    if (first > last || until == 0)
+        return;
+    // Whoever got these ids has ended before the pass looked. A transaction that has not begun is one of another server,
+    // from which a dump came.
+    if (until != not_known_yet && (until <= pass.oldest_running || until > pass.next_transaction))
+        return;
+    keep_open(pass, {first, last, until, InvalidTransactionId});
+}
+
+void give_number(Pass &pass, std::int64_t id)
+{
+    FeedRange *range = pass.ranges.count > 0 ? &pass.ranges.items[pass.ranges.count - 1] : nullptr;
+    if (range != nullptr && range->last_id() + 1 == id)
+        ++range->events;
+    else
+        pass.ranges.add({pass.next_seq, id, 1});
+    ++pass.next_seq;
+    ++pass.numbered;
+    pass.last_id = std::max(pass.last_id, id);
+}
+
+// Gives numbers to those of the ids whose transactions have committed. False: the pass is full, and the rest stays open.
+bool look_at(Pass &pass, const OpenIds &ids)
+{
+    KeyScan &events = pass.events;
+    seek(events, ids.first, ids.last);
+    std::int64_t expected = ids.first;
+    for (bool more = next(events); more;) {
+        const std::int64_t id = int8_of(events, event_id);
+        Found found = Found::gone;
+        TransactionId writer = InvalidTransactionId;
+        bool announced = false;
+        int change = 0;
+        // A row that somebody has updated by hand has several versions.
+        do {
+            const Found version = found_row(pass, writer);
+            if (version == Found::committed) {
+                announced = !slot_attisnull(events.slot, event_channel);
+                change = online_change(events);
+            }
+            found = std::max(found, version);
+            more = next(events);
+        } while (more && int8_of(events, event_id) == id);
+
+        if (found == Found::committed && pass.numbered == most_in_a_pass) {
+            if (ids.until != not_known_yet)
+                pass.open.add({expected, ids.last, ids.until, InvalidTransactionId});
+            return false;
+        }
+        keep_missing(pass, expected, id - 1, ids.until);
+        expected = id + 1;
+        if (found == Found::committed) {
+            give_number(pass, id);
+            pass.online_users += change;
+            pass.to_announce |= announced;
+        } else if (found == Found::open && ids.until == 0 && id == ids.first) {
+            // Of one transaction, as all of a run are.
+            keep_open(pass, {ids.first, ids.last, 0, writer});
+            return true;
+        } else if (found == Found::open) {
+            keep_open(pass, {id, id, 0, writer});
+        }
+    }
+    if (ids.until != not_known_yet)
+        keep_missing(pass, expected, ids.last, ids.until);
+    return true;
+}
+
+std::uint64_t full_id(TransactionId id, std::uint64_t next)
+{
+    const std::uint64_t guess = (next & ~std::uint64_t{0xffffffff}) | id;
+    return guess > next ? guess - (std::uint64_t{1} << 32) : guess;
+}
+
+std::uint64_t next_transaction() { return U64FromFullTransactionId(ReadNextFullTransactionId()); }
+
+// What is above the last number is looked at again anyway.
+void close_open_ids(Pass &pass)
+{
+    const std::uint64_t next = next_transaction();
+    while (pass.open.count > 0 && pass.open.items[pass.open.count - 1].first > pass.last_id)
+        --pass.open.count;
+    for (OpenIds &ids : pass.open.span())
+        if (ids.until == not_known_yet)
+            ids.until = next;
+}
+
+// True: all there was.
+bool look_at_all(Pass &pass, const FeedHead &head)
+{
+    for (std::size_t i = 0; i < head.open.size(); ++i) {
+        CHECK_FOR_INTERRUPTS();
+        if (!look_at(pass, head.open[i])) {
+            for (++i; i < head.open.size(); ++i)
+                pass.open.add(head.open[i]);
+            return false;
+        }
+    }
+    const bool all = look_at(pass, {head.last_id + 1, PG_INT64_MAX, not_known_yet, InvalidTransactionId});
+    close_open_ids(pass);
+    return all;
+}
+
+Datum int4_array(Datum *values, std::size_t count)
+{
+    return PointerGetDatum(
+        construct_array(values, static_cast<int>(count), INT4OID, sizeof(int32), true, TYPALIGN_INT));
+}
+
+void store_ranges(std::span<const FeedRange> ranges)
+{
+    if (ranges.empty())
+        return;
+    auto *seqs = static_cast<Datum *>(palloc(3 * sizeof(Datum) * ranges.size()));
+    Datum *ids = seqs + ranges.size(), *counts = ids + ranges.size();
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+        seqs[i] = Int64GetDatum(ranges[i].first_seq);
+        ids[i] = Int64GetDatum(ranges[i].first_id);
+        counts[i] = Int32GetDatum(ranges[i].events);
+    }
+    Datum values[] = {int8_array(seqs, ranges.size()), int8_array(ids, ranges.size()),
+                      int4_array(counts, ranges.size())};
+    run(insert_ranges, values);
+}
+
+void store_head(const Pass &pass, const FeedRange &last)
+{
+    const std::size_t count = pass.open.count;
+    auto *from = static_cast<Datum *>(palloc(3 * sizeof(Datum) * (count + 1)));
+    Datum *to = from + count, *until = to + count;
+    for (std::size_t i = 0; i < count; ++i) {
+        from[i] = Int64GetDatum(pass.open.items[i].first);
+        to[i] = Int64GetDatum(pass.open.items[i].last);
+        until[i] = Int64GetDatum(static_cast<std::int64_t>(pass.open.items[i].until));
+    }
+    const bool none = count == 0;
+    Datum values[] = {Int64GetDatum(last.first_seq),    Int64GetDatum(last.first_id),
+                      Int32GetDatum(last.events),       Int64GetDatum(pass.online_users),
+                      Int64GetDatum(pass.last_id),      none ? 0 : int8_array(from, count),
+                      none ? 0 : int8_array(to, count), none ? 0 : int8_array(until, count)};
+    const char nulls[] = {' ', ' ', ' ', ' ', ' ', none ? 'n' : ' ', none ? 'n' : ' ', none ? 'n' : ' '};
+    run(insert_head, values, nulls);
+}
+
+// With the feed's lock held. first: numbering may begin; while a dump is being restored, its head must come first.
+// all: whether there was no more than one pass takes. Returns whether there was anything to number or to announce.
+bool number_events(bool first, bool &all)
+{
+    CommandCounterIncrement();
+    Pass pass = {};
+    pass.next_transaction = next_transaction();
+    pass.snapshot = RegisterSnapshot(GetLatestSnapshot());
+    pass.oldest_running = full_id(pass.snapshot->xmin, pass.next_transaction);
+    const FeedHead head = read_head(pass.snapshot);
+    all = true;
+    if (head.exists || first) {
+        pass.next_seq = head.last_seq + 1;
+        pass.last_id = head.last_id;
+        pass.online_users = head.online_users;
+        pass.events = begin_key_scan(Table::event, SnapshotAny);
+        all = look_at_all(pass, head);
+        end_key_scan(pass.events);
+    }
+    const std::span<const FeedRange> ranges = pass.ranges.span();
+    if (!ranges.empty()) {
+        store_ranges(ranges.first(ranges.size() - 1));
+        store_head(pass, ranges.back());
+        // A number that somebody has seen is never given again, whatever synchronous_commit says.
+        ForceSyncCommit();
+    }
+    const bool any = !ranges.empty() || (announcements_wait() && find_waiting_announcements());
+    if (any)
+        announce(ranges, pass.to_announce, pass.snapshot, ensure_epoch());
+    UnregisterSnapshot(pass.snapshot);
+    return any;
+}
+
+LOCKTAG tag_of(FeedTask task)
+{
+    LOCKTAG tag;
+    SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId, table_oid(Table::feed_range),
+                       static_cast<std::uint16_t>(task));
+    return tag;
 }
 
 }  // namespace
+
+bool begin_feed_task(FeedTask task)
+{
+    const LOCKTAG tag = tag_of(task);
+    return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
 
 bool worker_is_expected()
 {
@@ -196,26 +389,27 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
     if (events.items().empty())
         return;
     const bool by_worker = worker_is_expected();
+    const char *epoch = by_worker || !notifications_wanted() ? nullptr : feed_epoch();
     for (const Event &e : events.items()) {
-        const auto &s = *static_cast<const StoredSession *>(e.session);
+        const auto &session = *static_cast<const StoredSession *>(e.session);
         const auto *shown = static_cast<const StoredSession *>(e.shown);
-        const bool tells_all = notify_level == notify_session || e.type == EventType::user_online ||
-                               e.type == EventType::user_offline || e.type == EventType::update;
-        bool to_send = notifications_wanted() && tells_all;
-        const bool no_metadata = shown == nullptr || shown->metadata.isnull;
-        Datum values[] = {TimestampTzGetDatum(now),
-                          PointerGetDatum(make_text(to_text(e.type))),
-                          PointerGetDatum(user.name),
-                          PointerGetDatum(s.name),
-                          PointerGetDatum(make_text(to_text(e.reason))),
-                          Int32GetDatum(e.sessions),
-                          PointerGetDatum(make_text(to_text(e.status))),
-                          no_metadata ? 0 : shown->metadata.value,
-                          PointerGetDatum(make_text(notify_channel != nullptr ? notify_channel : ""))};
-        char nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', null_if(!e.online), null_if(no_metadata), ' '};
-        if (to_send && !by_worker)
-            to_send = run(send_event, values, nulls) == 0;
-        nulls[8] = null_if(!to_send);
+        const bool has_metadata = e.online && shown != nullptr && !shown->metadata.isnull;
+        Jsonb *details =
+            e.online ? details_of(e.status, has_metadata ? DatumGetJsonbP(shown->metadata.value) : nullptr) : nullptr;
+        const bool named = !text_view(session.name).empty();
+        text *type = make_text(to_text(e.type)), *reason = make_text(to_text(e.reason));
+        bool left_to_others = is_announced(e.type);
+        if (left_to_others && !by_worker)
+            left_to_others = !send_at_commit({0, now, text_to_cstring(type), text_to_cstring(user.name),
+                                              named ? text_to_cstring(session.name) : nullptr, text_to_cstring(reason),
+                                              e.sessions, details},
+                                             epoch);
+        Datum values[] = {TimestampTzGetDatum(now),   PointerGetDatum(type),
+                          PointerGetDatum(user.name), PointerGetDatum(session.name),
+                          PointerGetDatum(reason),    Int32GetDatum(e.sessions),
+                          PointerGetDatum(details),   left_to_others ? CStringGetTextDatum(notify_channel) : 0};
+        const char nulls[] = {
+            ' ', ' ', ' ', named ? ' ' : 'n', ' ', ' ', details != nullptr ? ' ' : 'n', left_to_others ? ' ' : 'n'};
         run(insert_event, values, nulls);
     }
     note_written(leave_until);
@@ -223,60 +417,40 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
 
 void events_may_be_written() { tell_worker(my_known_database(), 1); }
 
-bool announcements_wait() { return some_put_off; }
-
 void bring_feed_up_to_date()
 {
     // A transaction with a snapshot of its own sees what it has seen at first; a standby sees what the primary has numbered.
     if (RecoveryInProgress() || IsolationUsesXactSnapshot())
         return;
     if (worker_is_expected()) {
-        my_database()->worker.wait_until_numbered(patience_of_readers_ms);
+        my_database()->worker.wait_until_numbered(reader_wait_ms);
         return;
     }
-    if (XactReadOnly || run(any_waiting) == 0 || !feed_locked(try_lock_feed, true))
+    if (XactReadOnly || !begin_feed_task(FeedTask::number))
         return;
-    run(waiting_events);
-    int count = 0;
-    Datum *ids = found_ids(count);
-    number(ids, count);
-}
-
-void restart_window(IdWindow &window)
-{
-    run(last_id);
-    const int64 id = DatumGetInt64(first_value(1));
-    window.restart(id, U64FromFullTransactionId(ReadNextFullTransactionId()));
-}
-
-bool number_committed_events(IdWindow &window)
-{
-    const std::span<const std::int64_t> holes = window.holes();
-    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (holes.size() + 1)));
-    for (std::size_t i = 0; i < holes.size(); ++i)
-        ids[i] = Int64GetDatum(holes[i]);
-    Datum values[] = {Int64GetDatum(window.above()), Int64GetDatum(window.again_up_to()), int8_array(ids, holes.size()),
-                      Int32GetDatum(most_in_a_pass)};
-    // Older than the snapshot of the next statement, so never too young.
-    const TransactionId oldest = GetLatestSnapshot()->xmin;
-    run(new_events, values);
-    int count = 0;
-    Datum *found = found_ids(count);
-    const bool complete = count < most_in_a_pass;
-    if (count > 0 || some_put_off) {
-        if (feed_locked(lock_feed, my_database()->worker.event_commits() > 0)) {
-            number(found, count);
-        } else {
-            // What is there stays for a pass after the first event written here.
-            some_put_off = false;
-            return false;
-        }
+    bool any = false, all = false;
+    while (!all)
+        any |= number_events(true, all);
+    // Others need not wait for the end of this transaction, where it has nothing for them to wait for.
+    if (!any) {
+        const LOCKTAG tag = tag_of(FeedTask::number);
+        LockRelease(&tag, ExclusiveLock, false);
     }
-    const FullTransactionId next = ReadNextFullTransactionId();
-    static_assert(sizeof(Datum) == sizeof(std::int64_t));
-    window.passed({reinterpret_cast<const std::int64_t *>(found), static_cast<std::size_t>(count)},
-                  full_id(oldest, next), U64FromFullTransactionId(next), complete);
-    return !complete;
+}
+
+void begin_feed()
+{
+    if (begin_feed_task(FeedTask::number))
+        (void)ensure_epoch();
+}
+
+Numbered number_committed_events()
+{
+    if (!begin_feed_task(FeedTask::number))
+        return Numbered::locked_by_another;
+    bool all = false;
+    (void)number_events(my_database()->worker.event_commits() > 0, all);
+    return all ? Numbered::all : Numbered::more_left;
 }
 
 }  // namespace presence

@@ -1,9 +1,9 @@
-// The change feed: events wait in the queue until somebody numbers them, in the order of commit for each user, and sends
-// what is to be sent. With a worker that is its task; without, the writer sends and whoever reads numbers. Lives here:
-// who does which, and the statements for it. Does not live here: when the worker does it (worker.h).
+// The change feed: events are written once, by the transaction that changes presence, and get numbers when they are
+// committed, in the order of commit for each user. With a worker, numbering and announcing is its task; without, the writer
+// announces and whoever reads numbers. Lives here: writing, and the pass that numbers. Does not live here: when the worker
+// does it (worker.h), what a notification looks like (announcements.h), the SQL functions (feed_functions.cpp).
 #pragma once
 
-#include "../core/id_window.h"
 #include "../core/rules.h"
 #include "server.h"
 
@@ -11,7 +11,7 @@ namespace presence {
 
 struct StoredUser;
 
-// Whether a worker numbers and sends the events of this session's transactions, now or as soon as it is back.
+// Whether a worker numbers and announces the events of this session's transactions, now or as soon as it is back.
 bool worker_is_expected();
 
 // To be called once in each process.
@@ -22,14 +22,19 @@ void write_events(const StoredUser &user, const EventList &events, Time now, Tim
 // Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 
-// Within owner work. Before a reader looks: waits for the worker to have numbered what is committed, or does it.
+// Within owner work. Before a reader looks: waits for the worker to have numbered what is committed, or does it. Where
+// neither is possible, the reader finds events that have no number.
 void bring_feed_up_to_date();
 
-// Numbers and sends what the window says may be there; whether there was more than one pass takes. Within owner work, in
-// a transaction that ends at once.
-bool number_committed_events(IdWindow &window);
-// Whether numbered events waited for room in the notification queue when this process last looked.
-bool announcements_wait();
-void restart_window(IdWindow &window);
+enum class Numbered { all, more_left, locked_by_another };
+// By the worker, within owner work, in a transaction that ends at once.
+Numbered number_committed_events();
+// The same before there is anything to number.
+void begin_feed();
+
+// What two transactions must not do at once, by a lock that no SQL command takes. False: another one does it. Ends with the
+// transaction.
+enum class FeedTask : std::uint16_t { number = 1, drop = 2 };
+bool begin_feed_task(FeedTask task);
 
 }  // namespace presence

@@ -6,6 +6,7 @@
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
+#include "feed_tables.h"
 #include "owner_guard.h"
 
 extern "C" {
@@ -31,13 +32,6 @@ Statement suspects = {
     " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found",
     1,
     {INT8ARRAYOID}};
-// What is numbered is summed up already.
-Statement recorded_count = {
-    "SELECT coalesce((SELECT online_users FROM @.presence_feed), 0)"
-    " + (SELECT count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') FROM @.presence_event_queue)",
-    0,
-    {}};
-
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
 constexpr std::size_t most_suspects = 10000;
@@ -55,10 +49,11 @@ char *reserve(UserList &list, std::size_t bytes)
     return taken;
 }
 
-UserList *new_list(bool with_metadata)
+UserList *new_list(bool with_metadata, Time grace = 0)
 {
     auto *list = static_cast<UserList *>(palloc0(sizeof(UserList)));
     list->with_metadata = with_metadata;
+    list->grace = grace;
     list->context = CurrentMemoryContext;
     list->room_for_pieces = 64;
     list->pieces = static_cast<ListedUser **>(palloc(sizeof(ListedUser *) * list->room_for_pieces));
@@ -189,7 +184,7 @@ void add_batch(Receiver &receiver)
 {
     UserList &list = *receiver.list;
     effective_times({receiver.recorded, receiver.count}, receiver.times);
-    const Time now = GetCurrentTimestamp();
+    const Time now = GetCurrentTimestamp() - list.grace;
     for (std::uint32_t i = 0; i < receiver.count; ++i)
         __builtin_prefetch(&list.slots[receiver.rows[i].hash & (list.slot_count - 1)], 1);
     for (std::uint32_t i = 0; i < receiver.count; ++i) {
@@ -244,9 +239,9 @@ bool receive(TupleTableSlot *slot, DestReceiver *self)
 void start_nothing(DestReceiver *, int, TupleDesc) {}
 void stop_nothing(DestReceiver *) {}
 
-UserList *collect(Statement &statement, Datum argument, bool with_metadata)
+UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time grace = 0)
 {
-    UserList *list = new_list(with_metadata);
+    UserList *list = new_list(with_metadata, grace);
     Receiver receiver{
         {receive, start_nothing, stop_nothing, stop_nothing, DestNone}, list, 0, 0, nullptr, nullptr, nullptr, nullptr};
     receiver.rows = static_cast<Receiver::Row *>(palloc(sizeof(Receiver::Row) * Receiver::batch));
@@ -281,7 +276,7 @@ SessionSnapshot snapshot_of(const SessionRow &row)
     return snapshot_at(row, times, GetCurrentTimestamp());
 }
 
-UserList *list_online(bool with_metadata) { return collect(online_sessions, 0, with_metadata); }
+UserList *list_online(bool with_metadata, Time grace) { return collect(online_sessions, 0, with_metadata, grace); }
 UserList *list_named(Datum names, bool with_ended)
 {
     return collect(with_ended ? sessions_of : online_sessions_of, names, with_ended);
@@ -308,8 +303,7 @@ std::int64_t count_online()
         if (unsure == nullptr)
             return list_online(false)->online_users;
     }
-    run(recorded_count, nullptr, nullptr, true);
-    const std::int64_t recorded = DatumGetInt64(first_value(1));
+    const std::int64_t recorded = recorded_online_users(GetActiveSnapshot());
     return unsure == nullptr ? recorded : recorded - (unsure->count - unsure->online_users);
 }
 

@@ -41,6 +41,7 @@ struct UserList {
     std::int64_t online_users, live_sessions;
     bool with_metadata;
     bool has_stale;  // some session recorded as online is not live
+    Time grace;      // who has been stale for no longer than this counts as live
     char *room;      // for names and metadata
     std::size_t room_left;
     MemoryContext context;
@@ -51,7 +52,7 @@ struct UserList {
 // The next four need owner work (extension.h), and read by the active snapshot.
 
 // Every user who has a session recorded as online, in one scan. Some may have only stale ones.
-UserList *list_online(bool with_metadata);
+UserList *list_online(bool with_metadata, Time grace = 0);
 // The users asked for, by index; who is unknown has no entry. names is an array of text.
 UserList *list_named(Datum names, bool with_ended);
 // Users who may be stale as far as the cache and the grace of departures can tell; null: these are too many to tell.

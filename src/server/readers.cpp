@@ -1,11 +1,12 @@
-// The SQL functions that read presence and the feed, and what the views ask about a session.
+// The SQL functions that read presence, and what the views ask about a session.
+#include "readers.h"
+
 #include <algorithm>
 
 #include "cache.h"
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
-#include "feed.h"
 #include "lists.h"
 #include "log.h"
 #include "settings.h"
@@ -18,25 +19,6 @@ extern "C" {
 namespace presence {
 
 namespace {
-
-Statement last_number = {"SELECT coalesce(max(last_seq), 0) FROM @.presence_feed", 0, {}};
-Statement changes = {
-    "SELECT seq, at, event, user_id, session_id, reason, sessions, details FROM ONLY @.presence_events WHERE seq > $1 ORDER BY seq LIMIT $2",
-    2,
-    {INT8OID, INT4OID}};
-Statement dropped = {"SELECT dropped_seq FROM @.presence_feed", 0, {}};
-
-Datum return_rows(FunctionCallInfo fcinfo)
-{
-    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
-    for (std::uint64_t i = 0; i < SPI_processed; ++i) {
-        Datum values[8];
-        bool nulls[8];
-        heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
-        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-    }
-    return 0;
-}
 
 bool shows_pass(FunctionCallInfo fcinfo, int argument)
 {
@@ -78,8 +60,6 @@ Time time_or_zero(FunctionCallInfo fcinfo, int argument)
     return PG_ARGISNULL(argument) ? 0 : PG_GETARG_TIMESTAMPTZ(argument);
 }
 
-bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
-
 text *status_text(Status status)
 {
     static text *texts[4];
@@ -92,7 +72,19 @@ text *status_text(Status status)
     return made;
 }
 
-// Like InitMaterializedSRF(), but a list that is in memory anyway is not written to a file because it is larger than work_mem.
+// The list leaves stale sessions out by itself. To end those that it found costs nothing where there are none.
+void end_stale_sessions_of(const UserList &list, const OwnerWork &work)
+{
+    // Under a snapshot of the transaction's own, ending them could fail for what others have done since.
+    if (!list.has_stale || !may_write() || IsolationUsesXactSnapshot())
+        return;
+    const Ended ended = end_stale_sessions(Thoroughness::whole_table);
+    if (ended.sessions > 0)
+        log_call(work, "get_active_users", nullptr, nullptr, ended.users, ended.sessions);
+}
+
+}  // namespace
+
 ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
 {
     constexpr int kilobytes = 64 * 1024;
@@ -108,7 +100,6 @@ ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
     return result;
 }
 
-// The columns of get_active_users().
 void describe(const ListedUser &user, Datum *values, bool *nulls)
 {
     values[0] = PointerGetDatum(user.name);
@@ -119,19 +110,6 @@ void describe(const ListedUser &user, Datum *values, bool *nulls)
     values[5] = user.metadata.value;
     nulls[5] = user.metadata.isnull;
 }
-
-// The list leaves stale sessions out by itself. To end those that it found costs nothing where there are none.
-void end_stale_sessions_of(const UserList &list, const OwnerWork &work)
-{
-    // Under a snapshot of the transaction's own, ending them could fail for what others have done since.
-    if (!list.has_stale || !may_write() || IsolationUsesXactSnapshot())
-        return;
-    const Ended ended = end_stale_sessions(Thoroughness::whole_table);
-    if (ended.sessions > 0)
-        log_call(work, "get_active_users", nullptr, nullptr, ended.users, ended.sessions);
-}
-
-}  // namespace
 
 }  // namespace presence
 
@@ -309,31 +287,6 @@ PRESENCE_FUNCTION(get_active_users)
     return 0;
 }
 
-PRESENCE_FUNCTION(presence_snapshot)
-{
-    extension_of(fcinfo);
-    ReturnSetInfo *result = begin_list(fcinfo);
-    const OwnerWork work = begin_owner_work();
-    bring_feed_up_to_date();
-    begin_consistent_reading();
-    run(last_number, nullptr, nullptr, true);
-    Datum values[7] = {first_value(1)};
-    const UserList *list = list_online(true);
-    end_consistent_reading();
-    const std::uint32_t *order = newest_first(*list);
-    for (std::int64_t i = 0; i < list->online_users; ++i) {
-        bool nulls[7] = {};
-        describe(list->user(order[i]), values + 1, nulls + 1);
-        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-    }
-    if (list->online_users == 0) {
-        bool nulls[7] = {false, true, true, true, true, true, true};
-        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-    }
-    end_owner_work(work);
-    return 0;
-}
-
 PRESENCE_FUNCTION(is_user_online)
 {
     if (PG_ARGISNULL(0))
@@ -393,35 +346,4 @@ PRESENCE_FUNCTION(presence_count)
     const std::int64_t count = count_online();
     end_owner_work(work);
     PG_RETURN_INT64(count);
-}
-
-PRESENCE_FUNCTION(presence_changes_since)
-{
-    if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"),
-                        errhint("Pass 0 to read from the beginning.")));
-    const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
-    const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
-    if (limit <= 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
-    extension_of(fcinfo);
-    InitMaterializedSRF(fcinfo, 0);
-    const OwnerWork work = begin_owner_work();
-    bring_feed_up_to_date();
-    // Retention moves the low end and removes events in one transaction: both are to be seen, or neither.
-    begin_consistent_reading();
-    run(dropped, nullptr, nullptr, true);
-    const int64 low = DatumGetInt64(first_value(1));
-    if (seq < low)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("the feed no longer has the events after seq " INT64_FORMAT, seq),
-                        errdetail("Retention has removed events up to " INT64_FORMAT ".", low),
-                        errhint("Start again from presence_snapshot().")));
-    Datum values[] = {Int64GetDatum(seq), Int32GetDatum(limit)};
-    run(changes, values, nullptr, true);
-    end_consistent_reading();
-    return_rows(fcinfo);
-    end_owner_work(work);
-    return 0;
 }

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 
+#include "datums.h"
 #include "extension.h"
+#include "feed.h"
+#include "feed_tables.h"
 #include "settings.h"
 
 extern "C" {
 #include "access/table.h"
+#include "access/tableam.h"
 #include "common/pg_prng.h"
 #include "storage/bufmgr.h"
 #include "storage/itemptr.h"
@@ -16,17 +20,8 @@ namespace presence {
 
 namespace {
 
-Statement lock_feed = {
-    "SELECT FROM @.presence_feed WHERE EXISTS (SELECT FROM ONLY @.presence_events WHERE at < $1) FOR UPDATE SKIP LOCKED",
-    1,
-    {TIMESTAMPTZOID}};
-Statement drop_events = {
-    "WITH gone AS (DELETE FROM ONLY @.presence_events WHERE seq IN"
-    " (SELECT seq FROM ONLY @.presence_events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING seq),"
-    " low AS (UPDATE @.presence_feed SET dropped_seq = greatest(dropped_seq, (SELECT max(seq) FROM gone)) WHERE EXISTS (SELECT FROM gone))"
-    " SELECT count(*) FROM gone",
-    2,
-    {TIMESTAMPTZOID, INT4OID}};
+Statement note_dropped = {"INSERT INTO @.presence_feed_dropped (seq) VALUES ($1)", 1, {INT8OID}};
+Statement forget_lower = {"DELETE FROM @.presence_feed_dropped WHERE seq < $1", 1, {INT8OID}};
 Statement drop_log = {
     "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN"
     " (SELECT id FROM @.presence_admin_log WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id) SELECT count(*) FROM gone",
@@ -157,6 +152,59 @@ void forget_rows(Statement &statement, Time cutoff, Time until)
     } while (DatumGetInt64(first_value(1)) == most_rows && GetCurrentTimestamp() < until);
 }
 
+// False: another transaction holds the row, or has changed it.
+bool remove(const KeyScan &scan, Snapshot snapshot)
+{
+    TM_FailureData failure;
+    return table_tuple_delete(scan.table, &scan.slot->tts_tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
+                              false, &failure, false) == TM_Ok;
+}
+
+// Removes a range's old events that come after low, and the range with the last of them. Returns the number of the last
+// event removed, or low. The head stays without its events, because it says where numbering goes on.
+std::int64_t forget_range(const KeyScan &ranges, KeyScan &events, std::int64_t low, std::int64_t head, Time cutoff,
+                          Snapshot snapshot)
+{
+    const FeedRange range = range_of(ranges);
+    seek(events, range.first_id + std::max<std::int64_t>(low + 1 - range.first_seq, 0), range.last_id());
+    while (next(events)) {
+        bool is_null = false;
+        if (DatumGetTimestampTz(slot_getattr(events.slot, event_at, &is_null)) >= cutoff || !remove(events, snapshot))
+            return low;
+        low = range.first_seq + (int8_of(events, event_id) - range.first_id);
+    }
+    if (range.last_seq() != head && !remove(ranges, snapshot))
+        return low;
+    return range.last_seq();
+}
+
+// From the low end of the feed to the first event that is young enough to stay. Locks nothing that writers of events, those
+// who number them, or readers need.
+void forget_events(Time cutoff, Time until)
+{
+    CommandCounterIncrement();
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    const std::int64_t before = dropped_seq(snapshot), head = read_head(snapshot).last_seq;
+    std::int64_t low = before;
+    KeyScan ranges = begin_key_scan(Table::feed_range, snapshot, RowExclusiveLock);
+    KeyScan events = begin_key_scan(Table::event, snapshot, RowExclusiveLock);
+    seek_range(ranges, before + 1);
+    while (next(ranges) && GetCurrentTimestamp() < until) {
+        CHECK_FOR_INTERRUPTS();
+        low = forget_range(ranges, events, low, head, cutoff, snapshot);
+        if (low < range_of(ranges).last_seq())
+            break;
+    }
+    end_key_scan(events);
+    end_key_scan(ranges);
+    UnregisterSnapshot(snapshot);
+    if (low == before)
+        return;
+    Datum values[] = {Int64GetDatum(low)};
+    run(note_dropped, values);
+    run(forget_lower, values);
+}
+
 }  // namespace
 
 void forget_old()
@@ -170,11 +218,9 @@ void forget_old()
     if (cutoffs.user != DT_NOBEGIN)
         forget_bare_users(cutoffs);
     const Time cutoff = ago(now, event_retention_s);
-    Datum old_event = TimestampTzGetDatum(cutoff);
     forget_rows(drop_log, cutoff, now + 2 * most_time);
-    // Last, because whoever numbers events needs the feed; and only if nobody else holds it.
-    if (run(lock_feed, &old_event) > 0)
-        forget_rows(drop_events, cutoff, now + 3 * most_time);
+    if (begin_feed_task(FeedTask::drop))
+        forget_events(cutoff, now + 4 * most_time);
 }
 
 }  // namespace presence

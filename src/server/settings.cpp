@@ -10,6 +10,7 @@ int rejoin_guard_ms;
 int leave_grace_ms;
 char *notify_channel;
 int notify_level;
+int storm_threshold;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
@@ -47,7 +48,18 @@ void define_seconds(const char *name, const char *what, const char *more, int *v
                             nullptr);
 }
 
+bool is_everybodys(const char *name, int value)
+{
+    const char *initial = GetConfigOptionResetString(name);
+    return initial != nullptr && atoi(initial) == value;
+}
+
 }  // namespace
+
+bool timeouts_are_everybodys()
+{
+    return is_everybodys("presence.timeout", timeout_ms) && is_everybodys("presence.max_timeout", max_timeout_ms);
+}
 
 void define_settings()
 {
@@ -66,6 +78,9 @@ void define_settings()
                                nullptr, &notify_channel, "presence", PGC_SUSET, 0, check_channel, nullptr, nullptr);
     DefineCustomEnumVariable("presence.notify_level", "Which changes are announced.", nullptr, &notify_level,
                              notify_user, notify_levels, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("presence.storm_threshold", "More changes than this at once are announced as one.",
+                            "0 announces each, however many there are.", &storm_threshold, 1000, 0, INT_MAX, PGC_SUSET,
+                            0, nullptr, nullptr, nullptr);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,
                    &event_retention_s, 30 * 24 * 3600, 0);
     define_seconds("presence.session_retention", "How long ended sessions are kept.", nullptr, &session_retention_s,

@@ -15,6 +15,7 @@ extern int rejoin_guard_ms;
 extern int leave_grace_ms;
 extern char *notify_channel;
 extern int notify_level;
+extern int storm_threshold;
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;
@@ -23,6 +24,9 @@ extern bool worker_enabled;
 extern int max_workers;
 
 void define_settings();
+
+// Whether nobody has changed the timeouts for this session alone.
+bool timeouts_are_everybodys();
 
 // Rounded up; nothing for what is less than nothing.
 inline std::uint64_t time_to_ms(Time time) { return time <= 0 ? 0 : (static_cast<std::uint64_t>(time) + 999) / 1000; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <new>
 
+#include "announcements.h"
 #include "cache.h"
 #include "compat.h"
 #include "datums.h"
@@ -116,7 +117,6 @@ bool fill_cache()
 
 // What the loop keeps from one turn to the next; times are monotonic milliseconds.
 struct WorkerState {
-    IdWindow window;
     bool more_events = true;      // at the start, nobody knows
     std::uint64_t number_at = 0;  // not before
     std::uint64_t expire_at = 0;
@@ -131,9 +131,12 @@ void number_events(WorkerState &state)
         return;
     if (monotonic_ms() < state.number_at)
         return;
-    in_transaction("numbering events", [&state] { state.more_events = number_committed_events(state.window); });
-    state.number_at = state.more_events ? 0 : monotonic_ms() + (announcements_wait() ? 100 : numbering_pause_ms);
-    if (!state.more_events)
+    Numbered done = Numbered::all;
+    in_transaction("numbering events", [&done] { done = number_committed_events(); });
+    state.more_events = done != Numbered::all;
+    const bool waits = done == Numbered::locked_by_another || announcements_wait();
+    state.number_at = done == Numbered::more_left ? 0 : monotonic_ms() + (waits ? 100 : numbering_pause_ms);
+    if (done == Numbered::all)
         database->worker.note_numbered(commits);
 }
 
@@ -210,7 +213,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 {
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
-    in_transaction("starting", [state] { restart_window(state->window); });
+    in_transaction("starting", begin_feed);
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
     const std::uint64_t turn_ends = monotonic_ms() + turn_ms;
     for (;;) {

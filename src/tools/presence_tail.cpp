@@ -1,8 +1,9 @@
 // presence_tail: prints who is online, then every change as it comes.
 //
-// Notifications only say "look now": what is printed comes from the numbered feed, presence_changes_since(), read
-// after the last number printed. So a lost connection, a restarted server or a dropped notification leaves
-// neither a gap nor a repeat. The feed is also read every few seconds, in case no notification comes at all.
+// Notifications only say "look now", whether they tell of one change or of a storm: what is printed comes from the numbered
+// feed, presence_changes_since(), read after the last number printed. So a lost connection, a restarted server or a dropped
+// notification leaves neither a gap nor a repeat. The feed is also read every few seconds, in case no notification comes at
+// all. A feed of another epoch has other numbers, so there it begins with the list again.
 
 #include <libpq-fe.h>
 
@@ -391,7 +392,7 @@ private:
         if (options_.count) {
             shown_.reset();
         } else if (position_) {
-            check_position(connection, first);
+            check_position(connection);
         } else {
             show_list(connection);
         }
@@ -436,15 +437,33 @@ private:
             complain("the server sends no notifications (presence.notify_channel is empty): looking every 2 s");
     }
 
-    // A server restored from a backup, or an extension made anew, counts from lower numbers again.
-    void check_position(Connection &connection, bool first)
+    // A server restored from a backup, or an extension made anew, gives numbers again.
+    void check_position(Connection &connection)
     {
-        const auto top = connection.query("SELECT seq FROM " + schema_ + "presence_snapshot() LIMIT 1");
-        const std::int64_t last = top.rows() > 0 && !top.null(0, 0) ? top.number(0, 0) : 0;
-        if (*position_ <= last)
-            return;
-        complain("the feed ends at " + std::to_string(last) + ", before " + std::to_string(*position_) +
-                 (first ? "" : ": the server was restored") + "; starting again from the current list");
+        const auto now = connection.query("SELECT epoch, seq FROM " + schema_ + "presence_feed_position()");
+        if (!is_known_epoch(now, 0))
+            return start_again(connection, "this is not the feed that it was");
+        note_epoch(now, 0);
+        if (*position_ > now.number(0, 1))
+            start_again(connection, "the feed ends at " + std::to_string(now.number(0, 1)) + ", before " +
+                                        std::to_string(*position_));
+    }
+
+    // No epoch is none that could be another one.
+    bool is_known_epoch(const Result &rows, int column) const
+    {
+        return rows.null(0, column) || epoch_.empty() || epoch_ == rows.text(0, column);
+    }
+
+    void note_epoch(const Result &rows, int column)
+    {
+        if (rows.rows() > 0 && !rows.null(0, column))
+            epoch_ = rows.text(0, column);
+    }
+
+    void start_again(Connection &connection, const std::string &reason)
+    {
+        complain(reason + "; starting again from the current list");
         show_list(connection);
     }
 
@@ -452,8 +471,9 @@ private:
     {
         const auto rows = connection.query(
             "SELECT s.seq, s.user_id, s.status, s.sessions, pg_catalog.to_char(s.online_since, 'YYYY-MM-DD HH24:MI:SS'), "
-            "pg_catalog.row_to_json(s) FROM " +
+            "pg_catalog.row_to_json(s), s.epoch FROM " +
             schema_ + "presence_snapshot() AS s");
+        note_epoch(rows, 6);
         const bool nobody = rows.rows() == 0 || rows.null(0, 1);
         if (options_.json) {
             for (int row = 0; row < rows.rows(); ++row)
@@ -475,17 +495,23 @@ private:
             try {
                 found = connection.query(
                     "SELECT e.seq, pg_catalog.to_char(e.at, 'HH24:MI:SS.MS'), e.event, e.user_id, e.session_id, e.reason, e.sessions, "
-                    "e.details, pg_catalog.row_to_json(e) FROM " +
-                        schema_ + "presence_changes_since($1::bigint, $2::integer) AS e",
+                    "e.details, pg_catalog.row_to_json(e), p.epoch FROM " +
+                        schema_ + "presence_feed_position() AS p LEFT JOIN LATERAL " + schema_ +
+                        "presence_changes_since($1::bigint, $2::integer) AS e ON true",
                     {std::to_string(*position_), std::to_string(batch)});
             } catch (const QueryFailed &error) {
                 if (error.sqlstate != "22023")
                     throw;
-                complain(std::string(error.what()) + "; starting again from the current list");
-                show_list(connection);
+                start_again(connection, error.what());
                 continue;
             }
-            for (int row = 0; row < found->rows(); ++row) {
+            if (!is_known_epoch(*found, 9)) {
+                start_again(connection, "this is not the feed that it was");
+                continue;
+            }
+            note_epoch(*found, 9);
+            // One row without a number: nothing new.
+            for (int row = 0; row < found->rows() && !found->null(row, 0); ++row) {
                 screen_.line(options_.json ? std::string(found->text(row, 8)) : readable(*found, row));
                 position_ = found->number(row, 0);
             }
@@ -544,6 +570,7 @@ private:
     Waiter waiter_;
     Screen screen_;
     std::string schema_;                    // quoted, with its dot
+    std::string epoch_;                     // of these numbers; empty: not known
     std::optional<std::int64_t> position_;  // the last number that is on the screen
     std::optional<std::int64_t> shown_;     // the count that is on the screen
     bool established_ = false;              // it has worked once: from then on we do not give up

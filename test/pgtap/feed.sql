@@ -66,7 +66,7 @@ SELECT is((SELECT array_agg(user_id ORDER BY user_id) FROM presence_snapshot()),
 SELECT is((SELECT max(seq) FROM presence_snapshot()), (SELECT max(seq) FROM presence_changes_since(0)), 'and at the end of the feed');
 
 -- Retention. Only what is older goes, and whoever has not read it is told.
-UPDATE presence_events SET at = at - interval '31 days' WHERE seq <= 5;
+SELECT pg_temp.age_events(5, '31 days');
 INSERT INTO presence_admin_log (at, action, actor) VALUES (clock_timestamp() - interval '31 days', 'old', 'somebody'), (clock_timestamp() - interval '29 days', 'young', 'somebody');
 SELECT is(scheduled_presence_cleanup(), 0, 'the scheduled cleanup ends nobody here');
 SELECT is((SELECT min(seq) FROM presence_changes_since(5)), 6::bigint, 'events older than presence.event_retention are gone, younger ones stay');

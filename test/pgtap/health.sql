@@ -51,14 +51,14 @@ SELECT is(pg_temp.problems(), NULL, 'what it schedules helps');
 ROLLBACK;
 
 BEGIN;
-UPDATE presence_events SET at = at - interval '32 days' WHERE seq IN (SELECT min(seq) FROM presence_events);
+SELECT pg_temp.age_events((SELECT min(seq) FROM presence_events), '32 days');
 SELECT ok(pg_temp.problems()::text ~ 'Events are kept longer than presence.event_retention: run SELECT', 'events kept for too long, and what to do');
 SELECT count(scheduled_presence_cleanup());
 SELECT is(pg_temp.problems(), NULL, 'helps');
 ROLLBACK;
 
 BEGIN;
-INSERT INTO presence_event_queue (at, event, user_id, sessions) SELECT clock_timestamp(), 'update', 'x', 1 FROM generate_series(1, 100001);
+INSERT INTO presence_event (at, event, user_id, sessions) SELECT clock_timestamp(), 'update', 'x', 1 FROM generate_series(1, 100001);
 SELECT is(pg_temp.problems(), CASE WHEN (SELECT worker_pid IS NULL FROM presence_health) THEN ARRAY['100001 events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().'] END, 'events that nobody numbers, and what to do');
 SELECT count(scheduled_presence_cleanup());
 SELECT is(pg_temp.problems(), NULL, 'helps');

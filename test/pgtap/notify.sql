@@ -17,7 +17,7 @@ CREATE FUNCTION pg_temp.payloads(said text) RETURNS TABLE (number bigint, payloa
 CREATE TEMP TABLE heard AS SELECT * FROM pg_temp.payloads(:'heard');
 SELECT is((SELECT array_agg(payload ->> 'event' ORDER BY number) FROM heard), ARRAY['user_online', 'update', 'user_offline'], 'by default users that come, change and go');
 SELECT is((SELECT array_agg(DISTINCT (SELECT string_agg(k, ' ' ORDER BY k) FROM jsonb_object_keys(payload) AS k)) FROM heard),
-          ARRAY['at details event reason seq session_id sessions user_id'], 'each with exactly the keys of the contract');
+          ARRAY['at details epoch event reason seq session_id sessions user_id'], 'each with exactly the keys of the contract');
 SELECT ok(pg_temp.numbered(), 'the feed');
 SELECT set_eq($$SELECT row(payload ->> 'event', (payload ->> 'at')::timestamptz, payload ->> 'user_id', payload ->> 'session_id', payload ->> 'reason', payload ->> 'sessions', nullif(payload -> 'details', 'null'))::text FROM heard$$,
               $$SELECT row(event, at, user_id, session_id, reason, sessions, details)::text FROM presence_changes_since(0) WHERE event !~ 'session'$$, 'says the same');

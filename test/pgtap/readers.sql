@@ -49,6 +49,7 @@ COMMIT;
 
 -- Who is silent is shown by nobody, and ended only by those who may.
 SELECT update_user_heartbeat('lives', 's', heartbeat_interval => '1 hour');
+SELECT pg_temp.numbered();
 BEGIN;
 SELECT update_user_heartbeat('silent', 's'), update_user_heartbeat('silent', 't');
 SET LOCAL presence.timeout = '1ms';

@@ -25,6 +25,7 @@ SELECT seq, event, user_id, session_id, reason, sessions, details->>'status' AS 
 SELECT seq FROM presence_changes_since(3, 2);
 SELECT count(DISTINCT seq) AS seq_columns, bool_and(user_id IS NULL) AS nobody, max(seq) AS position FROM presence_snapshot();
 SELECT seq, at IS NOT NULL AS has_time, details FROM presence_changes_since(3, 1);
+SELECT count(*) FROM presence_changes_since((SELECT seq FROM presence_feed_position()));
 SELECT count(*) FROM presence_changes_since(1000000);
 SET presence.notify_level = 'none';
 SELECT update_user_heartbeat('bob', 'one');

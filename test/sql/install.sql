@@ -71,7 +71,7 @@ WHERE p.pronamespace = 'tracker'::regnamespace
   AND p.proname IN ('update_user_heartbeat', 'update_user_heartbeats', 'mark_user_offline', 'handle_user_disconnect',
                     'cleanup_stale_presence', 'get_active_users', 'scheduled_presence_cleanup', 'presence_schedule_cleanup',
                     'presence_unschedule_cleanup', 'is_user_online', 'get_presence', 'presence_count', 'presence_changes_since',
-                    'presence_snapshot')
+                    'presence_snapshot', 'presence_feed_position')
 ORDER BY p.proname;
 SELECT attrelid::regclass AS relation, string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attnum) AS columns
 FROM pg_attribute

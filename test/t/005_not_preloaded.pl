@@ -39,7 +39,7 @@ like(
 
 # Sessions in full pages, beating for a long time through many connections, without any vacuum.
 my ($users, $beats) = (1000, 20000);
-sql('TRUNCATE presence_session, presence_user, presence_event_queue, presence_events');
+sql('TRUNCATE presence_session, presence_user, presence_event, presence_feed_range');
 my $join =
     "SELECT sum(update_user_heartbeats(ARRAY(SELECT 'u' || i FROM generate_series(1, $users) AS i), array_fill(tab, ARRAY[$users]))) FROM unnest(ARRAY['s1', 's2', 's3']) AS tab";
 is(sql($join), 3 * $users, 'everybody joins');

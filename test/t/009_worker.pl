@@ -399,7 +399,7 @@ unlike(
     qr/deadlock detected/,
     'an extension dropped while the worker has something to do: no deadlock'
 );
-ask('VACUUM presence_session, presence_events');
+ask('VACUUM presence_session, presence_event');
 $session->quit;
 cmp_ok(takes(sub { $node->stop('smart') }), '<', 15, 'a smart shutdown is not blocked');
 $node->start;

@@ -290,7 +290,10 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await own.pool.query("SELECT update_user_heartbeat('later'::presence_id)");
     // In one step, as retention does it.
     await own.pool.query(
-      "BEGIN; SELECT count(*) FROM presence_snapshot(); DELETE FROM ONLY presence_events; UPDATE presence_feed SET last_seq = last_seq + 10, dropped_seq = last_seq + 5; COMMIT",
+      "BEGIN; SELECT count(*) FROM presence_snapshot();" +
+        " INSERT INTO presence_feed_range (first_seq, first_id, events, online_users, last_id) SELECT first_seq + events, last_id + 1, 10, online_users, last_id + 10 FROM presence_feed_range ORDER BY first_seq DESC LIMIT 1;" +
+        " SELECT setval('presence_event_id_seq', max(last_id)) FROM presence_feed_range;" +
+        " INSERT INTO presence_feed_dropped SELECT max(first_seq) + 4 FROM presence_feed_range; COMMIT",
     );
     await soon(() => expect(snapshots.length).toBe(1));
     await soon(() => expect(names(watcher)).toContain("later"));

@@ -1,0 +1,28 @@
+// What listeners are told of events: one JSON object for each, or one for all of a storm. Lives here: what a notification
+// looks like, and what happens while the server's notification queue is too full. Does not live here: who is to send (feed.h).
+#pragma once
+
+#include "feed_tables.h"
+
+namespace presence {
+
+// An event as it is announced. Null pointers and seq 0 are JSON's null.
+struct Announcement {
+    std::int64_t seq;
+    TimestampTz at;
+    const char *event, *user, *session, *reason;
+    std::int32_t sessions;
+    Jsonb *details;
+};
+
+// At most what NOTIFY carries: one that would be longer goes without details.
+char *payload_of(const Announcement &announcement, const char *epoch);
+
+// Within owner work and with the feed's lock held: announces what was put off, as long as there is room, and then these
+// new ranges, or puts them off. any: whether they have anything to announce.
+void announce(std::span<const FeedRange> ranges, bool any, Snapshot snapshot, const char *epoch);
+// Whether something waited for room when this process last looked; it looks again; within owner work.
+bool announcements_wait();
+bool find_waiting_announcements();
+
+}  // namespace presence

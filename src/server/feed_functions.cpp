@@ -1,0 +1,208 @@
+// The SQL functions that read the feed, and the snapshot that goes with it.
+#include <algorithm>
+
+#include "datums.h"
+#include "expiry.h"
+#include "extension.h"
+#include "feed.h"
+#include "feed_epoch.h"
+#include "feed_tables.h"
+#include "lists.h"
+#include "readers.h"
+#include "settings.h"
+
+namespace presence {
+
+namespace {
+
+// How the users of these events were before them: user, and the columns of a list. The first of a user's events tells what
+// was: before somebody's user_offline, the user was online.
+Statement users_before = {
+    "WITH queue AS MATERIALIZED (SELECT id, event, user_id COLLATE \"C\" AS user_id, coalesce(session_id, '') COLLATE \"C\" AS session_id"
+    " FROM @.presence_event WHERE id = ANY ($1)),"
+    " of_user AS (SELECT DISTINCT ON (user_id) user_id, event FROM queue WHERE event IN ('user_online', 'user_offline') ORDER BY user_id, id),"
+    " of_session AS (SELECT DISTINCT ON (user_id, session_id) user_id, session_id, event FROM queue"
+    " WHERE event IN ('session_start', 'session_end') ORDER BY user_id, session_id, id),"
+    " sessions AS (SELECT s.*, coalesce(f.event = 'session_end', s.online AND s.ended_at IS NULL) AS live"
+    " FROM @.presence_session AS s LEFT JOIN of_session AS f USING (user_id, session_id) WHERE s.user_id IN (SELECT user_id FROM queue))"
+    " SELECT s.user_id, coalesce(min(o.event) = 'user_offline', bool_or(s.online)),"
+    " (array_agg(s.status ORDER BY s.live DESC, array_position(ARRAY['active', 'busy', 'idle', 'away'], s.status)))[1],"
+    " (count(*) FILTER (WHERE s.live))::int4, coalesce(min(s.online_since) FILTER (WHERE s.live), max(s.online_since)),"
+    " coalesce(max(s.heartbeat_at) FILTER (WHERE s.live), max(s.heartbeat_at)),"
+    " (array_agg(s.metadata ORDER BY s.live DESC, s.heartbeat_at DESC))[1]"
+    " FROM sessions AS s LEFT JOIN of_user AS o USING (user_id) GROUP BY s.user_id",
+    1,
+    {INT8ARRAYOID}};
+
+// The list is to be that of the last number, so events without one are taken back. They come when the reader can neither
+// number them nor wait for it: on a standby, in a transaction with a snapshot of its own, while somebody else numbers. What
+// the reader's own transaction has done stays.
+void take_back_unnumbered(UserList &list)
+{
+    const Growing<Datum> ids = unnumbered_events(GetActiveSnapshot());
+    if (ids.count == 0)
+        return;
+    Datum argument[] = {int8_array(ids.items, ids.count)};
+    run(users_before, argument, nullptr, true);
+    for (std::uint64_t i = 0; i < SPI_processed; ++i) {
+        Datum values[7];
+        bool nulls[7];
+        heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+        ListedUser &user = take_user(list, text_view(DatumGetTextPP(values[0])));
+        const bool online = DatumGetBool(values[1]);
+        list.online_users += static_cast<int>(online) - static_cast<int>(user.summary.online());
+        user.summary = {};
+        user.summary.any = true;
+        user.summary.state = online ? SessionState::online : SessionState::offline;
+        parse(text_view(DatumGetTextPP(values[2])), user.summary.status);
+        user.summary.sessions = DatumGetInt32(values[3]);
+        user.summary.online_since = DatumGetTimestampTz(values[4]);
+        user.summary.heartbeat_at = DatumGetTimestampTz(values[5]);
+        user.metadata = {values[6], nulls[6]};
+    }
+}
+
+// To the feed, a stale user is online until a worker has ended the sessions, which it does within less than this. Who is
+// stale only by settings of the caller's own is left out.
+Time worker_delay()
+{
+    constexpr Time most = USECS_PER_SEC;
+    return worker_is_expected() && timeouts_are_everybodys() ? most : 0;
+}
+
+struct Snapped {
+    const UserList *list;
+    std::int64_t seq;
+    const char *epoch;
+};
+
+Snapped take_snapshot()
+{
+    begin_consistent_reading();
+    UserList *list = list_online(true, worker_delay());
+    take_back_unnumbered(*list);
+    const Snapped taken{list, read_head(GetActiveSnapshot()).last_seq, feed_epoch()};
+    end_consistent_reading();
+    return taken;
+}
+
+// A new epoch is made by whoever first meets a new place, and may write.
+void bring_epoch_up_to_date()
+{
+    if (may_write() && !IsolationUsesXactSnapshot() && feed_epoch() == nullptr)
+        begin_feed();
+}
+
+}  // namespace
+
+}  // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(presence_snapshot)
+{
+    extension_of(fcinfo);
+    ReturnSetInfo *result = begin_list(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    bring_epoch_up_to_date();
+    bring_feed_up_to_date();
+    Snapped taken = take_snapshot();
+    if (taken.list->has_stale && !worker_is_expected() && may_write() && !IsolationUsesXactSnapshot()) {
+        (void)end_stale_sessions(Thoroughness::whole_table);
+        bring_feed_up_to_date();
+        taken = take_snapshot();
+    }
+    Datum values[8] = {Int64GetDatum(taken.seq)};
+    values[7] = taken.epoch != nullptr ? CStringGetTextDatum(taken.epoch) : 0;
+    const bool no_epoch = taken.epoch == nullptr;
+    const std::uint32_t *order = newest_first(*taken.list);
+    for (std::int64_t i = 0; i < taken.list->online_users; ++i) {
+        bool nulls[8] = {};
+        describe(taken.list->user(order[i]), values + 1, nulls + 1);
+        nulls[7] = no_epoch;
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    if (taken.list->online_users == 0) {
+        bool nulls[8] = {false, true, true, true, true, true, true, no_epoch};
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    end_owner_work(work);
+    return 0;
+}
+
+PRESENCE_FUNCTION(presence_feed_position)
+{
+    extension_of(fcinfo);
+    TupleDesc shape;
+    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    MemoryContext caller = CurrentMemoryContext;
+    const OwnerWork work = begin_owner_work();
+    bring_epoch_up_to_date();
+    bring_feed_up_to_date();
+    begin_consistent_reading();
+    const char *epoch = feed_epoch();
+    Datum values[] = {0, Int64GetDatum(read_head(GetActiveSnapshot()).last_seq)};
+    end_consistent_reading();
+    bool nulls[] = {epoch == nullptr, false};
+    MemoryContext inner = MemoryContextSwitchTo(caller);
+    if (epoch != nullptr)
+        values[0] = CStringGetTextDatum(epoch);
+    MemoryContextSwitchTo(inner);
+    end_owner_work(work);
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+}
+
+PRESENCE_FUNCTION(presence_changes_since)
+{
+    if (PG_ARGISNULL(0))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"),
+                        errhint("Pass 0 to read from the beginning.")));
+    const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
+    const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
+    if (limit <= 0)
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
+    extension_of(fcinfo);
+    InitMaterializedSRF(fcinfo, 0);
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    const OwnerWork work = begin_owner_work();
+    bring_feed_up_to_date();
+    // Retention moves the low end and removes events in one transaction: both are to be seen, or neither.
+    begin_consistent_reading();
+    Snapshot snapshot = GetActiveSnapshot();
+    const std::int64_t low = dropped_seq(snapshot), high = std::max(read_head(snapshot).last_seq, low);
+    if (seq < low)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("the feed no longer has the events after seq " INT64_FORMAT, seq),
+                        errdetail("Retention has removed events up to " INT64_FORMAT ".", low),
+                        errhint("Start again from presence_snapshot().")));
+    if (seq > high)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the feed ends before seq " INT64_FORMAT, seq),
+                        errdetail("Its last number is " INT64_FORMAT
+                                  ": this is another feed, or one that was restored from a backup.",
+                                  high),
+                        errhint("Start again from presence_snapshot().")));
+    KeyScan ranges = begin_key_scan(Table::feed_range, snapshot);
+    KeyScan events = begin_key_scan(Table::event, snapshot);
+    seek_range(ranges, seq + 1);
+    for (int left = limit; left > 0 && next(ranges);) {
+        const FeedRange range = range_of(ranges);
+        seek(events, range.first_id + std::max<std::int64_t>(seq + 1 - range.first_seq, 0), range.last_id());
+        for (; left > 0 && next(events); --left) {
+            slot_getallattrs(events.slot);
+            Datum values[8];
+            bool nulls[8];
+            // All columns but the first and the last are those of the view.
+            std::copy_n(events.slot->tts_values, 8, values);
+            std::copy_n(events.slot->tts_isnull, 8, nulls);
+            values[0] = Int64GetDatum(range.first_seq + (int8_of(events, event_id) - range.first_id));
+            tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+        }
+    }
+    end_key_scan(events);
+    end_key_scan(ranges);
+    end_consistent_reading();
+    end_owner_work(work);
+    return 0;
+}

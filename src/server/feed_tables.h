@@ -1,0 +1,104 @@
+// The feed's tables, read by their primary keys without any plan, so that what a reader costs depends on the rows that it
+// wants and on nothing else. Lives here: scans, and the head of the feed. Does not live here: who numbers, and when (feed.h).
+#pragma once
+
+#include <span>
+
+#include "extension.h"
+#include "server.h"
+
+extern "C" {
+#include "access/genam.h"
+#include "access/sdir.h"
+#include "executor/tuptable.h"
+#include "storage/lockdefs.h"
+}
+
+namespace presence {
+
+// Columns of presence_event.
+enum EventColumn : AttrNumber {
+    event_id = 1,
+    event_at,
+    event_type,
+    event_user,
+    event_session,
+    event_reason,
+    event_sessions,
+    event_details,
+    event_channel
+};
+
+// Rows of one table by its key, a bigint. An error in between closes it. The lock on the table stays until the transaction ends.
+struct KeyScan {
+    Relation table, index;
+    IndexScanDesc scan;
+    TupleTableSlot *slot;
+};
+KeyScan begin_key_scan(Table table, Snapshot snapshot, LOCKMODE lock = AccessShareLock);
+// The next rows are those with keys from first to last.
+void seek(KeyScan &scan, std::int64_t first, std::int64_t last);
+// False: no more. The row is in the slot.
+bool next(KeyScan &scan, ScanDirection direction = ForwardScanDirection);
+void end_key_scan(KeyScan &scan);
+
+std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise = 0);
+// +1 for user_online, -1 for user_offline: what the event in the slot does to the number of users online.
+int online_change(const KeyScan &events);
+
+// Palloc'd, grows, dies with its memory context.
+template <typename Item>
+struct Growing {
+    Item *items = nullptr;
+    std::size_t count = 0, room = 0;
+
+    void add(const Item &item)
+    {
+        if (count == room) {
+            room = room == 0 ? 64 : 2 * room;
+            items = static_cast<Item *>(items == nullptr ? palloc(sizeof(Item) * room)
+                                                         : repalloc_huge(items, sizeof(Item) * room));
+        }
+        items[count++] = item;
+    }
+    std::span<Item> span() const { return {items, count}; }
+};
+
+// Events first_id, first_id + 1, … have the numbers first_seq, first_seq + 1, …
+struct FeedRange {
+    std::int64_t first_seq, first_id;
+    std::int32_t events;
+
+    std::int64_t last_seq() const { return first_seq + events - 1; }
+    std::int64_t last_id() const { return first_id + events - 1; }
+};
+// Of the row of presence_feed_range in the slot.
+FeedRange range_of(const KeyScan &ranges);
+
+// Ids at or below the head's last_id whose transactions had not ended.
+struct OpenIds {
+    std::int64_t first, last;
+    // 0: the rows are there. Otherwise they come from a transaction below this one, or never.
+    std::uint64_t until;
+    TransactionId writer;  // where it is known
+};
+
+struct FeedHead {
+    std::int64_t last_seq, last_id, online_users;
+    std::span<const OpenIds> open;
+    bool exists;
+};
+FeedHead read_head(Snapshot snapshot);
+
+// Highest number that retention has removed.
+std::int64_t dropped_seq(Snapshot snapshot);
+
+// Ids of the events that other transactions have committed, as the snapshot sees it, and that have no number.
+Growing<Datum> unnumbered_events(Snapshot snapshot);
+// Users online after the last of these.
+std::int64_t recorded_online_users(Snapshot snapshot);
+
+// From the one that holds this number, or the first after it. The ranges are those that a scan with the snapshot then finds.
+void seek_range(KeyScan &ranges, std::int64_t seq);
+
+}  // namespace presence
