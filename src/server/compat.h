@@ -5,9 +5,11 @@
 
 extern "C" {
 #include "access/genam.h"
+#include "access/tableam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "nodes/nodes.h"
+#include "parser/analyze.h"
 #include "storage/proc.h"
 }
 
@@ -19,6 +21,15 @@ extern "C" {
 #endif
 
 namespace presence::compat {
+
+// What callbacks of the system caches and of the parser's end get.
+#if PG_VERSION_NUM >= 190000
+using SyscacheId = SysCacheIdentifier;
+using AnalysedJumbleState = const JumbleState;
+#else
+using SyscacheId = int;
+using AnalysedJumbleState = JumbleState;
+#endif
 
 inline constexpr bool has_transaction_timeout = PG_VERSION_NUM >= 170000;
 
@@ -61,9 +72,20 @@ inline bool owns_database(Oid database, Oid role)
 #endif
 }
 
+inline TableScanDesc begin_table_scan(Relation table, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+    return table_beginscan(table, snapshot, 0, nullptr, SO_NONE);
+#else
+    return table_beginscan(table, snapshot, 0, nullptr);
+#endif
+}
+
 inline IndexScanDesc begin_index_scan(Relation table, Relation index, Snapshot snapshot, int keys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+    return index_beginscan(table, index, snapshot, nullptr, keys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
     return index_beginscan(table, index, snapshot, nullptr, keys, 0);
 #else
     return index_beginscan(table, index, snapshot, keys, 0);

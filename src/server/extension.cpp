@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "compat.h"
 #include "owner_guard.h"
 #include "worker_control.h"
 
@@ -43,7 +44,7 @@ void on_relation_change(Datum, Oid relation)
         forget();
 }
 
-void on_schema_change(Datum, int, uint32 hash)
+void on_schema_change(Datum, compat::SyscacheId, uint32 hash)
 {
     if (known && (hash == 0 || hash == schema_hash))
         forget();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "compat.h"
 #include "heartbeat_store.h"
 #include "settings.h"
 #include "shared.h"
@@ -77,7 +78,7 @@ void review_databases()
         database->exists = false;
     Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
     Relation table = table_open(DatabaseRelationId, AccessShareLock);
-    TableScanDesc scan = table_beginscan(table, snapshot, 0, nullptr);
+    TableScanDesc scan = compat::begin_table_scan(table, snapshot);
     while (HeapTuple row = heap_getnext(scan, ForwardScanDirection)) {
         const auto *found = reinterpret_cast<Form_pg_database>(GETSTRUCT(row));
         Database &database = database_of(found->oid);

@@ -130,7 +130,7 @@ bool check_node(Node *node, void *context)
     return expression_tree_walker(node, compat::tree_walker(check_node), context);
 }
 
-void on_analysed(ParseState *state, Query *query, JumbleState *jumble)
+void on_analysed(ParseState *state, Query *query, compat::AnalysedJumbleState *jumble)
 {
     if (previous_hook != nullptr)
         previous_hook(state, query, jumble);
