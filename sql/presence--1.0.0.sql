@@ -440,7 +440,7 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session t
 CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, id bigint, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
                                                  ended_at timestamptz, leave_until timestamptz, pass uuid)
-RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
     'Adds a session to presence_summary.';
 
@@ -599,6 +599,37 @@ COMMENT ON COLUMN @extschema@.presence_health.problem IS 'What is wrong and what
 -- Rights: what changes or reveals presence is closed until it is granted.
 -- ---------------------------------------------------------------------------------------------------------------------
 
+CREATE TABLE @extschema@.presence_access (read boolean, self boolean, write boolean, admin boolean);
+COMMENT ON TABLE @extschema@.presence_access IS 'Always empty: SELECT on a column is what presence_grant() has granted; \dp shows to whom.';
+COMMENT ON COLUMN @extschema@.presence_access.read IS 'May see who is online, as far as presence_can_see() lets it, without addresses and agents.';
+COMMENT ON COLUMN @extschema@.presence_access.self IS 'May beat and leave as presence_current_user() only.';
+COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat and leave for everybody, and sees everybody.';
+COMMENT ON COLUMN @extschema@.presence_access.admin IS 'May do everything that is no superuser''s affair.';
+
+CREATE FUNCTION @extschema@.presence_grant(role regrole, access text)
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.presence_grant(regrole, text) IS
+    'Lets a role use presence: read, self, write or admin, see presence_access. Error 22023 for any other access.';
+
+CREATE FUNCTION @extschema@.presence_revoke(role regrole, access text)
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION @extschema@.presence_revoke(regrole, text) IS
+    'Takes back what presence_grant() gave; what the role has by another access stays.';
+
+-- Where somebody else logged in for the caller, as PostgREST and Supabase do, the token says who the caller is. A role that
+-- has logged in itself could write any token.
+CREATE FUNCTION @extschema@.presence_current_user() RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$SELECT CASE WHEN current_user <> session_user AND current_setting('request.jwt.claims', true) <> ''
+            THEN current_setting('request.jwt.claims', true)::json ->> 'sub' ELSE session_user::text END$$;
+COMMENT ON FUNCTION @extschema@.presence_current_user() IS
+    'Whom a role with access self acts for: the subject in request.jwt.claims, else the session''s user; NULL: nobody. Replace it where identities come from elsewhere.';
+
+CREATE FUNCTION @extschema@.presence_can_see(viewer text, user_id text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT true';
+COMMENT ON FUNCTION @extschema@.presence_can_see(text, text) IS
+    'Whether somebody who has only access read is shown that user; viewer is presence_current_user(). Replace it to hide people from each other.';
+
 REVOKE ALL ON FUNCTION
     @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb),
     @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]),
@@ -608,6 +639,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.scheduled_presence_cleanup(),
     @extschema@.presence_schedule_cleanup(text),
     @extschema@.presence_unschedule_cleanup(),
+    @extschema@.presence_grant(regrole, text),
+    @extschema@.presence_revoke(regrole, text),
     @extschema@.get_active_users(),
     @extschema@.is_user_online(@extschema@.presence_id),
     @extschema@.get_presence(@extschema@.presence_id[]),

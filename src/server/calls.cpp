@@ -1,6 +1,7 @@
 // The SQL functions that change presence: arguments are checked here, rules decide, storage writes.
 #include <algorithm>
 
+#include "access.h"
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
@@ -187,6 +188,7 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
     text *session_name = optional_session(fcinfo);
     require_writable(function);
     extension_of(fcinfo);
+    require_may_act_for(name);
     const OwnerWork work = begin_owner_work();
     bool went = false;
     int ended = 0;
@@ -233,6 +235,7 @@ PRESENCE_FUNCTION(update_user_heartbeat)
     text *session = optional_session(fcinfo);
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
+    require_may_act_for(user);
     SessionDetails given;
     if (likely(may_be_known(fcinfo, given)) &&
         cache_touch({text_view(user), session != nullptr ? text_view(session) : std::string_view{}}, given))
@@ -271,6 +274,8 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     }
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
+    for (int i = 0; caller_access().own_only && i < user_count; ++i)
+        require_may_act_for(DatumGetTextPP(users[i]));
     auto *taken = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
     int online = cache_touch_many({names, static_cast<std::size_t>(user_count)}, taken);
     if (online == user_count)

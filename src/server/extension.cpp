@@ -21,9 +21,10 @@ namespace presence {
 
 namespace {
 
-constexpr std::string_view table_names[table_count] = {"presence_user",         "presence_session",
-                                                       "presence_event",        "presence_feed_range",
-                                                       "presence_feed_dropped", "presence_view_pass"};
+constexpr std::string_view table_names[table_count] = {
+    "presence_user",         "presence_session",   "presence_event",  "presence_feed_range",
+    "presence_feed_dropped", "presence_view_pass", "presence_access",
+};
 
 Extension extension;
 bool known = false;
@@ -141,6 +142,8 @@ void report_missing_tables()
 
 Oid table_oid(Table table) { return extension.tables[static_cast<std::size_t>(table)]; }
 
+Oid schema_oid() { return extension.schema; }
+Oid owner_oid() { return extension.owner; }
 bool owns_tables(Oid role) { return has_privs_of_role(role, extension.owner); }
 
 OwnerWork begin_owner_work() { return begin_work_as(extension.owner, 0); }

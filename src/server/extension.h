@@ -8,8 +8,8 @@
 namespace presence {
 
 // The tables that are reached by their oids.
-enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass };
-inline constexpr std::size_t table_count = 6;
+enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass, access };
+inline constexpr std::size_t table_count = 7;
 
 struct Extension {
     Oid schema;
@@ -25,6 +25,8 @@ bool find_extension();
 Oid table_oid(Table table);
 // Whether the role is the owner of the extension, or has its rights.
 bool owns_tables(Oid role);
+Oid schema_oid();
+Oid owner_oid();
 inline Oid session_table() { return table_oid(Table::session); }
 // The error for tables that are not there, or not as this library expects them.
 [[noreturn]] void report_missing_tables();

@@ -1,6 +1,7 @@
 // The SQL functions that read the feed, and the snapshot that goes with it.
 #include <algorithm>
 
+#include "access.h"
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
@@ -76,14 +77,27 @@ struct Snapped {
     const char *epoch;
 };
 
-Snapped take_snapshot()
+Snapped take_snapshot(const OwnerWork &work)
 {
     begin_consistent_reading();
     UserList *list = list_online(true, worker_delay());
     take_back_unnumbered(*list);
+    hide_unseen(*list, work);
     const Snapped taken{list, read_head(GetActiveSnapshot()).last_seq, feed_epoch()};
     end_consistent_reading();
     return taken;
+}
+
+// Of what happened before, a caller who is not shown everybody sees the state that it has led to, not the way.
+void require_within_horizon(std::int64_t seq, Time first_event)
+{
+    if (first_event < GetCurrentTimestamp() - static_cast<Time>(feed_horizon_s) * USECS_PER_SEC)
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("the feed after seq " INT64_FORMAT " begins too long ago for this role", seq),
+                 errdetail("A role with access \"read\" reads events of the last %d seconds (presence.feed_horizon).",
+                           feed_horizon_s),
+                 errhint("Start again from presence_snapshot().")));
 }
 
 // A new epoch is made by whoever first meets a new place, and may write.
@@ -106,11 +120,11 @@ PRESENCE_FUNCTION(presence_snapshot)
     const OwnerWork work = begin_owner_work();
     bring_epoch_up_to_date();
     bring_feed_up_to_date();
-    Snapped taken = take_snapshot();
+    Snapped taken = take_snapshot(work);
     if (taken.list->has_stale && !worker_is_expected() && may_write() && !IsolationUsesXactSnapshot()) {
         (void)end_stale_sessions(Thoroughness::whole_table);
         bring_feed_up_to_date();
-        taken = take_snapshot();
+        taken = take_snapshot(work);
     }
     Datum values[8] = {Int64GetDatum(taken.seq)};
     values[7] = taken.epoch != nullptr ? CStringGetTextDatum(taken.epoch) : 0;
@@ -186,11 +200,19 @@ PRESENCE_FUNCTION(presence_changes_since)
     KeyScan ranges = begin_key_scan(Table::feed_range, snapshot);
     KeyScan events = begin_key_scan(Table::event, snapshot);
     seek_range(ranges, seq + 1);
+    Sight sight = begin_sight(work);
+    bool within_horizon = !is_filtered(work);
     for (int left = limit; left > 0 && next(ranges);) {
         const FeedRange range = range_of(ranges);
         seek(events, range.first_id + std::max<std::int64_t>(seq + 1 - range.first_seq, 0), range.last_id());
-        for (; left > 0 && next(events); --left) {
+        while (left > 0 && next(events)) {
             slot_getallattrs(events.slot);
+            if (!within_horizon)
+                require_within_horizon(seq, DatumGetTimestampTz(events.slot->tts_values[event_at - 1]));
+            within_horizon = true;
+            if (!sees(sight, work, DatumGetTextPP(events.slot->tts_values[event_user - 1])))
+                continue;
+            --left;
             Datum values[8];
             bool nulls[8];
             // All columns but the first and the last are those of the view.

@@ -1,4 +1,5 @@
 // The library's entry point: what has to happen when a process loads it, and nothing else.
+#include "access.h"
 #include "compat.h"
 #include "extension.h"
 #include "feed.h"
@@ -19,6 +20,7 @@ extern "C" void _PG_init(void)
 {
     presence::define_settings();
     presence::watch_catalog();
+    presence::watch_roles();
     presence::watch_transactions();
     presence::install_owner_guard();
     if (process_shared_preload_libraries_in_progress) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "access.h"
 #include "cache.h"
 #include "datums.h"
 #include "expiry.h"
@@ -98,6 +99,19 @@ ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
         MemoryContextSwitchTo(caller);
     }
     return result;
+}
+
+void hide_unseen(UserList &list, const OwnerWork &work)
+{
+    Sight sight = begin_sight(work);
+    for (std::uint32_t i = 0; !sight.everybody && i < list.count; ++i) {
+        ListedUser &user = list.user(i);
+        if (sees(sight, work, user.name))
+            continue;
+        list.online_users -= user.summary.online() ? 1 : 0;
+        user.summary = {};
+        user.metadata = null_datum;
+    }
 }
 
 void describe(const ListedUser &user, Datum *values, bool *nulls)
@@ -273,8 +287,9 @@ PRESENCE_FUNCTION(get_active_users)
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work();
     begin_consistent_reading();
-    const UserList *list = list_online(true);
+    UserList *list = list_online(true);
     end_consistent_reading();
+    hide_unseen(*list, work);
     const std::uint32_t *order = newest_first(*list);
     for (std::int64_t i = 0; i < list->online_users; ++i) {
         Datum values[6];
@@ -294,7 +309,8 @@ PRESENCE_FUNCTION(is_user_online)
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
     Datum user[] = {PG_GETARG_DATUM(0)};
-    const UserList *list = list_named(text_array(user, 1), false);
+    UserList *list = list_named(text_array(user, 1), false);
+    hide_unseen(*list, work);
     const bool online = list->online_users > 0;
     end_owner_work(work);
     PG_RETURN_BOOL(online);
@@ -320,6 +336,7 @@ PRESENCE_FUNCTION(get_presence)
     const OwnerWork work = begin_owner_work();
     // Inside, ids are text.
     UserList *list = list_named(text_array(names, static_cast<std::size_t>(known)), true);
+    hide_unseen(*list, work);
     for (int i = 0; i < known; ++i) {
         ListedUser &user = take_user(*list, text_view(DatumGetTextPP(names[i])));
         if (user.returned)
@@ -343,7 +360,14 @@ PRESENCE_FUNCTION(presence_count)
 {
     extension_of(fcinfo);
     const OwnerWork work = begin_owner_work();
-    const std::int64_t count = count_online();
+    std::int64_t count = 0;
+    if (unlikely(!begin_sight(work).everybody)) {
+        UserList *list = list_online(false);
+        hide_unseen(*list, work);
+        count = list->online_users;
+    } else {
+        count = count_online();
+    }
     end_owner_work(work);
     PG_RETURN_INT64(count);
 }

@@ -1,6 +1,7 @@
 // What functions that return lists of users have in common.
 #pragma once
 
+#include "extension.h"
 #include "lists.h"
 #include "server.h"
 
@@ -8,6 +9,8 @@ namespace presence {
 
 // Like InitMaterializedSRF(), but a list that is in memory anyway is not written to a file because it is larger than work_mem.
 ReturnSetInfo *begin_list(FunctionCallInfo fcinfo);
+// Takes out whom the caller is not shown, as if they had never been there. Within owner work.
+void hide_unseen(UserList &list, const OwnerWork &work);
 // The columns of get_active_users().
 void describe(const ListedUser &user, Datum *values, bool *nulls);
 

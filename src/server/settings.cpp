@@ -11,6 +11,7 @@ int leave_grace_ms;
 char *notify_channel;
 int notify_level;
 int storm_threshold;
+int feed_horizon_s;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
@@ -81,6 +82,8 @@ void define_settings()
     DefineCustomIntVariable("presence.storm_threshold", "More changes than this at once are announced as one.",
                             "0 announces each, however many there are.", &storm_threshold, 1000, 0, INT_MAX, PGC_SUSET,
                             0, nullptr, nullptr, nullptr);
+    define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
+                   nullptr, &feed_horizon_s, 10 * 60, 0);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,
                    &event_retention_s, 30 * 24 * 3600, 0);
     define_seconds("presence.session_retention", "How long ended sessions are kept.", nullptr, &session_retention_s,

@@ -16,6 +16,7 @@ extern int leave_grace_ms;
 extern char *notify_channel;
 extern int notify_level;
 extern int storm_threshold;
+extern int feed_horizon_s;
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;

@@ -1,0 +1,282 @@
+#include "access.h"
+
+#include "compat.h"
+#include "datums.h"
+
+extern "C" {
+#include "catalog/pg_collation.h"
+#include "catalog/pg_language.h"
+#include "utils/acl.h"
+}
+
+namespace presence {
+
+namespace {
+
+enum Level : std::uint8_t { read_level, self_level, write_level, admin_level, level_count };
+
+// In the order of the columns of presence_access.
+constexpr std::string_view level_names[level_count] = {"read", "self", "write", "admin"};
+
+constexpr const char *read_functions =
+    "@.get_active_users(), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
+    " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position()";
+constexpr const char *self_functions =
+    "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"
+    " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id)";
+constexpr const char *write_functions = "@.update_user_heartbeats(@.presence_id[], @.presence_id[])";
+constexpr const char *admin_functions =
+    "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
+    " @.presence_unschedule_cleanup(), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
+constexpr const char *admin_relations =
+    "@.presence, @.presence_sessions, @.presence_events, @.presence_admin_log, @.presence_health";
+
+struct LevelRights {
+    const char *functions[4];
+    const char *relations;
+};
+constexpr LevelRights rights[level_count] = {
+    {{read_functions}, nullptr},
+    {{self_functions}, nullptr},
+    {{read_functions, self_functions, write_functions}, nullptr},
+    {{read_functions, self_functions, write_functions, admin_functions}, admin_relations},
+};
+
+CallerAccess access;
+Oid access_role = InvalidOid;  // whose it is; InvalidOid: not known
+
+void forget_access(Datum, int, uint32) { access_role = InvalidOid; }
+void forget_access_of_table(Datum, Oid relation)
+{
+    if (relation == InvalidOid || relation == table_oid(Table::access))
+        access_role = InvalidOid;
+}
+
+bool has_level(Oid role, Level level)
+{
+    return pg_attribute_aclcheck(table_oid(Table::access), static_cast<AttrNumber>(level + 1), role, ACL_SELECT) ==
+           ACLCHECK_OK;
+}
+
+Oid application_function(const char *name, std::span<const Oid> arguments)
+{
+    oidvector *types = buildoidvector(arguments.data(), static_cast<int>(arguments.size()));
+    const Oid function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+                                         PointerGetDatum(types), ObjectIdGetDatum(schema_oid()));
+    if (!OidIsValid(function))
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("function %s() is missing", name),
+                        errhint("Create it again: CREATE OR REPLACE FUNCTION keeps what depends on it.")));
+    return function;
+}
+
+// As the extension brings it: SQL that says true to everything.
+bool shows_everybody(Oid function)
+{
+    HeapTuple row = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+    if (!HeapTupleIsValid(row))
+        return false;
+    bool is_null = false;
+    const Datum body = SysCacheGetAttr(PROCOID, row, Anum_pg_proc_prosrc, &is_null);
+    const bool result = !is_null && reinterpret_cast<Form_pg_proc>(GETSTRUCT(row))->prolang == SQLlanguageId &&
+                        text_view(DatumGetTextPP(body)) == "SELECT true";
+    ReleaseSysCache(row);
+    return result;
+}
+
+// presence_current_user(), as the caller.
+Datum current_identity(bool &is_null)
+{
+    FmgrInfo function;
+    fmgr_info(application_function("presence_current_user", {}), &function);
+    LOCAL_FCINFO(call, 0);
+    InitFunctionCallInfoData(*call, &function, 0, DEFAULT_COLLATION_OID, nullptr, nullptr);
+    const Datum identity = FunctionCallInvoke(call);
+    is_null = call->isnull;
+    return identity;
+}
+
+// Runs work() with the rights of whoever called, in the middle of owner work.
+template <typename Work>
+auto as_caller(const OwnerWork &owner_work, Work work)
+{
+    Oid role = InvalidOid;
+    int context = 0;
+    GetUserIdAndSecContext(&role, &context);
+    SetUserIdAndSecContext(owner_work.role, owner_work.security_context);
+    const auto result = work();
+    SetUserIdAndSecContext(role, context);
+    return result;
+}
+
+Level parse_level(FunctionCallInfo fcinfo)
+{
+    const std::string_view name = text_view(PG_GETARG_TEXT_PP(1));
+    for (std::uint8_t level = 0; level < level_count; ++level)
+        if (name == level_names[level])
+            return static_cast<Level>(level);
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("access \"%s\" is not known", excerpt(name)),
+                    errhint("Use read, self, write or admin.")));
+    pg_unreachable();
+}
+
+void execute(const char *format, const char *what, const char *role)
+{
+    const char *const schema = quote_identifier(get_namespace_name(schema_oid()));
+    StringInfoData sql;
+    initStringInfo(&sql);
+    char *const statement = psprintf(format, what, role);
+    for (const char *c = statement; *c != '\0'; ++c) {
+        if (c[0] == '@' && c[1] == '.') {
+            appendStringInfo(&sql, "%s.", schema);
+            ++c;
+        } else {
+            appendStringInfoCharMacro(&sql, *c);
+        }
+    }
+    if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
+        elog(ERROR, "could not change privileges: %s", sql.data);
+}
+
+void grant(Level level, const char *role)
+{
+    execute("GRANT SELECT (%s) ON @.presence_access TO %s", quote_identifier(level_names[level].data()), role);
+    for (const char *functions : rights[level].functions)
+        if (functions != nullptr)
+            execute("GRANT EXECUTE ON FUNCTION %s TO %s", functions, role);
+    if (rights[level].relations != nullptr)
+        execute("GRANT SELECT ON %s TO %s", rights[level].relations, role);
+}
+
+void revoke(Level level, const char *role)
+{
+    execute("REVOKE SELECT (%s) ON @.presence_access FROM %s", quote_identifier(level_names[level].data()), role);
+    for (const char *functions : rights[level].functions)
+        if (functions != nullptr)
+            execute("REVOKE EXECUTE ON FUNCTION %s FROM %s", functions, role);
+    if (rights[level].relations != nullptr)
+        execute("REVOKE SELECT ON %s FROM %s", rights[level].relations, role);
+}
+
+// Granted to the role itself, not to one that it is a member of.
+bool is_granted(Level level, Oid role) { return has_level(role, level) && !superuser_arg(role) && role != owner_oid(); }
+
+struct Grantee {
+    Oid oid;
+    const char *name;  // quoted
+    Level level;
+};
+
+Grantee checked_grantee(FunctionCallInfo fcinfo)
+{
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+                        errmsg("%s must not be NULL", PG_ARGISNULL(0) ? "role" : "access")));
+    const Level level = parse_level(fcinfo);
+    const Oid role = PG_GETARG_OID(0);
+    return {role, quote_identifier(GetUserNameFromId(role, false)), level};
+}
+
+}  // namespace
+
+void watch_roles()
+{
+    CacheRegisterSyscacheCallback(AUTHOID, forget_access, 0);
+    CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, forget_access, 0);
+    CacheRegisterRelcacheCallback(forget_access_of_table, 0);
+}
+
+const CallerAccess &caller_access()
+{
+    const Oid role = GetUserId();
+    if (likely(access_role == role))
+        return access;
+    const bool everything = has_level(role, write_level) || has_level(role, admin_level);
+    access.own_only = !everything && has_level(role, self_level);
+    access.filtered = !everything && has_level(role, read_level);
+    access_role = role;
+    return access;
+}
+
+void require_may_act_for_others(const text *user)
+{
+    bool is_null = true;
+    const Datum identity = current_identity(is_null);
+    if (!is_null && text_view(DatumGetTextPP(identity)) == text_view(user))
+        return;
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                    errmsg("permission denied for user_id \"%s\"", excerpt(text_view(user))),
+                    is_null ? errdetail("The caller is nobody in particular: presence_current_user() is NULL.")
+                            : errdetail("The caller is \"%s\", and may act for itself only.",
+                                        excerpt(text_view(DatumGetTextPP(identity)))),
+                    errhint("A role that acts for others needs presence_grant(role, 'write').")));
+}
+
+bool is_filtered(const OwnerWork &work)
+{
+    return as_caller(work, [] { return caller_access().filtered; });
+}
+
+Sight begin_sight(const OwnerWork &work)
+{
+    Sight sight{};
+    sight.everybody = true;
+    if (likely(!is_filtered(work)))
+        return sight;
+    const Oid arguments[] = {TEXTOID, TEXTOID};
+    const Oid function = application_function("presence_can_see", arguments);
+    sight.everybody = shows_everybody(function);
+    if (sight.everybody)
+        return sight;
+    fmgr_info(function, &sight.can_see);
+    sight.viewer = as_caller(work, [&sight] { return current_identity(sight.no_viewer); });
+    return sight;
+}
+
+bool sees(Sight &sight, const OwnerWork &work, const text *user)
+{
+    if (likely(sight.everybody))
+        return true;
+    CHECK_FOR_INTERRUPTS();
+    return as_caller(work, [&] {
+        LOCAL_FCINFO(call, 2);
+        InitFunctionCallInfoData(*call, &sight.can_see, 2, DEFAULT_COLLATION_OID, nullptr, nullptr);
+        call->args[0] = {sight.viewer, sight.no_viewer};
+        call->args[1] = {PointerGetDatum(user), false};
+        if (sight.can_see.fn_strict && sight.no_viewer)
+            return false;
+        const Datum result = FunctionCallInvoke(call);
+        return !call->isnull && DatumGetBool(result);
+    });
+}
+
+}  // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(presence_grant)
+{
+    (void)extension_of(fcinfo);
+    const Grantee grantee = checked_grantee(fcinfo);
+    const bool may_enter = compat::may_use_schema(schema_oid(), grantee.oid);
+    const OwnerWork work = begin_owner_work();
+    if (!may_enter)
+        execute("GRANT USAGE ON SCHEMA %s TO %s", quote_identifier(get_namespace_name(schema_oid())), grantee.name);
+    grant(grantee.level, grantee.name);
+    end_owner_work(work);
+    PG_RETURN_VOID();
+}
+
+PRESENCE_FUNCTION(presence_revoke)
+{
+    (void)extension_of(fcinfo);
+    const Grantee grantee = checked_grantee(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    revoke(grantee.level, grantee.name);
+    // What another level gives stays.
+    CommandCounterIncrement();
+    for (std::uint8_t level = 0; level < level_count; ++level)
+        if (level != grantee.level && is_granted(static_cast<Level>(level), grantee.oid))
+            grant(static_cast<Level>(level), grantee.name);
+    end_owner_work(work);
+    PG_RETURN_VOID();
+}

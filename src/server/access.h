@@ -1,0 +1,42 @@
+// Who may do what, beyond EXECUTE: whether the caller acts for everybody or only for itself, and whether it sees everybody
+// or only whom the application shows it. What presence_grant() has granted is kept as privileges on the columns of the
+// empty table presence_access, so that the server's own rules for roles, dumps and dropped roles hold. No reader and no
+// change of presence lives here.
+#pragma once
+
+#include "extension.h"
+#include "server.h"
+
+namespace presence {
+
+// In each process, once.
+void watch_roles();
+
+// Of the current user.
+struct CallerAccess {
+    bool own_only;  // may beat and leave as presence_current_user() only
+    bool filtered;  // sees whom presence_can_see() shows, and the feed from presence.feed_horizon on
+};
+const CallerAccess &caller_access();
+
+// An error (42501) where the caller may act for itself only, and that user is somebody else. Outside of owner work.
+void require_may_act_for_others(const text *user);
+inline void require_may_act_for(const text *user)
+{
+    if (unlikely(caller_access().own_only))
+        require_may_act_for_others(user);
+}
+
+// Whom a filtered caller sees. Within owner work; the functions of the application run as the caller.
+struct Sight {
+    bool everybody;
+    Datum viewer;  // NULL: nobody in particular
+    bool no_viewer;
+    FmgrInfo can_see;
+};
+// The caller_access() of whoever called.
+bool is_filtered(const OwnerWork &work);
+Sight begin_sight(const OwnerWork &work);
+bool sees(Sight &sight, const OwnerWork &work, const text *user);
+
+}  // namespace presence
