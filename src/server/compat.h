@@ -101,4 +101,37 @@ inline bool may_use_schema(Oid schema, Oid role)
 #endif
 }
 
+inline TM_Result delete_row(Relation table, ItemPointer row, Snapshot snapshot, bool wait, TM_FailureData *failure)
+{
+    const CommandId command = GetCurrentCommandId(true);
+#if PG_VERSION_NUM >= 190000
+    return table_tuple_delete(table, row, command, 0, snapshot, InvalidSnapshot, wait, failure);
+#else
+    return table_tuple_delete(table, row, command, snapshot, InvalidSnapshot, wait, failure, false);
+#endif
+}
+
+// A value of jsonb in the making.
+class JsonbBuilder {
+public:
+    void push(JsonbIteratorToken token, JsonbValue *value = nullptr)
+    {
+#if PG_VERSION_NUM >= 190000
+        pushJsonbValue(&state_, token, value);
+        value_ = state_.result;
+#else
+        value_ = pushJsonbValue(&state_, token, value);
+#endif
+    }
+    Jsonb *finish() { return JsonbValueToJsonb(value_); }
+
+private:
+#if PG_VERSION_NUM >= 190000
+    JsonbInState state_ = {};
+#else
+    JsonbParseState *state_ = nullptr;
+#endif
+    JsonbValue *value_ = nullptr;
+};
+
 }  // namespace presence::compat

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "announcements.h"
+#include "compat.h"
 #include "datums.h"
 #include "extension.h"
 #include "feed_epoch.h"
@@ -84,24 +85,24 @@ void note_written(Time leave_until)
 // Writing
 // ---------------------------------------------------------------------------------------------------------------------
 
-void push_text(JsonbParseState *&state, JsonbIteratorToken token, std::string_view value)
+void push_text(compat::JsonbBuilder &builder, JsonbIteratorToken token, std::string_view value)
 {
     JsonbValue text;
     text.type = jbvString;
     text.val.string.val = const_cast<char *>(value.data());
     text.val.string.len = static_cast<int>(value.size());
-    (void)pushJsonbValue(&state, token, &text);
+    builder.push(token, &text);
 }
 
 // What others see of the user: {"status": …, "metadata": …}.
 Jsonb *details_of(Status status, Jsonb *metadata)
 {
-    JsonbParseState *state = nullptr;
+    compat::JsonbBuilder builder;
     JsonbValue value;
-    (void)pushJsonbValue(&state, WJB_BEGIN_OBJECT, nullptr);
-    push_text(state, WJB_KEY, "status");
-    push_text(state, WJB_VALUE, to_text(status));
-    push_text(state, WJB_KEY, "metadata");
+    builder.push(WJB_BEGIN_OBJECT);
+    push_text(builder, WJB_KEY, "status");
+    push_text(builder, WJB_VALUE, to_text(status));
+    push_text(builder, WJB_KEY, "metadata");
     if (metadata == nullptr) {
         value.type = jbvNull;
     } else if (JB_ROOT_IS_SCALAR(metadata)) {
@@ -111,8 +112,9 @@ Jsonb *details_of(Status status, Jsonb *metadata)
         value.val.binary.data = &metadata->root;
         value.val.binary.len = static_cast<int>(VARSIZE(metadata) - VARHDRSZ);
     }
-    (void)pushJsonbValue(&state, WJB_VALUE, &value);
-    return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, nullptr));
+    builder.push(WJB_VALUE, &value);
+    builder.push(WJB_END_OBJECT);
+    return builder.finish();
 }
 
 // Every channel gets those that change what others see of a user.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "compat.h"
 #include "datums.h"
 #include "extension.h"
 #include "feed.h"
@@ -156,8 +157,7 @@ void forget_rows(Statement &statement, Time cutoff, Time until)
 bool remove(const KeyScan &scan, Snapshot snapshot)
 {
     TM_FailureData failure;
-    return table_tuple_delete(scan.table, &scan.slot->tts_tid, GetCurrentCommandId(true), snapshot, InvalidSnapshot,
-                              false, &failure, false) == TM_Ok;
+    return compat::delete_row(scan.table, &scan.slot->tts_tid, snapshot, false, &failure) == TM_Ok;
 }
 
 // Removes a range's old events that come after low, and the range with the last of them. Returns the number of the last
