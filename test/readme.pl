@@ -149,7 +149,7 @@ sub compare_tables {
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
         LEFT JOIN LATERAL unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, position) ON true
         WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'presence') AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
-          AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname <> 'presence_event_payload'
+          AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname NOT IN ('presence_event_payload', 'presence_feed_place')
         GROUP BY p.oid, p.proname ORDER BY 1}
         )
     ) {
