@@ -472,22 +472,46 @@ std::uint64_t cache_next_deadline()
     return earliest;
 }
 
-std::size_t cache_collect_stale(std::span<ExpiredSession> found)
+namespace {
+
+struct SearchPosition {
+    unsigned shard = 0;
+    std::uint32_t slot = 0;
+};
+SearchPosition next_search;
+
+std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &position)
 {
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return 0;
     std::size_t count = 0;
     const Timeouts timeouts = current_timeouts();
     const std::uint64_t now = monotonic_ms();
-    with_each_shard(LW_SHARED, [&](HeartbeatShard &sessions) {
-        if (count < found.size() && sessions.scan_due(now, timeouts))
-            count += sessions.collect_expired(now, timeouts, found.subspan(count)).found;
-    });
+    for (unsigned done = 0; done < shard_count && count < found.size(); ++done) {
+        HeartbeatShard::Scan scan{0, HeartbeatShard::no_slot};
+        with_shard(database->shards[position.shard], LW_SHARED, [&](HeartbeatShard *sessions) {
+            if (sessions != nullptr && (position.slot > 0 || sessions->scan_due(now, timeouts)))
+                scan = sessions->collect_expired(now, timeouts, found.subspan(count), position.slot);
+        });
+        count += scan.found;
+        if (scan.resume_at != HeartbeatShard::no_slot)
+            position.slot = scan.resume_at;
+        else
+            position = {(position.shard + 1) % shard_count, 0};
+    }
     return count;
 }
+
+}  // namespace
+
+std::size_t cache_collect_stale(std::span<ExpiredSession> found) { return collect_stale(found, next_search); }
 
 bool cache_any_stale()
 {
     ExpiredSession one;
-    return cache_collect_stale({&one, 1}) > 0;
+    SearchPosition from;
+    return collect_stale({&one, 1}, from) > 0;
 }
 
 void cache_forget_stale(const SessionKey &key)

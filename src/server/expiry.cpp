@@ -18,7 +18,9 @@ Statement departed = {
     "SELECT DISTINCT user_id FROM @.presence_session WHERE leave_until < clock_timestamp() ORDER BY user_id", 0, {}};
 Statement first_departure = {"SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL", 0, {}};
 Statement users_of_rows = {
-    "SELECT id, user_id FROM @.presence_session WHERE online AND id = ANY ($1) ORDER BY user_id", 1, {INT8ARRAYOID}};
+    "SELECT id, user_id FROM @.presence_session WHERE online AND leave_until IS NULL AND id = ANY ($1) ORDER BY user_id",
+    1,
+    {INT8ARRAYOID}};
 
 // The server may be asked to end a million sessions at once; a part at a time bounds the memory.
 constexpr std::size_t most_at_once = 100000;
@@ -43,7 +45,7 @@ Users users_of(Statement &statement)
     return users;
 }
 
-// Those whose rows are gone or no longer online leave the cache. A row that nobody else can see yet has a fresh entry.
+// Those whose rows are gone or no longer online leave the cache, and so do those whose grace says when they end. A row that nobody else can see yet has a fresh entry.
 Users by_cache(std::span<const ExpiredSession> stale)
 {
     Users users{static_cast<text **>(palloc(sizeof(text *) * (stale.size() + 1))), 0};

@@ -166,6 +166,8 @@ PRESENCE_FUNCTION(presence_server_state)
         else if (database->worker.problem() == keeps_failing)
             worker_problem =
                 "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
+        else if (const char *trouble = database->worker.trouble())
+            worker_problem = trouble;
         else if (const std::uint32_t waiting = launcher_control()->waiting_databases(); waiting > 0)
             worker_problem = psprintf(
                 "%u databases take turns with %d workers, so departures and notifications may come late: raise presence.max_workers, and max_worker_processes with it.",

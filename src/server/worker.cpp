@@ -16,6 +16,7 @@
 #include "settings.h"
 
 extern "C" {
+#include "catalog/pg_authid.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -44,6 +45,16 @@ constexpr std::uint64_t full_scan_share = 20;
 // Where databases take turns, one that always has something to do gives way after so long.
 constexpr std::uint64_t turn_ms = 1000;
 
+// The worker waits for nobody's lock for longer than that, and tries again after a pause that grows.
+constexpr const char *lock_patience = "500ms";
+constexpr std::uint64_t retry_ms = 500;
+constexpr std::uint64_t longest_lock_retry_ms = 5000;
+constexpr std::uint64_t longest_retry_ms = 60000;
+// After so many failures in succession, others number and send their events themselves.
+constexpr std::uint32_t failures_to_report = 3;
+// Of users whose rows others hold, it says so after so long.
+constexpr std::uint64_t report_locked_ms = 2000;
+
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
@@ -63,26 +74,122 @@ void at_exit(int, Datum) { database->worker.end(); }
     proc_exit(0);
 }
 
-// work() in a transaction of its own, as the tables' owner. Not at all where the extension is gone.
-template <typename Work>
-void in_transaction(const char *what, Work work)
+// A part of the work. Each stands alone: one that fails is reported in presence_health and tried again after a pause that
+// grows, while the others go on.
+struct Task {
+    const char *name;            // in the words of presence_health: "The worker cannot ..."
+    std::uint64_t retry_at = 0;  // after a failure, in monotonic milliseconds
+    std::uint32_t failures = 0;  // in succession
+};
+
+// Whoever holds a lock that keeps others from the extension or one of its relations.
+constexpr const char *lock_holder =
+    "SELECT l.pid FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_extension AS e ON e.extname = 'presence'"
+    " WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid()"
+    " AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
+    " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    " AND (l.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND l.objid = e.oid OR l.locktype = 'relation'"
+    " AND EXISTS (SELECT FROM pg_catalog.pg_depend AS d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass"
+    " AND d.objid = l.relation AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.refobjid = e.oid)) LIMIT 1";
+
+// Whoever holds the row of a user.
+Statement row_holder = {
+    "SELECT l.pid FROM pg_catalog.pg_locks AS l JOIN @.presence_user AS u ON l.transactionid = u.xmax"
+    " WHERE l.locktype = 'transactionid' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND u.online LIMIT 1",
+    0,
+    {}};
+
+void report_wait(const Task &task, int pid)
 {
-    SetCurrentStatementStartTimestamp();
+    database->worker.report_trouble(
+        task.name,
+        pid != 0
+            ? psprintf(
+                  "process %d holds locks that it needs, so end that transaction, or run SELECT pg_terminate_backend(%d).",
+                  pid, pid)
+            : "another transaction holds locks that it needs.");
+}
+
+// Not as the tables' owner, for whom the extension itself would have to be locked.
+int find_lock_holder()
+{
     StartTransactionCommand();
     PushActiveSnapshot(GetTransactionSnapshot());
-    pgstat_report_activity(STATE_RUNNING, what);
-    const bool exists = find_extension();
-    if (exists) {
-        const OwnerWork as_owner = begin_owner_work();
-        work();
-        end_owner_work(as_owner);
-    }
+    const OwnerWork work = begin_work_as(BOOTSTRAP_SUPERUSERID, SECURITY_RESTRICTED_OPERATION);
+    (void)SPI_execute(lock_holder, true, 1);
+    const int pid = DatumGetInt32(first_value(1));
+    end_owner_work(work);
     PopActiveSnapshot();
     CommitTransactionCommand();
-    pgstat_report_stat(false);
+    return pid;
+}
+
+// After an error of the task: it is over, and what it did undone.
+void recover(Task &task, MemoryContext context)
+{
+    HOLD_INTERRUPTS();
+    MemoryContextSwitchTo(context);
+    const ErrorData *error = CopyErrorData();
+    const bool locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+    if (!locked)
+        EmitErrorReport();
+    AbortOutOfAnyTransaction();
+    MemoryContextSwitchTo(context);
+    FlushErrorState();
+    RESUME_INTERRUPTS();
     pgstat_report_activity(STATE_IDLE, nullptr);
+    ++task.failures;
+    const std::uint64_t longest = locked ? longest_lock_retry_ms : longest_retry_ms;
+    task.retry_at = monotonic_ms() + std::min(longest, retry_ms << std::min(task.failures - 1, 10U));
+    if (locked)
+        report_wait(task, find_lock_holder());
+    else
+        database->worker.report_trouble(task.name, psprintf("%s (see the server log).", error->message));
+}
+
+// work() in a transaction of its own, as the tables' owner. False: it has failed, or has lately and is not tried yet. Where
+// the extension is gone, so is this process.
+template <typename Work>
+pg_noinline bool in_transaction(Task &task, Work work)
+{
+    if (monotonic_ms() < task.retry_at)
+        return false;
+    MemoryContext context = CurrentMemoryContext;
+    volatile bool done = false;
+    volatile bool exists = true;
+    PG_TRY();
+    {
+        SetCurrentStatementStartTimestamp();
+        StartTransactionCommand();
+        pgstat_report_activity(STATE_RUNNING, task.name);
+        // Without a snapshot, so that waiting for the extension holds back no vacuum.
+        exists = find_extension();
+        if (exists) {
+            PushActiveSnapshot(GetTransactionSnapshot());
+            const OwnerWork as_owner = begin_owner_work();
+            work();
+            end_owner_work(as_owner);
+            PopActiveSnapshot();
+        }
+        CommitTransactionCommand();
+        pgstat_report_stat(false);
+        pgstat_report_activity(STATE_IDLE, nullptr);
+        done = true;
+    }
+    PG_CATCH();
+    {
+        recover(task, context);
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
     if (!exists)
         leave(false);
+    if (done && task.failures > 0) {
+        task.failures = 0;
+        task.retry_at = 0;
+        database->worker.report_success(task.name);
+    }
+    return done;
 }
 
 // Sessions from before the cache was there. False: no memory for all of them.
@@ -117,11 +224,24 @@ bool fill_cache()
 
 // What the loop keeps from one turn to the next; times are monotonic milliseconds.
 struct WorkerState {
+    Task start = {"read the state of the feed"};
+    Task number = {"number events"};
+    Task depart = {"end departures"};
+    Task expire = {"end silent sessions"};
+    Task fill = {"read online sessions"};
+    Task search = {"search the table for silent sessions"};
+    Task name_holder = {"end sessions"};
+    Task *const tasks[7] = {&start, &number, &depart, &expire, &fill, &search, &name_holder};
+
+    bool feed_begun = false;
     bool more_events = true;      // at the start, nobody knows
     std::uint64_t number_at = 0;  // not before
     std::uint64_t expire_at = 0;
     std::uint64_t scan_at = 0;    // the whole table, where the cache has no memory
     std::uint64_t review_at = 0;  // the whole table, for sessions that the cache does not know
+    // Users were skipped because others hold their rows.
+    bool departures_locked = false, silent_locked = false;
+    std::uint64_t report_at = 0;  // who holds them; 0: nobody does
 };
 
 void number_events(WorkerState &state)
@@ -131,8 +251,22 @@ void number_events(WorkerState &state)
         return;
     if (monotonic_ms() < state.number_at)
         return;
+    if (!state.feed_begun)
+        state.feed_begun = in_transaction(state.start, begin_feed);
+    if (!state.feed_begun) {
+        state.number_at = state.start.retry_at;
+        return;
+    }
     Numbered done = Numbered::all;
-    in_transaction("numbering events", [&done] { done = number_committed_events(); });
+    if (!in_transaction(state.number, [&done] { done = number_committed_events(); })) {
+        // What it takes for numbered may have been rolled back.
+        state.feed_begun = false;
+        state.more_events = true;
+        state.number_at = state.number.retry_at;
+        if (state.number.failures >= failures_to_report)
+            database->worker.set_problem(keeps_failing);
+        return;
+    }
     state.more_events = done != Numbered::all;
     const bool waits = done == Numbered::locked_by_another || announcements_wait();
     state.number_at = done == Numbered::more_left ? 0 : monotonic_ms() + (waits ? 100 : numbering_pause_ms);
@@ -140,8 +274,30 @@ void number_events(WorkerState &state)
         database->worker.note_numbered(commits);
 }
 
+// Users who could not be ended because others hold their rows: presence_health says who holds one.
+void report_locked(WorkerState &state)
+{
+    const std::uint64_t now = monotonic_ms();
+    if (!state.departures_locked && !state.silent_locked) {
+        if (state.report_at != 0)
+            database->worker.report_success(state.name_holder.name);
+        state.report_at = 0;
+        return;
+    }
+    if (state.report_at == 0)
+        state.report_at = now + report_locked_ms;
+    if (now < state.report_at)
+        return;
+    state.report_at = now + longest_lock_retry_ms;
+    (void)in_transaction(state.name_holder, [&state] {
+        run(row_holder);
+        if (const int pid = DatumGetInt32(first_value(1)); pid != 0)
+            report_wait(state.name_holder, pid);
+    });
+}
+
 // When the next grace ends; 0: at once.
-std::uint64_t end_leaves()
+std::uint64_t end_leaves(WorkerState &state)
 {
     std::uint64_t next = database->worker.next_departure();
     if (next == WorkerControl::no_departure)
@@ -150,15 +306,18 @@ std::uint64_t end_leaves()
     if (next < now) {
         // Forgotten before it is looked for, so that what comes meanwhile is kept.
         database->worker.forget_next_departure();
-        bool locked = false;
         Time earliest = 0;
-        in_transaction("ending departures", [&] {
-            locked = end_departures().locked;
+        const bool done = in_transaction(state.depart, [&] {
+            state.departures_locked = end_departures().locked;
             earliest = next_departure();
         });
+        if (!done) {
+            database->worker.note_departure(static_cast<Time>(next));
+            return state.depart.retry_at;
+        }
         if (earliest != 0)
             database->worker.note_departure(earliest);
-        if (locked)
+        if (state.departures_locked)
             return monotonic_ms() + expiry_pause_ms;
         next = database->worker.next_departure();
         if (next == WorkerControl::no_departure)
@@ -176,35 +335,57 @@ void look_at_table(WorkerState &state)
         return;
     // Counted before the snapshot is taken: who comes later may not be in it.
     const std::uint64_t gaps = database->worker.cache_gaps();
-    in_transaction("reading online sessions", [gaps] {
+    const bool read = in_transaction(state.fill, [gaps] {
         if (fill_cache())
             database->worker.note_cache_filled(gaps);
     });
     if (!database->worker.cache_is_complete())
-        in_transaction("ending stale sessions", [] { (void)end_stale_sessions(Thoroughness::every_session); });
+        (void)in_transaction(state.search, [] { (void)end_stale_sessions(Thoroughness::every_session); });
     const std::uint64_t end = monotonic_ms();
     state.scan_at = end + full_scan_share * (end - begin) + 1000;
     if (review)
-        state.review_at = end + review_ms;
+        state.review_at = read ? end + review_ms : state.fill.retry_at;
 }
 
 void end_silent_sessions(WorkerState &state)
 {
     look_at_table(state);
     const std::uint64_t now = monotonic_ms();
-    if (now >= state.expire_at && now > cache_next_deadline()) {
-        Ended ended;
-        // The search for them is a matter of shared memory; without any, there is no need of a transaction.
-        if (cache_any_stale()) {
-            in_transaction("ending stale sessions", [&ended] {
-                ended = end_stale_sessions(Thoroughness::watched_sessions);
-                // Those that it ended are forgotten when it meets them again.
-                if (ended.sessions == 0)
-                    cache_shrink();
-            });
-        }
-        state.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
+    if (now < state.expire_at || now <= cache_next_deadline())
+        return;
+    Ended ended;
+    bool done = true;
+    // The search for them is a matter of shared memory; without any, there is no need of a transaction.
+    if (cache_any_stale()) {
+        done = in_transaction(state.expire, [&ended] {
+            ended = end_stale_sessions(Thoroughness::watched_sessions);
+            // Those that it ended are forgotten when it meets them again.
+            if (ended.sessions == 0)
+                cache_shrink();
+        });
     }
+    state.silent_locked = ended.locked;
+    if (!done)
+        state.expire_at = state.expire.retry_at;
+    else
+        state.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
+}
+
+// One that failed, may be tried again, and has not been: there is no need of it any more. When the first may be tried again.
+std::uint64_t forget_failures(WorkerState &state, std::uint64_t turn_began)
+{
+    std::uint64_t next = PG_UINT64_MAX;
+    for (Task *task : state.tasks) {
+        if (task->failures == 0)
+            continue;
+        if (task->retry_at > turn_began) {
+            next = std::min(next, task->retry_at);
+            continue;
+        }
+        task->failures = 0;
+        database->worker.report_success(task->name);
+    }
+    return next;
 }
 
 void overrule(const char *name, const char *value) { SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE); }
@@ -213,9 +394,8 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 {
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
-    in_transaction("starting", begin_feed);
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
-    const std::uint64_t turn_ends = monotonic_ms() + turn_ms;
+    const std::uint64_t slot_ends = monotonic_ms() + turn_ms;
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         MemoryContextSwitchTo(loop);
@@ -230,18 +410,20 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         if (database->worker.is_paused() || database->worker.take_restart_request())
             leave(true);
 
-        const std::uint64_t next_leave = end_leaves();
+        const std::uint64_t turn_began = monotonic_ms();
+        const std::uint64_t next_leave = end_leaves(*state);
         end_silent_sessions(*state);
+        report_locked(*state);
         number_events(*state);
 
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
-        next = std::min(next, state->review_at);
+        next = std::min({next, state->review_at, forget_failures(*state, turn_began)});
         if (!database->worker.cache_is_complete())
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
             next = std::min(next, state->number_at);
-        if (database->worker.is_to_yield() && (next > now || now >= turn_ends)) {
+        if (database->worker.is_to_yield() && (next > now || now >= slot_ends)) {
             database->worker.set_next_work_ms(next);
             leave(true);
         }
@@ -269,7 +451,7 @@ extern "C" void presence_worker_main(Datum argument)
     overrule("default_transaction_read_only", "off");
     overrule("default_transaction_deferrable", "off");
     overrule("statement_timeout", "0");
-    overrule("lock_timeout", "0");
+    overrule("lock_timeout", lock_patience);
     overrule("temp_file_limit", "-1");
     overrule("role", "none");
     // Others pay for parallel workers with fewer of their own.

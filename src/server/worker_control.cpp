@@ -110,6 +110,8 @@ void WorkerControl::initialize()
     pg_atomic_init_u32(&exited_on_purpose_, 0);
     pg_atomic_init_u32(&yield_requested_, 0);
     pg_atomic_init_u64(&next_work_ms_, 0);
+    SpinLockInit(&trouble_lock_);
+    trouble_task_[0] = '\0';
     pg_atomic_init_u64(&event_commits_, 0);
     pg_atomic_init_u64(&numbered_commits_, 0);
     ConditionVariableInit(&numbered_);
@@ -179,6 +181,9 @@ bool WorkerControl::begin()
 
 void WorkerControl::end()
 {
+    SpinLockAcquire(&trouble_lock_);
+    trouble_task_[0] = '\0';
+    SpinLockRelease(&trouble_lock_);
     process_.release();
     ConditionVariableBroadcast(&numbered_);
     wake_launcher();
@@ -230,6 +235,35 @@ void WorkerControl::wait_until_numbered(long most_ms)
                                           PG_WAIT_EXTENSION);
     }
     ConditionVariableCancelSleep();
+}
+
+void WorkerControl::report_trouble(const char *task, const char *reason)
+{
+    // Whole characters: it is shown to clients.
+    const int length = pg_mbcliplen(reason, static_cast<int>(strlen(reason)), sizeof trouble_reason_ - 1);
+    SpinLockAcquire(&trouble_lock_);
+    strlcpy(trouble_task_, task, sizeof trouble_task_);
+    memcpy(trouble_reason_, reason, static_cast<std::size_t>(length));
+    trouble_reason_[length] = '\0';
+    SpinLockRelease(&trouble_lock_);
+}
+
+void WorkerControl::report_success(const char *task)
+{
+    SpinLockAcquire(&trouble_lock_);
+    if (strcmp(trouble_task_, task) == 0)
+        trouble_task_[0] = '\0';
+    SpinLockRelease(&trouble_lock_);
+}
+
+const char *WorkerControl::trouble()
+{
+    char task[sizeof trouble_task_], reason[sizeof trouble_reason_];
+    SpinLockAcquire(&trouble_lock_);
+    memcpy(task, trouble_task_, sizeof task);
+    memcpy(reason, trouble_reason_, sizeof reason);
+    SpinLockRelease(&trouble_lock_);
+    return task[0] != '\0' ? psprintf("The worker cannot %s: %s", task, reason) : nullptr;
 }
 
 void WorkerControl::note_departure(Time leave_until)

@@ -8,6 +8,7 @@
 extern "C" {
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
+#include "storage/spin.h"
 }
 
 namespace presence {
@@ -109,6 +110,14 @@ public:
     // At most so long, and not where there is no worker.
     void wait_until_numbered(long most_ms);
 
+    // --- What the worker can't do at present, for presence_health.
+
+    // In the words of a sentence that begins with "The worker cannot"; as much of it as there is room for.
+    void report_trouble(const char *task, const char *reason);
+    void report_success(const char *task);
+    // In memory of the caller's context; null: nothing.
+    const char *trouble();
+
     // --- Departures: the earliest end of a grace, in wall time; no_departure: none.
 
     static constexpr std::uint64_t no_departure = PG_UINT64_MAX;
@@ -136,6 +145,10 @@ private:
     pg_atomic_uint32 exited_on_purpose_;
     pg_atomic_uint32 yield_requested_;
     pg_atomic_uint64 next_work_ms_;
+
+    slock_t trouble_lock_;
+    char trouble_task_[64];  // empty: none
+    char trouble_reason_[200];
 
     pg_atomic_uint64 event_commits_;
     pg_atomic_uint64 numbered_commits_;

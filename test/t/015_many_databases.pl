@@ -15,7 +15,7 @@ my $running = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'prese
 
 sub numbered {
     my ($database) = @_;
-    return sql($database, 'SELECT count(*) FROM ONLY presence_events WHERE seq IS NOT NULL');
+    return sql($database, 'SELECT count(*) FROM presence_events WHERE seq IS NOT NULL');
 }
 
 my @databases = map {"d$_"} 1 .. 8;
@@ -77,7 +77,7 @@ sql('postgres', 'SELECT pg_reload_conf()') for 1 .. 5;
 sql('postgres', "ALTER SYSTEM SET presence.leave_grace = '1s'; SELECT pg_reload_conf()");
 ok(wait_until(10, sub { sql('postgres', 'SHOW presence.leave_grace') eq '1s' }), 'and again');
 sql('d1', "SELECT update_user_heartbeat('cid', 's')");
-ok(wait_until(10, sub { sql('d1', "SELECT count(*) FROM ONLY presence_events WHERE user_id = 'cid'") >= 2 }),
+ok(wait_until(10, sub { sql('d1', "SELECT count(*) FROM presence_events WHERE user_id = 'cid'") >= 2 }),
     'the launcher is at work');
 my $log = log_since($node, $position);
 my $started = () = $log =~ /starting background worker process "presence worker/g;

@@ -27,8 +27,8 @@ sub still_there {
     my $numbered = wait_until(
         20,
         sub {
-            sql('victim',
-                "SELECT count(*) FROM ONLY presence_events WHERE seq IS NOT NULL AND user_id = 'round $round'") eq '2';
+            sql('victim', "SELECT count(*) FROM presence_events WHERE seq IS NOT NULL AND user_id = 'round $round'") eq
+                '2';
         }
     );
     ok($numbered && sql('victim', $worker) eq $pid, $name);
@@ -151,7 +151,7 @@ ok(
                 "SET ROLE NONE; SET statement_timeout = 0; SELECT update_user_heartbeat('bob' || random(), 's'); SELECT 1"
             );
             sql('next',
-                "SET ROLE NONE; SET statement_timeout = 0; SELECT count(*) > 0 FROM ONLY presence_events WHERE user_id LIKE 'bob%'"
+                "SET ROLE NONE; SET statement_timeout = 0; SELECT count(*) > 0 FROM presence_events WHERE user_id LIKE 'bob%'"
             ) =~ /t$/;
         }
     ),
