@@ -8,6 +8,7 @@
 #include "feed.h"
 #include "feed_tables.h"
 #include "settings.h"
+#include "shared.h"
 
 extern "C" {
 #include "access/table.h"
@@ -106,11 +107,11 @@ void forget_users(Datum names, const Cutoffs &cutoffs)
 
 // From a block chosen by chance to the end, and then from the beginning: where a run does not get round, all of them
 // together do, without keeping count. An index would find the same last rows of the same users in vain each time.
-void forget_sessions(const Cutoffs &cutoffs, Time until)
+bool forget_sessions(const Cutoffs &cutoffs, Time until)
 {
     const BlockNumber blocks = blocks_of(session_table());
     if (blocks == 0)
-        return;
+        return false;
     BlockNumber at = pg_prng_uint32(&pg_global_prng_state) % blocks;
     BlockNumber left = blocks;
     int room = most_users;
@@ -127,30 +128,34 @@ void forget_sessions(const Cutoffs &cutoffs, Time until)
         left -= count;
         at = at + count == blocks ? 0 : at + count;
     }
+    return room < most_users;
 }
 
-void forget_bare_users(const Cutoffs &cutoffs)
+bool forget_bare_users(const Cutoffs &cutoffs)
 {
     const Oid users = get_relname_relid("presence_user", get_rel_namespace(session_table()));
     const BlockNumber blocks = OidIsValid(users) ? blocks_of(users) : 0;
     if (blocks == 0)
-        return;
+        return false;
     const BlockNumber at = blocks <= bare_blocks ? 0 : pg_prng_uint32(&pg_global_prng_state) % blocks;
     ItemPointerData from = block_start(at), to = block_start(std::min(at + bare_blocks, blocks));
     Datum values[] = {PointerGetDatum(&from), PointerGetDatum(&to), TimestampTzGetDatum(cutoffs.user),
                       Int32GetDatum(most_users)};
     run(find_bare_users, values);
-    if (const Datum names = first_value(1); names != 0)
+    const Datum names = first_value(1);
+    if (names != 0)
         forget_users(names, cutoffs);
+    return names != 0;
 }
 
-void forget_rows(Statement &statement, Time cutoff, Time until)
+bool forget_rows(Statement &statement, Time cutoff, Time until)
 {
     Datum values[] = {TimestampTzGetDatum(cutoff), Int32GetDatum(most_rows)};
     do {
         CHECK_FOR_INTERRUPTS();
         run(statement, values);
     } while (DatumGetInt64(first_value(1)) == most_rows && GetCurrentTimestamp() < until);
+    return DatumGetInt64(first_value(1)) > 0;
 }
 
 // False: another transaction holds the row, or has changed it.
@@ -180,7 +185,7 @@ std::int64_t forget_range(const KeyScan &ranges, KeyScan &events, std::int64_t l
 
 // From the low end of the feed to the first event that is young enough to stay. Locks nothing that writers of events, those
 // who number them, or readers need.
-void forget_events(Time cutoff, Time until)
+bool forget_events(Time cutoff, Time until)
 {
     CommandCounterIncrement();
     Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -199,28 +204,104 @@ void forget_events(Time cutoff, Time until)
     end_key_scan(ranges);
     UnregisterSnapshot(snapshot);
     if (low == before)
-        return;
+        return false;
     Datum values[] = {Int64GetDatum(low)};
     run(note_dropped, values);
     run(forget_lower, values);
+    return true;
 }
 
 }  // namespace
 
-void forget_old()
+const char *task_name(Retention retention)
+{
+    switch (retention) {
+    case Retention::sessions:
+        return "remove old sessions";
+    case Retention::users:
+        return "remove users without sessions";
+    case Retention::log:
+        return "remove old entries of the admin log";
+    case Retention::events:
+        return "remove old events";
+    }
+    return "";
+}
+
+bool forget_old(Retention retention, Time budget)
 {
     const Time now = GetCurrentTimestamp();
     // A session ended on purpose is needed for as long as it refuses late heartbeats.
     const Time guard = now - ms_to_time(rejoin_guard_ms);
     const Cutoffs cutoffs{std::min(ago(now, session_retention_s), guard),
                           user_retention_s < 0 ? DT_NOBEGIN : std::min(ago(now, user_retention_s), guard)};
-    forget_sessions(cutoffs, now + most_time);
-    if (cutoffs.user != DT_NOBEGIN)
-        forget_bare_users(cutoffs);
     const Time cutoff = ago(now, event_retention_s);
-    forget_rows(drop_log, cutoff, now + 2 * most_time);
-    if (begin_feed_task(FeedTask::drop))
-        forget_events(cutoff, now + 4 * most_time);
+    switch (retention) {
+    case Retention::sessions:
+        return forget_sessions(cutoffs, now + budget);
+    case Retention::users:
+        return cutoffs.user != DT_NOBEGIN && forget_bare_users(cutoffs);
+    case Retention::log:
+        return forget_rows(drop_log, cutoff, now + budget);
+    case Retention::events:
+        return begin_feed_task(FeedTask::drop) && forget_events(cutoff, now + budget);
+    }
+    return false;
+}
+
+namespace {
+
+// False: it has failed, and is undone.
+pg_noinline bool try_to_forget(Retention retention)
+{
+    MemoryContext context = CurrentMemoryContext;
+    ResourceOwner owner = CurrentResourceOwner;
+    volatile bool done = false;
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(context);
+    PG_TRY();
+    {
+        (void)forget_old(retention, most_time);
+        ReleaseCurrentSubTransaction();
+        done = true;
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        ErrorData *error = CopyErrorData();
+        if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+            PG_RE_THROW();
+        FlushErrorState();
+        RollbackAndReleaseCurrentSubTransaction();
+        MemoryContextSwitchTo(context);
+        CurrentResourceOwner = owner;
+        ereport(WARNING,
+                (errcode(error->sqlerrcode), errmsg("could not %s: %s", task_name(retention), error->message)));
+        if (SharedDatabase *database = my_database())
+            database->worker.report_trouble(task_name(retention), error->message);
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    CurrentResourceOwner = owner;
+    return done;
+}
+
+}  // namespace
+
+void forget_old()
+{
+    SharedDatabase *database = my_database();
+    for (const Retention retention : all_retention)
+        if (try_to_forget(retention) && database != nullptr)
+            database->worker.report_success(task_name(retention));
+}
+
+int retention_interval_s()
+{
+    int shortest = std::min(event_retention_s, session_retention_s);
+    if (user_retention_s >= 0)
+        shortest = std::min(shortest, user_retention_s);
+    return std::clamp(shortest / 100, 5, 600);
 }
 
 }  // namespace presence

@@ -3,6 +3,7 @@
 // done lives in feed.h and expiry.h, who starts it in launcher.h.
 
 #include <algorithm>
+#include <iterator>
 #include <new>
 
 #include "announcements.h"
@@ -13,6 +14,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "owner_guard.h"
+#include "retention.h"
 #include "settings.h"
 
 extern "C" {
@@ -42,6 +44,10 @@ constexpr std::uint64_t review_ms = 600000;
 // Without memory for the cache, everybody has to be looked at; at most this part of the time.
 constexpr std::uint64_t full_scan_share = 20;
 
+// What is past its retention goes in parts of about so long, a second apart while there is more.
+constexpr Time forget_budget = 100000;
+constexpr std::uint64_t forget_pause_ms = 1000;
+constexpr std::uint64_t first_forget_ms = 60000;
 // Where databases take turns, one that always has something to do gives way after so long.
 constexpr std::uint64_t turn_ms = 1000;
 
@@ -231,7 +237,12 @@ struct WorkerState {
     Task fill = {"read online sessions"};
     Task search = {"search the table for silent sessions"};
     Task name_holder = {"end sessions"};
-    Task *const tasks[7] = {&start, &number, &depart, &expire, &fill, &search, &name_holder};
+    Task forget[std::size(all_retention)] = {{task_name(Retention::sessions)},
+                                             {task_name(Retention::users)},
+                                             {task_name(Retention::log)},
+                                             {task_name(Retention::events)}};
+    Task *const tasks[11] = {&start,       &number,    &depart,    &expire,    &fill,     &search,
+                             &name_holder, &forget[0], &forget[1], &forget[2], &forget[3]};
 
     bool feed_begun = false;
     bool more_events = true;      // at the start, nobody knows
@@ -242,6 +253,9 @@ struct WorkerState {
     // Users were skipped because others hold their rows.
     bool departures_locked = false, silent_locked = false;
     std::uint64_t report_at = 0;  // who holds them; 0: nobody does
+    std::uint64_t forget_at = 0;  // the next part of what is past its retention
+    bool more_to_forget = false;  // in this round
+    std::size_t forget_next = 0;  // which part
 };
 
 void number_events(WorkerState &state)
@@ -371,6 +385,24 @@ void end_silent_sessions(WorkerState &state)
         state.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
 }
 
+std::uint64_t next_round() { return monotonic_ms() + static_cast<std::uint64_t>(retention_interval_s()) * 1000; }
+
+// One part after the other, and a short while for each, so that nobody's end waits for long.
+void forget_old_rows(WorkerState &state)
+{
+    if (monotonic_ms() < state.forget_at)
+        return;
+    const Retention part = all_retention[state.forget_next];
+    bool more = false;
+    (void)in_transaction(state.forget[state.forget_next], [&more, part] { more = forget_old(part, forget_budget); });
+    state.more_to_forget |= more;
+    if (++state.forget_next < std::size(all_retention))
+        return;
+    state.forget_next = 0;
+    state.forget_at = state.more_to_forget ? monotonic_ms() + forget_pause_ms : next_round();
+    state.more_to_forget = false;
+}
+
 // One that failed, may be tried again, and has not been: there is no need of it any more. When the first may be tried again.
 std::uint64_t forget_failures(WorkerState &state, std::uint64_t turn_began)
 {
@@ -394,6 +426,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 {
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
+    state->forget_at = std::min(next_round(), monotonic_ms() + first_forget_ms);
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
     const std::uint64_t slot_ends = monotonic_ms() + turn_ms;
     for (;;) {
@@ -403,6 +436,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         if (ConfigReloadPending != 0) {
             ConfigReloadPending = 0;
             ProcessConfigFile(PGC_SIGHUP);
+            state->forget_at = std::min(state->forget_at, next_round());
         }
         if (!worker_enabled)
             leave(false);
@@ -415,10 +449,11 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         end_silent_sessions(*state);
         report_locked(*state);
         number_events(*state);
+        forget_old_rows(*state);
 
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
-        next = std::min({next, state->review_at, forget_failures(*state, turn_began)});
+        next = std::min({next, state->review_at, state->forget_at, forget_failures(*state, turn_began)});
         if (!database->worker.cache_is_complete())
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
