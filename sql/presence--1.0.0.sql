@@ -252,13 +252,13 @@ COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as
 
 CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
                                                    reason text, sessions integer, details jsonb, epoch text DEFAULT NULL)
-RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text) IS
     'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 
 -- What an epoch is made for. A copy of the server's files is another place, and so is a new timeline.
 CREATE FUNCTION @extschema@.presence_feed_place(events regclass)
-RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT COST 100;
 COMMENT ON FUNCTION @extschema@.presence_feed_place(regclass) IS 'Server, database, table, timeline and files of the feed, as one text.';
 
 INSERT INTO @extschema@.presence_feed (epoch, place, made_at)
@@ -607,12 +607,12 @@ COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat and leave for e
 COMMENT ON COLUMN @extschema@.presence_access.admin IS 'May do everything that is no superuser''s affair.';
 
 CREATE FUNCTION @extschema@.presence_grant(role regrole, access text)
-RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_grant(regrole, text) IS
     'Lets a role use presence: read, self, write or admin, see presence_access. Error 22023 for any other access.';
 
 CREATE FUNCTION @extschema@.presence_revoke(role regrole, access text)
-RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE;
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_revoke(regrole, text) IS
     'Takes back what presence_grant() gave; what the role has by another access stays.';
 
