@@ -139,27 +139,36 @@ Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char
     return all;
 }
 
+void send_storm(std::span<const FeedRange> ranges, const Channel &channel, const char *epoch)
+{
+    StringInfoData json;
+    initStringInfo(&json);
+    appendStringInfo(&json,
+                     "{\"event\":\"storm\",\"from\":" INT64_FORMAT ",\"to\":" INT64_FORMAT ",\"online\":" INT64_FORMAT
+                     ",\"offline\":" INT64_FORMAT,
+                     ranges.front().first_seq, ranges.back().last_seq(), channel.online, channel.offline);
+    append_epoch(&json, epoch);
+    appendStringInfoChar(&json, '}');
+    Async_Notify(channel.name, json.data);
+}
+
 void send(std::span<const FeedRange> ranges, Snapshot snapshot, const char *epoch)
 {
     if (ranges.empty())
         return;
+    MemoryContext memory =
+        AllocSetContextCreate(CurrentMemoryContext, "presence announcements", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext outer = MemoryContextSwitchTo(memory);
     const Gathered all = gather(ranges, snapshot, epoch);
-    if (!all.storm) {
+    if (all.storm) {
+        for (const Channel &channel : all.channels.span())
+            send_storm(ranges, channel, epoch);
+    } else {
         for (const Gathered::Message &message : all.messages.span())
             Async_Notify(message.channel, message.payload);
-        return;
     }
-    for (const Channel &channel : all.channels.span()) {
-        StringInfoData json;
-        initStringInfo(&json);
-        appendStringInfo(&json,
-                         "{\"event\":\"storm\",\"from\":" INT64_FORMAT ",\"to\":" INT64_FORMAT
-                         ",\"online\":" INT64_FORMAT ",\"offline\":" INT64_FORMAT,
-                         ranges.front().first_seq, ranges.back().last_seq(), channel.online, channel.offline);
-        append_epoch(&json, epoch);
-        appendStringInfoChar(&json, '}');
-        Async_Notify(channel.name, json.data);
-    }
+    MemoryContextSwitchTo(outer);
+    MemoryContextDelete(memory);
 }
 
 // What retention has removed meanwhile is not announced any more.

@@ -1,6 +1,6 @@
 -- The change feed, the snapshot, and what retention removes.
 \ir helpers.psql
-SELECT plan(36);
+SELECT plan(43);
 
 -- Committed, as others would read it.
 SELECT is((SELECT array_agg(row(seq, user_id)::text) FROM presence_snapshot()), ARRAY['(0,)'], 'where nobody was ever online, the snapshot is one row with only seq set');
@@ -12,8 +12,21 @@ SELECT is((SELECT array_agg(seq || ' ' || event || ' ' || user_id ORDER BY seq) 
 SELECT is((SELECT details FROM presence_changes_since(3)), '{"status": "busy", "metadata": {"x": 1}}', 'user_online says what others see');
 SELECT is((SELECT count(*) FROM presence_changes_since(4)), 0::bigint, 'nothing after the last');
 SELECT is((SELECT array_agg(seq) FROM presence_changes_since(1, 2)), ARRAY[2, 3]::bigint[], 'max_rows bounds a page');
+SELECT throws_ok('SELECT * FROM presence_changes_since(5)', '22023', 'the feed ends before seq 5', 'a position beyond the end is an error: it is of another feed');
 SELECT is((SELECT array_agg(row(seq, user_id, status, sessions, metadata)::text ORDER BY user_id) FROM presence_snapshot()),
           ARRAY['(4,a,active,1,)', '(4,b,busy,1,"{""x"": 1}")'], 'the snapshot says to which position it corresponds');
+SELECT is((SELECT seq FROM presence_feed_position()), 4::bigint, 'which can be asked for alone');
+
+-- Epochs.
+SELECT epoch AS epoch FROM presence_feed_position() \gset
+SELECT ok(length(:'epoch') > 10, 'a feed has an epoch');
+SELECT is((SELECT array_agg(DISTINCT epoch) FROM presence_snapshot()), ARRAY[:'epoch'], 'of which the snapshot is');
+SELECT is((SELECT array_agg(DISTINCT epoch) FROM presence_feed), ARRAY[:'epoch'], 'and it stays');
+BEGIN;
+UPDATE presence_feed SET place = 'elsewhere';
+SELECT isnt((SELECT epoch FROM presence_feed_position()), :'epoch', 'a feed that comes from elsewhere gets another one');
+SELECT is((SELECT count(*) FROM presence_feed WHERE epoch = :'epoch'), 1::bigint, 'beside the old one');
+ROLLBACK;
 
 -- Rolled back: neither told nor counted.
 BEGIN;

@@ -1,5 +1,5 @@
 -- DROP EXTENSION leaves nothing behind, and what was dropped is not remembered.
-SELECT plan(25);
+SELECT plan(26);
 SET client_min_messages = warning;
 
 -- How many entries each catalog has; temporary objects, of which pgTAP makes some, do not count.
@@ -43,6 +43,7 @@ RESET presence.timeout;
 SELECT update_user_heartbeats(array_agg(n), array_agg('s'::text)) FROM generate_series(1, 100) AS n;
 SELECT update_user_heartbeats(array_agg(n), array_agg('s'::text)) FROM generate_series(1, 100) AS n;
 
+SELECT epoch FROM presence_feed_position() \gset
 DROP EXTENSION presence;
 SELECT set_eq('SELECT * FROM pg_temp.everything()', 'SELECT * FROM before', 'DROP EXTENSION leaves no relation, function, type, cast, comment or right behind');
 SELECT is((SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND NOT EXISTS (SELECT FROM pg_extension WHERE oid = refobjid)), 0::bigint, 'and nothing that depends on what is gone');
@@ -53,6 +54,7 @@ SELECT is(presence_count(), 0::bigint, 'nobody is online');
 SELECT is((SELECT count(*) FROM presence), 0::bigint, 'nobody is known');
 SELECT is((SELECT count(*) FROM get_active_users()), 0::bigint, 'the list is empty');
 SELECT is((SELECT array_agg(row(seq, user_id)::text) FROM presence_snapshot()), ARRAY['(0,)'], 'the feed begins anew');
+SELECT isnt((SELECT epoch FROM presence_feed_position()), :'epoch', 'with an epoch of its own');
 SELECT is((SELECT count(*) FROM presence_changes_since(0)), 0::bigint, 'with nothing in it');
 SELECT ok(update_user_heartbeat(1, 's'), 'a session of the same ids as before begins');
 SELECT is((SELECT count(*) FROM presence_sessions WHERE online), 1::bigint, 'as a row');
