@@ -101,7 +101,7 @@ sub feed_of {
     wait_until(
         30,
         sub {
-            $node->safe_psql($database, 'SELECT FROM presence_changes_since(0)');
+            $node->safe_psql($database, 'SELECT FROM presence_feed_position()');
             $node->safe_psql($database, 'SELECT count(*) FROM presence_event_queue') eq '0';
         }
     ) or fail('everything committed is numbered');
