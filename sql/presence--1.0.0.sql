@@ -92,12 +92,8 @@ COMMENT ON COLUMN @extschema@.presence_user.status IS 'Most present status of th
 COMMENT ON COLUMN @extschema@.presence_user.online_since IS 'When the user last came online.';
 COMMENT ON COLUMN @extschema@.presence_user.offline_at IS 'When the user last went offline.';
 
-CREATE SEQUENCE @extschema@.presence_session_id_seq AS bigint;
-COMMENT ON SEQUENCE @extschema@.presence_session_id_seq IS 'Numbers presence_session.id.';
-
 -- heartbeat_at is in no index, and pages keep room, so that a heartbeat's row version stays on its page (HOT).
 CREATE TABLE @extschema@.presence_session (
-    id                 bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_session_id_seq'::pg_catalog.regclass),
     user_id            text COLLATE "C" NOT NULL,
     session_id         text COLLATE "C" NOT NULL,
     online             boolean NOT NULL,
@@ -114,13 +110,10 @@ CREATE TABLE @extschema@.presence_session (
     metadata           jsonb,
     PRIMARY KEY (user_id, session_id)
 ) WITH (fillfactor = 60);
-ALTER SEQUENCE @extschema@.presence_session_id_seq OWNED BY @extschema@.presence_session.id;
-CREATE INDEX presence_session_online_id ON @extschema@.presence_session (id) WHERE online;
-CREATE INDEX presence_session_online_user ON @extschema@.presence_session (user_id) WHERE online;
+-- For lists, for a user's live sessions (they have the user's online_since) and for the cache, which keeps online_since.
+CREATE INDEX presence_session_online ON @extschema@.presence_session (online_since, user_id) WHERE online;
 CREATE INDEX presence_session_leaving ON @extschema@.presence_session (leave_until) WHERE leave_until IS NOT NULL;
-CREATE INDEX presence_session_ended ON @extschema@.presence_session (ended_at) WHERE NOT online;
 COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still retained: what is recorded at transitions; later heartbeats may be in shared memory.';
-COMMENT ON COLUMN @extschema@.presence_session.id IS 'Number of the row, for lists of sessions to end.';
 COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
 COMMENT ON COLUMN @extschema@.presence_session.online IS 'Counts for its user: not ended, or ended within presence.leave_grace.';
@@ -294,7 +287,6 @@ COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and resul
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', '');
@@ -437,21 +429,21 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at o
 COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
 
-CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, id bigint, online boolean, status text,
+CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
                                                  ended_at timestamptz, leave_until timestamptz, pass uuid)
 RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
+COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
     'Adds a session to presence_summary.';
 
 CREATE FUNCTION @extschema@.presence_summary_finalfn(internal)
 RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.presence_summary_finalfn(internal) IS 'Result of presence_summary.';
 
-CREATE AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) (
+CREATE AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) (
     SFUNC = @extschema@.presence_summary_transfn, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_finalfn, PARALLEL = SAFE
 );
-COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, bigint, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
+COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
     'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence, and for the owner of the extension.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -505,7 +497,7 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        latest.ip_address,
        latest.metadata
 FROM (SELECT u.user_id,
-             @extschema@.presence_summary(s.user_id, s.session_id, s.id, s.online, s.status, s.online_since, s.heartbeat_at,
+             @extschema@.presence_summary(s.user_id, s.session_id, s.online, s.status, s.online_since, s.heartbeat_at,
                                           s.heartbeat_interval, s.ended_at, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
       FROM @extschema@.presence_session AS s
       JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id

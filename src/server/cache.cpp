@@ -514,6 +514,8 @@ bool cache_any_stale()
     return collect_stale({&one, 1}, from) > 0;
 }
 
+SessionKey cache_key(const SessionName &name) { return key_of(name); }
+
 void cache_forget_stale(const SessionKey &key)
 {
     SharedDatabase *database = my_database();

@@ -77,6 +77,8 @@ bool cache_any_stale();
 // Stale sessions, as many as there is room for; how many were found. Each search of a process begins where its last one
 // ended, so that those who are found in vain keep nobody else waiting.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
+// What the cache calls a session.
+SessionKey cache_key(const SessionName &name);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 

@@ -135,50 +135,83 @@ void replace_if_given(NullableDatum &known, const NullableDatum &given)
         known = given;
 }
 
-// Heartbeats of some of a user's sessions; an empty name is the unnamed one. How many of them are online now.
-int record_heartbeats(text *user_name, std::span<text *const> session_names, const Details &d)
-{
-    const auto count = static_cast<int>(session_names.size());
-    StoredUser *user = load_user(user_name, session_names, Lock::create_missing);
-    if (user == nullptr)
-        ereport(ERROR,
-                (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-                 errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
-    EventList events = allocate_events(*user, count);
-    Heartbeat heartbeat;
-    heartbeat.now = GetCurrentTimestamp();
-    heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
-    heartbeat.status = d.status;
-    if (!d.metadata.isnull)
-        heartbeat.metadata_digest = datum_fingerprint(d.metadata);
+// Heartbeats of one call.
+struct HeartbeatCall {
+    const Details *details;
+    Heartbeat heartbeat;  // but for its time and session
 
-    int online = 0;
-    auto **refreshed = static_cast<StoredSession **>(palloc(sizeof(StoredSession *) * session_names.size()));
-    int refreshed_count = 0;
-    for (text *session_name : session_names) {
-        StoredSession *target = find_session(*user, session_name);
-        if (target == nullptr)
-            target = add_session(*user, session_name);
-        heartbeat.named = !text_view(session_name).empty();
-        heartbeat.details_changed = is_other(d.user_agent, target->user_agent) ||
-                                    is_other(d.ip_address, target->ip_address) ||
-                                    is_other_interval(d.interval, target->interval);
-        const HeartbeatResult result = apply_heartbeat(*user, user->span(), *target, heartbeat, events);
-        online += result != HeartbeatResult::ignored;
-        if (result == HeartbeatResult::refreshed && !target->changed)
-            refreshed[refreshed_count++] = target;
+    explicit HeartbeatCall(const Details &d) : details(&d)
+    {
+        heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
+        heartbeat.status = d.status;
+        if (!d.metadata.isnull)
+            heartbeat.metadata_digest = datum_fingerprint(d.metadata);
+    }
+};
+
+// Of each session wanted of a user.
+void apply_heartbeats(const WantedUser &wanted, void *context)
+{
+    const auto &call = *static_cast<const HeartbeatCall *>(context);
+    const Details &d = *call.details;
+    StoredUser &user = *wanted.user;
+    Heartbeat heartbeat = call.heartbeat;
+    user.changed_at = heartbeat.now = GetCurrentTimestamp();
+    for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
+        CHECK_FOR_INTERRUPTS();
+        StoredSession &target = *wanted.targets[i];
+        heartbeat.named = !text_view(target.name).empty();
+        heartbeat.details_changed = is_other(d.user_agent, target.user_agent) ||
+                                    is_other(d.ip_address, target.ip_address) ||
+                                    is_other_interval(d.interval, target.interval);
+        const HeartbeatResult result = apply_heartbeat(user, user.span(), target, heartbeat, user.events);
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
-        replace_if_given(target->user_agent, d.user_agent);
-        replace_if_given(target->ip_address, d.ip_address);
-        replace_if_given(target->interval, d.interval);
-        replace_if_given(target->metadata, d.metadata);
+        replace_if_given(target.user_agent, d.user_agent);
+        replace_if_given(target.ip_address, d.ip_address);
+        replace_if_given(target.interval, d.interval);
+        replace_if_given(target.metadata, d.metadata);
         // The next of this call must not find it silent.
-        target->stale_after = heartbeat.now + effective_timeout(interval_time(target->interval));
+        target.stale_after = heartbeat.now + effective_timeout(interval_time(target.interval));
     }
-    store_user(*user, events, heartbeat.now);
-    for (int i = 0; i < refreshed_count; ++i)
-        refresh(*user, *refreshed[i]);
+}
+
+// Users in the order of their names. Afterwards each target is online, unless its heartbeat was ignored.
+void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, const Details &details)
+{
+    HeartbeatCall call(details);
+    const NewUserRule rule{apply_heartbeats, &call};
+    load_users(storage, wanted, Lock::create_missing, &rule);
+    for (const WantedUser &each : wanted)
+        if (!each.user->created)
+            apply_heartbeats(each, &call);
+    store_users(storage, wanted);
+    for (const WantedUser &each : wanted)
+        for (std::size_t i = 0; i < each.sessions.size(); ++i)
+            if (each.targets[i]->state() == SessionState::online && !each.targets[i]->changed)
+                refresh(storage, *each.user, *each.targets[i]);
+}
+
+// Heartbeats of sessions in order, one of each; repeats[i]: for how many that one stands. How many are online now.
+int record_batch(std::span<const NamedSession> sessions, const int *repeats)
+{
+    int online = 0;
+    const Storage storage = open_storage();
+    MemoryContext set = AllocSetContextCreate(CurrentMemoryContext, "presence heartbeats", ALLOCSET_DEFAULT_SIZES);
+    for (std::size_t from = 0, to = 0; from < sessions.size(); from = to) {
+        to = end_of_set(sessions, from);
+        MemoryContext outer = MemoryContextSwitchTo(set);
+        const std::span<WantedUser> wanted = wanted_users(sessions.subspan(from, to - from));
+        record_heartbeats(storage, wanted, Details{});
+        const int *repeat = repeats + from;
+        for (const WantedUser &each : wanted)
+            for (std::size_t i = 0; i < each.sessions.size(); ++i, ++repeat)
+                online += each.targets[i]->state() == SessionState::online ? *repeat : 0;
+        MemoryContextSwitchTo(outer);
+        MemoryContextReset(set);
+    }
+    MemoryContextDelete(set);
+    close_storage(storage);
     return online;
 }
 
@@ -192,19 +225,23 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
     const OwnerWork work = begin_owner_work();
     bool went = false;
     int ended = 0;
-    StoredUser *user = load_user(name, {&session_name, session_name != nullptr ? 1U : 0U}, Lock::wait);
-    if (user != nullptr) {
-        StoredSession *target = session_name != nullptr ? find_session(*user, session_name) : nullptr;
-        EventList events = allocate_events(*user);
+    const Storage storage = open_storage();
+    StoredSession *target = nullptr;
+    WantedUser wanted{name, {&session_name, session_name != nullptr ? 1U : 0U}, &target, nullptr};
+    load_users(storage, {&wanted, 1}, Lock::wait);
+    if (wanted.user != nullptr) {
+        StoredUser &user = *wanted.user;
         // Without a worker, nobody would end it in time.
         const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
-        const Departure departure{GetCurrentTimestamp(), reason, grace};
+        user.changed_at = GetCurrentTimestamp();
+        const Departure departure{user.changed_at, reason, grace};
         if (session_name == nullptr || target != nullptr)
-            went = apply_departure(*user, user->span(), target, departure, events);
-        store_user(*user, events, departure.now);
-        for (const Event &event : events.items())
+            went = apply_departure(user, user.span(), target, departure, user.events);
+        store_users(storage, {&wanted, 1});
+        for (const Event &event : user.events.items())
             ended += event.type == EventType::session_end && event.reason == reason;
     }
+    close_storage(storage);
     log_call(work, function, name, session_name, went, ended);
     end_owner_work(work);
     PG_RETURN_BOOL(went);
@@ -243,8 +280,13 @@ PRESENCE_FUNCTION(update_user_heartbeat)
 
     const Details details = checked_details(fcinfo);
     const OwnerWork work = begin_owner_work();
+    const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");
-    const bool online = record_heartbeats(user, {&named, 1}, details) > 0;
+    StoredSession *target = nullptr;
+    WantedUser wanted{user, {&named, 1}, &target, nullptr};
+    record_heartbeats(storage, {&wanted, 1}, details);
+    const bool online = target->state() == SessionState::online;
+    close_storage(storage);
     end_owner_work(work);
     PG_RETURN_BOOL(online);
 }
@@ -287,17 +329,25 @@ PRESENCE_FUNCTION(update_user_heartbeats)
         if (!taken[i])
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
-    std::sort(order, order + left, [names](int a, int b) { return names[a].user < names[b].user; });
-    auto **of_user = static_cast<text **>(palloc(sizeof(text *) * static_cast<std::size_t>(left)));
+    std::sort(order, order + left, [names](int a, int b) {
+        return names[a].user != names[b].user ? names[a].user < names[b].user : names[a].session < names[b].session;
+    });
+    const auto room = static_cast<std::size_t>(left);
+    auto *slow = static_cast<NamedSession *>(palloc_extended(sizeof(NamedSession) * room, MCXT_ALLOC_HUGE));
+    auto *repeats = static_cast<int *>(palloc_extended(sizeof(int) * room, MCXT_ALLOC_HUGE));
     text *const unnamed = make_text("");
-    const OwnerWork work = begin_owner_work();
-    for (int from = 0, to = 0; from < left; from = to) {
-        CHECK_FOR_INTERRUPTS();
-        for (to = from; to < left && names[order[to]].user == names[order[from]].user; ++to)
-            of_user[to - from] = session_nulls[order[to]] ? unnamed : DatumGetTextPP(sessions[order[to]]);
-        online += record_heartbeats(DatumGetTextPP(users[order[from]]), {of_user, static_cast<std::size_t>(to - from)},
-                                    Details{});
+    std::size_t count = 0;
+    for (int i = 0; i < left; ++i) {
+        const int at = order[i];
+        if (i > 0 && names[at].user == names[order[i - 1]].user && names[at].session == names[order[i - 1]].session) {
+            ++repeats[count - 1];
+            continue;
+        }
+        repeats[count] = 1;
+        slow[count++] = {DatumGetTextPP(users[at]), session_nulls[at] ? unnamed : DatumGetTextPP(sessions[at])};
     }
+    const OwnerWork work = begin_owner_work();
+    online += record_batch({slow, count}, repeats);
     end_owner_work(work);
     PG_RETURN_INT32(online);
 }

@@ -29,7 +29,4 @@ Ended end_departures();
 // When the next one has; 0: there is none.
 Time next_departure();
 
-// The rows of stale sessions, as a bigint[] for a statement.
-Datum row_ids(std::span<const ExpiredSession> sessions);
-
 }  // namespace presence

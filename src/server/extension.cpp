@@ -23,7 +23,7 @@ namespace {
 
 constexpr std::string_view table_names[table_count] = {
     "presence_user",         "presence_session",   "presence_event",  "presence_feed_range",
-    "presence_feed_dropped", "presence_view_pass", "presence_access",
+    "presence_feed_dropped", "presence_view_pass", "presence_access", "presence_event_id_seq",
 };
 
 Extension extension;
@@ -59,7 +59,8 @@ void note_member(Oid oid)
         return;
     const auto *relation = reinterpret_cast<Form_pg_class>(GETSTRUCT(row));
     const auto *name = std::find(std::begin(table_names), std::end(table_names), NameStr(relation->relname));
-    if (name != std::end(table_names) && relation->relkind == RELKIND_RELATION) {
+    if (name != std::end(table_names) &&
+        (relation->relkind == RELKIND_RELATION || relation->relkind == RELKIND_SEQUENCE)) {
         extension.tables[name - std::begin(table_names)] = oid;
         extension.schema = relation->relnamespace;
         extension.owner = relation->relowner;

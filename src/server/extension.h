@@ -7,9 +7,9 @@
 
 namespace presence {
 
-// The tables that are reached by their oids.
-enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass, access };
-inline constexpr std::size_t table_count = 7;
+// The tables that are reached by their oids, and the sequence of presence_event.id.
+enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass, access, event_ids };
+inline constexpr std::size_t table_count = 8;
 
 struct Extension {
     Oid schema;

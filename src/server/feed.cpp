@@ -8,6 +8,7 @@
 #include "extension.h"
 #include "feed_epoch.h"
 #include "feed_tables.h"
+#include "rows.h"
 #include "settings.h"
 #include "shared.h"
 #include "storage.h"
@@ -15,6 +16,7 @@
 extern "C" {
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "commands/sequence.h"
 #include "storage/lock.h"
 #include "storage/procarray.h"
 }
@@ -29,11 +31,6 @@ constexpr long reader_wait_ms = 1000;
 // A nearly full notification queue must not fail the caller's commit: whoever numbers the event then sends it, later.
 constexpr double nearly_full_queue = 0.9;
 
-Statement insert_event = {
-    "INSERT INTO @.presence_event (at, event, user_id, session_id, reason, sessions, details, channel)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    8,
-    {TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID, TEXTOID}};
 Statement insert_ranges = {
     "INSERT INTO @.presence_feed_range (first_seq, first_id, events) SELECT * FROM unnest($1, $2, $3)",
     3,
@@ -131,6 +128,44 @@ bool send_at_commit(const Announcement &announcement, const char *epoch)
         return false;
     Async_Notify(notify_channel, payload_of(announcement, epoch));
     return true;
+}
+
+struct EventWriter {
+    OpenTable *events;
+    bool by_worker;     // announces
+    const char *epoch;  // where this transaction announces
+};
+
+constexpr Oid event_types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID, TEXTOID};
+
+void add_event(const EventWriter &writer, const StoredUser &user, const Event &event)
+{
+    const auto &session = *static_cast<const StoredSession *>(event.session);
+    const auto *shown = static_cast<const StoredSession *>(event.shown);
+    const bool has_metadata = event.online && shown != nullptr && !shown->metadata.isnull;
+    Jsonb *details = event.online
+                         ? details_of(event.status, has_metadata ? DatumGetJsonbP(shown->metadata.value) : nullptr)
+                         : nullptr;
+    const bool named = !text_view(session.name).empty();
+    text *type = make_text(to_text(event.type)), *reason = make_text(to_text(event.reason));
+    bool left_to_others = is_announced(event.type);
+    if (left_to_others && !writer.by_worker)
+        left_to_others = !send_at_commit({0, user.changed_at, text_to_cstring(type), text_to_cstring(user.name),
+                                          named ? text_to_cstring(session.name) : nullptr, text_to_cstring(reason),
+                                          event.sessions, details},
+                                         writer.epoch);
+    TupleTableSlot *row = next_row(*writer.events);
+    set(row, event_id, Int64GetDatum(nextval_internal(table_oid(Table::event_ids), false)));
+    set(row, event_at, TimestampTzGetDatum(user.changed_at));
+    set(row, event_type, PointerGetDatum(type));
+    set(row, event_user, PointerGetDatum(user.name));
+    set(row, event_session, PointerGetDatum(session.name), !named);
+    set(row, event_reason, PointerGetDatum(reason));
+    set(row, event_sessions, Int32GetDatum(event.sessions));
+    set(row, event_details, PointerGetDatum(details), details == nullptr);
+    if (left_to_others)
+        set(row, event_channel, CStringGetTextDatum(notify_channel));
+    add_row(*writer.events);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -386,34 +421,30 @@ bool worker_is_expected()
 
 void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
 
-void write_events(const StoredUser &user, const EventList &events, Time now, Time leave_until)
+void write_events(std::span<const WantedUser> users)
 {
-    if (events.items().empty())
+    Time leave_until = 0;
+    bool any = false;
+    for (const WantedUser &each : users) {
+        if (each.user == nullptr)
+            continue;
+        any |= !each.user->events.items().empty();
+        for (const Session *session : each.user->span())
+            if (session->changed && session->leaving && (leave_until == 0 || session->leave_until < leave_until))
+                leave_until = session->leave_until;
+    }
+    if (!any)
         return;
     const bool by_worker = worker_is_expected();
-    const char *epoch = by_worker || !notifications_wanted() ? nullptr : feed_epoch();
-    for (const Event &e : events.items()) {
-        const auto &session = *static_cast<const StoredSession *>(e.session);
-        const auto *shown = static_cast<const StoredSession *>(e.shown);
-        const bool has_metadata = e.online && shown != nullptr && !shown->metadata.isnull;
-        Jsonb *details =
-            e.online ? details_of(e.status, has_metadata ? DatumGetJsonbP(shown->metadata.value) : nullptr) : nullptr;
-        const bool named = !text_view(session.name).empty();
-        text *type = make_text(to_text(e.type)), *reason = make_text(to_text(e.reason));
-        bool left_to_others = is_announced(e.type);
-        if (left_to_others && !by_worker)
-            left_to_others = !send_at_commit({0, now, text_to_cstring(type), text_to_cstring(user.name),
-                                              named ? text_to_cstring(session.name) : nullptr, text_to_cstring(reason),
-                                              e.sessions, details},
-                                             epoch);
-        Datum values[] = {TimestampTzGetDatum(now),   PointerGetDatum(type),
-                          PointerGetDatum(user.name), PointerGetDatum(session.name),
-                          PointerGetDatum(reason),    Int32GetDatum(e.sessions),
-                          PointerGetDatum(details),   left_to_others ? CStringGetTextDatum(notify_channel) : 0};
-        const char nulls[] = {
-            ' ', ' ', ' ', named ? ' ' : 'n', ' ', ' ', details != nullptr ? ' ' : 'n', left_to_others ? ' ' : 'n'};
-        run(insert_event, values, nulls);
-    }
+    const EventWriter writer{open_for_writing(Table::event, event_types), by_worker,
+                             by_worker || !notifications_wanted() ? nullptr : feed_epoch()};
+    begin_command();
+    for (const WantedUser &each : users)
+        for (const Event &event : each.user != nullptr ? each.user->events.items() : std::span<const Event>())
+            add_event(writer, *each.user, event);
+    insert_rows(*writer.events);
+    end_command();
+    close_table(writer.events);
     note_written(leave_until);
 }
 

@@ -9,16 +9,15 @@
 
 namespace presence {
 
-struct StoredUser;
+struct WantedUser;
 
 // Whether a worker numbers and announces the events of this session's transactions, now or as soon as it is back.
 bool worker_is_expected();
 
 // To be called once in each process.
 void watch_transactions();
-// Within owner work: the user's events become part of this transaction; the worker is told when it has committed.
-// leave_until: 0, or when the user's grace ends.
-void write_events(const StoredUser &user, const EventList &events, Time now, Time leave_until);
+// Within owner work: the events of these users become part of this transaction; the worker is told when it has committed.
+void write_events(std::span<const WantedUser> users);
 // Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 

@@ -20,7 +20,7 @@ namespace presence {
 namespace {
 
 #define LISTED_COLUMNS                                                                                                 \
-    "user_id, session_id, id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
+    "user_id, session_id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
 Statement online_sessions = {"SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE online", 0, {}};
 Statement online_sessions_of = {
     "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
@@ -28,10 +28,10 @@ Statement sessions_of = {
     "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
 // In two steps, each by an index whatever the planner believes of the table.
 Statement suspects = {
-    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND id = ANY ($1)"
+    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
     " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found",
     1,
-    {INT8ARRAYOID}};
+    {TIMESTAMPTZARRAYOID}};
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
 constexpr std::size_t most_suspects = 10000;
@@ -164,11 +164,18 @@ struct Receiver {
     char *names;  // of the sessions
 };
 
+// Of two sessions that beat at the same time, always the same one is the later.
+std::int64_t tie_breaker(std::string_view session)
+{
+    return static_cast<std::int64_t>(hash_bytes_extended(reinterpret_cast<const unsigned char *>(session.data()),
+                                                         static_cast<int>(session.size()), 0));
+}
+
 // times: of a session that is recorded as online.
 SessionSnapshot snapshot_at(const SessionRow &row, const EffectiveTimes &times, Time now)
 {
     SessionSnapshot snapshot{.status = row.status,
-                             .id = row.id,
+                             .id = tie_breaker(row.name.session),
                              .online_since = row.online_since,
                              .heartbeat_at = row.heartbeat_at,
                              .ended_at = row.ended_at};
@@ -220,16 +227,15 @@ bool receive(TupleTableSlot *slot, DestReceiver *self)
     memcpy(name, session.data(), session.size());
     receiver.name_used += session.size();
     s.name.session = {name, session.size()};
-    s.id = DatumGetInt64(values[2]);
-    s.online = DatumGetBool(values[3]);
+    s.online = DatumGetBool(values[2]);
     s.status = Status::active;
-    parse(text_view(DatumGetTextPP(values[4])), s.status);
-    s.online_since = DatumGetTimestampTz(values[5]);
-    s.heartbeat_at = DatumGetTimestampTz(values[6]);
-    s.interval = interval_time(NullableDatum{values[7], nulls[7]});
-    s.ended_at = nulls[8] ? 0 : DatumGetTimestampTz(values[8]);
-    s.leave_until = nulls[9] ? 0 : DatumGetTimestampTz(values[9]);
-    row.metadata = nulls[10] || !list.with_metadata ? null_datum : NullableDatum{kept(list, values[10]), false};
+    parse(text_view(DatumGetTextPP(values[3])), s.status);
+    s.online_since = DatumGetTimestampTz(values[4]);
+    s.heartbeat_at = DatumGetTimestampTz(values[5]);
+    s.interval = interval_time(NullableDatum{values[6], nulls[6]});
+    s.ended_at = nulls[7] ? 0 : DatumGetTimestampTz(values[7]);
+    s.leave_until = nulls[8] ? 0 : DatumGetTimestampTz(values[8]);
+    row.metadata = nulls[9] || !list.with_metadata ? null_datum : NullableDatum{kept(list, values[9]), false};
     receiver.recorded[receiver.count] = {s.name, s.heartbeat_at, s.interval};
     if (++receiver.count == Receiver::batch || receiver.name_used > Receiver::name_room - 256)
         add_batch(receiver);
@@ -288,7 +294,11 @@ UserList *list_suspects()
     const std::size_t count = cache_collect_stale({stale, most_suspects});
     if (count == most_suspects)
         return nullptr;
-    Datum values[] = {row_ids({stale, count})};
+    auto *since = static_cast<Datum *>(palloc(sizeof(Datum) * (count + 1)));
+    for (std::size_t i = 0; i < count; ++i)
+        since[i] = TimestampTzGetDatum(static_cast<Time>(stale[i].row_id));
+    Datum values[] = {PointerGetDatum(
+        construct_array(since, static_cast<int>(count), TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE))};
     run(suspects, values, nullptr, true);
     const Datum names = first_value(1);
     return names == 0 ? new_list(false) : list_named(names, false);

@@ -10,7 +10,6 @@ namespace presence {
 // A row of presence_session. 0 stands for NULL.
 struct SessionRow {
     SessionName name;
-    std::int64_t id;
     bool online;  // as recorded
     Status status;
     Time online_since, heartbeat_at, interval, ended_at, leave_until;

@@ -225,11 +225,11 @@ struct SummaryState {
 
 PRESENCE_FUNCTION(presence_summary_transfn)
 {
-    require_view(fcinfo, 11);
+    require_view(fcinfo, 10);
     MemoryContext context;
     if (AggCheckCallContext(fcinfo, &context) == 0)
         elog(ERROR, "called outside of an aggregate");
-    for (int i = 1; i <= 7; ++i)
+    for (int i = 1; i <= 6; ++i)
         if (PG_ARGISNULL(i))
             ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
                             errmsg("argument %d of presence_summary must not be NULL", i)));
@@ -237,15 +237,14 @@ PRESENCE_FUNCTION(presence_summary_transfn)
                                 : reinterpret_cast<SummaryState *>(PG_GETARG_POINTER(0));
     SessionRow s;
     s.name = {text_view(PG_GETARG_TEXT_PP(1)), text_view(PG_GETARG_TEXT_PP(2))};
-    s.id = PG_GETARG_INT64(3);
-    s.online = PG_GETARG_BOOL(4);
+    s.online = PG_GETARG_BOOL(3);
     s.status = Status::active;
-    parse(text_view(PG_GETARG_TEXT_PP(5)), s.status);
-    s.online_since = PG_GETARG_TIMESTAMPTZ(6);
-    s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(7);
-    s.interval = interval_time(fcinfo->args[8]);
-    s.ended_at = time_or_zero(fcinfo, 9);
-    s.leave_until = time_or_zero(fcinfo, 10);
+    parse(text_view(PG_GETARG_TEXT_PP(4)), s.status);
+    s.online_since = PG_GETARG_TIMESTAMPTZ(5);
+    s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(6);
+    s.interval = interval_time(fcinfo->args[7]);
+    s.ended_at = time_or_zero(fcinfo, 8);
+    s.leave_until = time_or_zero(fcinfo, 9);
     if (sum->user.add(snapshot_of(s))) {
         if (sum->room < s.name.session.size()) {
             sum->room = std::max<std::size_t>(s.name.session.size(), 40);

@@ -35,8 +35,8 @@ Statement drop_log = {
 Statement find_users = {
     "SELECT array_agg(user_id), count(*) FROM (SELECT DISTINCT s.user_id FROM @.presence_session AS s"
     " WHERE s.ctid >= $1 AND s.ctid < $2 AND NOT s.online AND s.ended_at < greatest($3, $4) AND"
-    " ((s.ended_at < $3 AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id))))"
-    " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.id <> s.id AND (o.online OR o.ended_at >= $4))))"
+    " ((s.ended_at < $3 AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.session_id) > (s.ended_at, s.session_id))))"
+    " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.session_id <> s.session_id AND (o.online OR o.ended_at >= $4))))"
     " LIMIT $5) AS found",
     5,
     {TIDOID, TIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}};
@@ -52,7 +52,7 @@ Statement lock_users = {
     {TEXTARRAYOID}};
 Statement drop_sessions = {
     "DELETE FROM @.presence_session AS s WHERE user_id = ANY ($1) AND NOT online AND ended_at < $2"
-    " AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.id) > (s.ended_at, s.id)))",
+    " AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.session_id) > (s.ended_at, s.session_id)))",
     2,
     {TEXTARRAYOID, TIMESTAMPTZOID}};
 Statement drop_users = {

@@ -1,85 +1,361 @@
 #include "storage.h"
 
+#include <algorithm>
+#include <new>
+
 #include "cache.h"
-#include "extension.h"
 #include "feed.h"
-#include "settings.h"
+
+extern "C" {
+#include "utils/fmgroids.h"
+}
 
 namespace presence {
 
 namespace {
 
-Statement lock_user = {
-    "SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE",
-    1,
-    {TEXTOID}};
-Statement try_lock_user = {
-    "SELECT online, sessions, status, online_since, offline_at FROM @.presence_user WHERE user_id = $1 FOR NO KEY UPDATE SKIP LOCKED",
-    1,
-    {TEXTOID}};
-Statement create_user = {"INSERT INTO @.presence_user (user_id) VALUES ($1) ON CONFLICT DO NOTHING", 1, {TEXTOID}};
-#define SESSION_COLUMNS                                                                                                \
-    "id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason," \
-    " leave_until, user_agent, ip_address, metadata, xmin"
-Statement load_sessions = {"SELECT " SESSION_COLUMNS " FROM @.presence_session WHERE user_id = $1 AND online"
-                           " UNION ALL SELECT " SESSION_COLUMNS
-                           " FROM @.presence_session WHERE user_id = $1 AND session_id = ANY ($2) AND NOT online",
-                           2,
-                           {TEXTOID, TEXTARRAYOID}};
-Statement insert_session = {
-    "INSERT INTO @.presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at, heartbeat_interval, ended_at, end_reason,"
-    " leave_until, user_agent, ip_address, metadata) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id",
-    14,
-    {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID,
-     TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
-Statement update_session = {
-    "UPDATE @.presence_session SET online = $3, status = $4, online_since = $5, joined_at = $6, heartbeat_at = $7, heartbeat_interval = $8, ended_at = $9,"
-    " end_reason = $10, leave_until = $11, user_agent = $12, ip_address = $13, metadata = $14 WHERE user_id = $1 AND session_id = $2",
-    14,
-    {TEXTOID, TEXTOID, BOOLOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID,
-     TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID, JSONBOID}};
-Statement refresh_session = {
-    "UPDATE @.presence_session SET heartbeat_at = greatest(heartbeat_at, $3) WHERE user_id = $1 AND session_id = $2",
-    3,
-    {TEXTOID, TEXTOID, TIMESTAMPTZOID}};
-Statement clear_typing = {
-    "UPDATE @.presence_session SET metadata = metadata - 'typing' WHERE user_id = $1 AND session_id = $2 AND jsonb_typeof(metadata) = 'object'",
-    2,
-    {TEXTOID, TEXTOID}};
-Statement update_user = {
-    "UPDATE @.presence_user SET online = $2, sessions = $3, status = $4, online_since = $5, offline_at = $6 WHERE user_id = $1",
-    6,
-    {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}};
-struct Row {
-    HeapTuple tuple;
-    TupleDesc shape;
+enum UserColumn : AttrNumber {
+    user_id = 1,
+    user_online,
+    user_sessions,
+    user_status,
+    user_online_since,
+    user_offline_at,
+};
+constexpr Oid user_types[] = {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 
-    NullableDatum get(int column) const
+enum SessionColumn : AttrNumber {
+    session_user = 1,
+    session_name,
+    session_online,
+    session_status,
+    session_online_since,
+    session_joined_at,
+    session_heartbeat_at,
+    session_heartbeat_interval,
+    session_ended_at,
+    session_end_reason,
+    session_leave_until,
+    session_user_agent,
+    session_ip_address,
+    session_metadata,
+};
+constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,     TEXTOID,        TIMESTAMPTZOID,
+                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID,
+                                 TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID};
+constexpr int session_columns = session_metadata;
+
+// A row as it was read, in memory of its own.
+template <int count>
+struct ReadRow {
+    HeapTuple tuple;
+    Datum values[count];
+    bool nulls[count];
+
+    ReadRow(const OpenTable &table, TupleTableSlot *slot) : tuple(ExecCopySlotHeapTuple(slot))
     {
-        NullableDatum found;
-        found.value = SPI_getbinval(tuple, shape, column, &found.isnull);
-        return found;
+        // More columns may have been added by hand.
+        const TupleDesc shape = RelationGetDescr(table.relation);
+        for (int i = 0; i < count; ++i)
+            values[i] = heap_getattr(tuple, i + 1, shape, &nulls[i]);
     }
-    Time time(int column) const
+    Datum value(AttrNumber column) const { return values[column - 1]; }
+    bool is_null(AttrNumber column) const { return nulls[column - 1]; }
+    NullableDatum get(AttrNumber column) const { return {value(column), is_null(column)}; }
+    Time time(AttrNumber column) const { return is_null(column) ? 0 : DatumGetTimestampTz(value(column)); }
+    bool flag(AttrNumber column) const { return !is_null(column) && DatumGetBool(value(column)); }
+    std::string_view words(AttrNumber column) const
     {
-        const NullableDatum found = get(column);
-        return found.isnull ? 0 : DatumGetTimestampTz(found.value);
-    }
-    bool flag(int column) const
-    {
-        const NullableDatum found = get(column);
-        return !found.isnull && DatumGetBool(found.value);
-    }
-    std::string_view words(int column) const
-    {
-        const NullableDatum found = get(column);
-        return found.isnull ? std::string_view{} : text_view(DatumGetTextPP(found.value));
+        return is_null(column) ? std::string_view{} : text_view(DatumGetTextPP(value(column)));
     }
 };
 
-char null_if(bool is_null) { return is_null ? 'n' : ' '; }
+void set_time(TupleTableSlot *row, AttrNumber column, Time time)
+{
+    set(row, column, TimestampTzGetDatum(time), time == 0);
+}
 
-}  // namespace
+ScanKeyData equals(AttrNumber index_column, RegProcedure function, Datum value)
+{
+    ScanKeyData key;
+    ScanKeyInit(&key, index_column, BTEqualStrategyNumber, function, value);
+    return key;
+}
+
+std::string_view session_name_of(const Session *session)
+{
+    return text_view(static_cast<const StoredSession *>(session)->name);
+}
+
+StoredUser *new_user(text *name)
+{
+    return new (palloc0(sizeof(StoredUser))) StoredUser{{}, nullptr, name, nullptr, 0, false, EventList({}), 0};
+}
+
+// How many sessions there are at most.
+void give_room(StoredUser &user, Session **list, std::size_t count)
+{
+    const std::size_t events = enough_events(count);
+    user.list = list;
+    user.events = EventList({static_cast<Event *>(palloc_extended(sizeof(Event) * events, MCXT_ALLOC_HUGE)), events});
+}
+
+StoredSession *new_session(text *name)
+{
+    auto *session = new (palloc0(sizeof(StoredSession))) StoredSession{};
+    session->name = name;
+    session->interval = session->user_agent = session->ip_address = session->metadata = null_datum;
+    return session;
+}
+
+// A user of whom nothing is stored yet, with new sessions of the names wanted.
+StoredUser *first_seen(const WantedUser &wanted)
+{
+    StoredUser *user = new_user(wanted.name);
+    const std::size_t count = wanted.sessions.size();
+    give_room(*user, static_cast<Session **>(palloc_extended(sizeof(Session *) * (count + 1), MCXT_ALLOC_HUGE)), count);
+    for (std::size_t i = 0; i < wanted.sessions.size(); ++i)
+        user->list[user->session_count++] = wanted.targets[i] = new_session(wanted.sessions[i]);
+    return user;
+}
+
+void fill_user(TupleTableSlot *row, const StoredUser &user)
+{
+    set(row, user_id, PointerGetDatum(user.name));
+    set(row, user_online, BoolGetDatum(user.online));
+    set(row, user_sessions, Int32GetDatum(user.sessions));
+    set(row, user_status, PointerGetDatum(make_text(to_text(user.status))), !user.online);
+    set_time(row, user_online_since, user.online_since);
+    set_time(row, user_offline_at, user.offline_at);
+}
+
+void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSession &session)
+{
+    const bool ended = session.end_reason != Reason::none;
+    set(row, session_user, PointerGetDatum(user.name));
+    set(row, session_name, PointerGetDatum(session.name));
+    set(row, session_online, BoolGetDatum(session.online));
+    set(row, session_status, PointerGetDatum(make_text(to_text(session.status))));
+    set(row, session_online_since, TimestampTzGetDatum(session.online_since));
+    set(row, session_joined_at, TimestampTzGetDatum(session.joined_at));
+    set(row, session_heartbeat_at, TimestampTzGetDatum(session.heartbeat_at));
+    set(row, session_heartbeat_interval, session.interval.value, session.interval.isnull);
+    set(row, session_ended_at, TimestampTzGetDatum(session.ended_at), !ended);
+    set(row, session_end_reason, PointerGetDatum(make_text(to_text(session.end_reason))), !ended);
+    set_time(row, session_leave_until, session.leave_until);
+    set(row, session_user_agent, session.user_agent.value, session.user_agent.isnull);
+    set(row, session_ip_address, session.ip_address.value, session.ip_address.isnull);
+    set(row, session_metadata, session.metadata.value, session.metadata.isnull);
+}
+
+// The locked row.
+StoredUser *read_user(const Storage &storage, text *name)
+{
+    const ReadRow<user_offline_at> row(*storage.users, storage.users->locked);
+    StoredUser *user = new_user(name);
+    user->stored = row.tuple;
+    user->online = row.flag(user_online);
+    user->sessions = DatumGetInt32(row.value(user_sessions));
+    parse(row.words(user_status), user->status);
+    user->online_since = row.time(user_online_since);
+    user->offline_at = row.time(user_offline_at);
+    return user;
+}
+
+// The row that a scan has found.
+StoredSession *read_session(const Storage &storage)
+{
+    const ReadRow<session_columns> row(*storage.sessions, storage.sessions->found);
+    StoredSession *session = new_session(DatumGetTextPP(row.value(session_name)));
+    session->stored = row.tuple;
+    session->online = row.flag(session_online);
+    parse(row.words(session_status), session->status);
+    session->online_since = row.time(session_online_since);
+    session->joined_at = row.time(session_joined_at);
+    session->heartbeat_at = row.time(session_heartbeat_at);
+    session->ended_at = row.time(session_ended_at);
+    parse(row.words(session_end_reason), session->end_reason);
+    session->leave_until = row.time(session_leave_until);
+    session->leaving = session->online && session->leave_until != 0;
+    session->interval = row.get(session_heartbeat_interval);
+    session->user_agent = row.get(session_user_agent);
+    session->ip_address = row.get(session_ip_address);
+    session->metadata = row.get(session_metadata);
+    session->metadata_digest = datum_fingerprint(session->metadata);
+    session->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row.tuple->t_data));
+    return session;
+}
+
+// Scans that stay open while many users are looked up.
+struct Lookup {
+    const Storage &storage;
+    IndexScanDesc by_user = nullptr;
+
+    void begin()
+    {
+        begin_command();
+        by_user = begin_index_scan(*storage.users, index_on(*storage.users, {user_id}, false), 1);
+    }
+    void end()
+    {
+        index_endscan(by_user);
+        end_command();
+    }
+    bool find(text *name)
+    {
+        ScanKeyData key = equals(1, F_TEXTEQ, PointerGetDatum(name));
+        index_rescan(by_user, &key, 1, nullptr, 0);
+        return index_getnext_slot(by_user, ForwardScanDirection, storage.users->found);
+    }
+};
+
+bool create_user(const Storage &storage, WantedUser &wanted, const NewUserRule &rule)
+{
+    wanted.user = first_seen(wanted);
+    rule.apply(wanted, rule.context);
+    fill_user(new_row(*storage.users), *wanted.user);
+    if (!insert_unless_present(*storage.users))
+        return false;
+    wanted.user->created = true;
+    return true;
+}
+
+void lock_user(Lookup &lookup, WantedUser &wanted, Lock lock, const NewUserRule *rule)
+{
+    const Storage &storage = lookup.storage;
+    constexpr int most_attempts = 10;
+    for (int attempt = 0; attempt < most_attempts; ++attempt) {
+        CHECK_FOR_INTERRUPTS();
+        wanted.user = nullptr;
+        if (lookup.find(wanted.name)) {
+            switch (lock_row(*storage.users, lock == Lock::skip_locked ? LockWaitSkip : LockWaitBlock)) {
+            case RowLock::locked:
+                wanted.user = read_user(storage, wanted.name);
+                return;
+            case RowLock::held:
+                return;
+            case RowLock::gone:
+                break;
+            }
+        } else if (lock != Lock::create_missing || create_user(storage, wanted, *rule)) {
+            return;
+        }
+        // Deleted or inserted by another transaction since the snapshot.
+        lookup.end();
+        lookup.begin();
+    }
+    wanted.user = nullptr;
+    if (lock == Lock::create_missing)
+        ereport(ERROR,
+                (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                 errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
+}
+
+// Memory for a list whose length is not known at first.
+struct SessionList {
+    Session **items;
+    std::size_t count, room;
+
+    void add(Session *session)
+    {
+        if (count == room) {
+            room *= 2;
+            items = static_cast<Session **>(repalloc_huge(items, sizeof(Session *) * room));
+        }
+        items[count++] = session;
+    }
+};
+
+// By the index on live sessions: all of a user's have the user's online_since.
+void read_live_sessions(const Storage &storage, IndexScanDesc scan, const StoredUser &user, SessionList &list)
+{
+    ScanKeyData keys[] = {equals(1, F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(user.online_since)),
+                          equals(2, F_TEXTEQ, PointerGetDatum(user.name))};
+    index_rescan(scan, keys, 2, nullptr, 0);
+    while (index_getnext_slot(scan, ForwardScanDirection, storage.sessions->found)) {
+        CHECK_FOR_INTERRUPTS();
+        list.add(read_session(storage));
+    }
+    std::sort(list.items, list.items + list.count,
+              [](const Session *a, const Session *b) { return session_name_of(a) < session_name_of(b); });
+}
+
+StoredSession *read_named_session(const Storage &storage, IndexScanDesc scan, const StoredUser &user, text *name)
+{
+    ScanKeyData keys[] = {equals(1, F_TEXTEQ, PointerGetDatum(user.name)), equals(2, F_TEXTEQ, PointerGetDatum(name))};
+    index_rescan(scan, keys, 2, nullptr, 0);
+    return index_getnext_slot(scan, ForwardScanDirection, storage.sessions->found) ? read_session(storage) : nullptr;
+}
+
+void load_sessions(const Storage &storage, IndexScanDesc live, IndexScanDesc named, WantedUser &wanted, Lock lock)
+{
+    StoredUser &user = *wanted.user;
+    SessionList list{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    if (user.online)
+        read_live_sessions(storage, live, user, list);
+    const std::size_t live_count = list.count;
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
+        CHECK_FOR_INTERRUPTS();
+        text *name = wanted.sessions[i];
+        while (at < live_count && session_name_of(list.items[at]) < text_view(name))
+            ++at;
+        const bool is_live = at < live_count && session_name_of(list.items[at]) == text_view(name);
+        StoredSession *&target = wanted.targets[i];
+        target =
+            is_live ? static_cast<StoredSession *>(list.items[at]) : read_named_session(storage, named, user, name);
+        if (target == nullptr && lock == Lock::create_missing)
+            target = new_session(name);
+        if (target != nullptr && !is_live)
+            list.add(target);
+    }
+    give_room(user, list.items, list.count);
+    user.session_count = static_cast<int>(list.count);
+}
+
+// What the cache knows of the live sessions, many at a time.
+void look_up_times(std::span<const WantedUser> wanted)
+{
+    std::size_t count = 0;
+    for (const WantedUser &each : wanted)
+        count += each.user != nullptr ? static_cast<std::size_t>(each.user->session_count) : 0;
+    auto *recorded =
+        static_cast<RecordedSession *>(palloc_extended(sizeof(RecordedSession) * (count + 1), MCXT_ALLOC_HUGE));
+    auto *times = static_cast<EffectiveTimes *>(palloc_extended(sizeof(EffectiveTimes) * (count + 1), MCXT_ALLOC_HUGE));
+    auto **sessions =
+        static_cast<StoredSession **>(palloc_extended(sizeof(StoredSession *) * (count + 1), MCXT_ALLOC_HUGE));
+    count = 0;
+    for (const WantedUser &each : wanted) {
+        if (each.user == nullptr || each.user->created)
+            continue;
+        for (Session *session : each.user->span()) {
+            if (!session->online)
+                continue;
+            auto *stored = static_cast<StoredSession *>(session);
+            recorded[count] = {{text_view(each.user->name), text_view(stored->name)},
+                               stored->heartbeat_at,
+                               interval_time(stored->interval)};
+            sessions[count++] = stored;
+        }
+    }
+    effective_times({recorded, count}, times);
+    for (std::size_t i = 0; i < count; ++i) {
+        sessions[i]->heartbeat_at = times[i].heartbeat_at;
+        sessions[i]->stale_after = times[i].stale_after;
+    }
+}
+
+// What a page that closes leaves behind of the metadata.
+void clear_typing(StoredSession &session)
+{
+    if (session.metadata.isnull)
+        return;
+    Jsonb *metadata = DatumGetJsonbP(session.metadata.value);
+    if (!JB_ROOT_IS_OBJECT(metadata))
+        return;
+    session.metadata.value =
+        DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(metadata), PointerGetDatum(cstring_to_text("typing")));
+}
 
 SessionDetails cached_details(const StoredSession &session)
 {
@@ -90,160 +366,212 @@ SessionDetails cached_details(const StoredSession &session)
             .status = session.status};
 }
 
-StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock)
-{
-    auto *named = static_cast<Datum *>(palloc(sizeof(Datum) * (sessions.size() + 1)));
-    for (std::size_t i = 0; i < sessions.size(); ++i)
-        named[i] = PointerGetDatum(sessions[i]);
-    Datum key[] = {PointerGetDatum(name), text_array(named, sessions.size())};
-    Statement &lock_statement = lock == Lock::skip_locked ? try_lock_user : lock_user;
-    // One who is there when it is to be created, and gone when it is to be locked, was deleted by retention in between.
-    for (int attempt = 0; run(lock_statement, key) == 0; ++attempt) {
-        if (lock != Lock::create_missing || attempt == 10)
-            return nullptr;
-        run(create_user, key);
-    }
-    auto *user = static_cast<StoredUser *>(palloc0(sizeof(StoredUser)));
-    const Row user_row{SPI_tuptable->vals[0], SPI_tuptable->tupdesc};
-    user->name = name;
-    user->online = user_row.flag(1);
-    user->sessions = DatumGetInt32(user_row.get(2).value);
-    parse(user_row.words(3), user->status);
-    user->online_since = user_row.time(4);
-    user->offline_at = user_row.time(5);
+// What the cache keeps of a session's row, to find it again: all live sessions of a user have the user's online_since.
+std::uint64_t row_id(const StoredSession &session) { return static_cast<std::uint64_t>(session.online_since); }
 
-    const auto count = static_cast<int>(run(load_sessions, key));
-    user->list =
-        static_cast<Session **>(palloc(sizeof(Session *) * (static_cast<std::size_t>(count) + sessions.size() + 1)));
-    for (int i = 0; i < count; ++i) {
-        const Row row{SPI_tuptable->vals[i], SPI_tuptable->tupdesc};
-        auto *loaded = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
-        loaded->id = DatumGetInt64(row.get(1).value);
-        loaded->name = DatumGetTextPP(row.get(2).value);
-        loaded->online = row.flag(3);
-        parse(row.words(4), loaded->status);
-        loaded->online_since = row.time(5);
-        loaded->joined_at = row.time(6);
-        loaded->heartbeat_at = row.time(7);
-        loaded->interval = row.get(8);
-        loaded->ended_at = row.time(9);
-        parse(row.words(10), loaded->end_reason);
-        loaded->leave_until = row.time(11);
-        loaded->leaving = loaded->online && loaded->leave_until != 0;
-        loaded->user_agent = row.get(12);
-        loaded->ip_address = row.get(13);
-        loaded->metadata = row.get(14);
-        loaded->metadata_digest = datum_fingerprint(loaded->metadata);
-        loaded->uncommitted = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(row.get(15).value));
-        if (loaded->online) {
-            const EffectiveTimes times =
-                effective_times({name_of(*user, *loaded), loaded->heartbeat_at, interval_time(loaded->interval)});
-            loaded->heartbeat_at = times.heartbeat_at;
-            loaded->stale_after = times.stale_after;
+template <typename Visit>
+void for_each_changed(std::span<const WantedUser> wanted, Visit visit)
+{
+    for (const WantedUser &each : wanted) {
+        if (each.user == nullptr)
+            continue;
+        for (Session *session : each.user->span())
+            if (session->changed)
+                visit(*each.user, *static_cast<StoredSession *>(session));
+    }
+}
+
+bool key_before(const SessionKey &a, const SessionKey &b) { return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo; }
+
+// Sessions of one online_since, in the order of their keys.
+struct StaleGroup {
+    std::span<const ExpiredSession> sessions;
+    bool *found;  // one for each
+
+    bool all_found() const
+    {
+        return std::all_of(found, found + sessions.size(), [](bool each) { return each; });
+    }
+};
+
+// found: null, or where the names go.
+void match_rows(const Storage &storage, IndexScanDesc scan, const StaleGroup &group, FoundSessions *found)
+{
+    ScanKeyData key = equals(1, F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(static_cast<Time>(group.sessions[0].row_id)));
+    index_rescan(scan, &key, 1, nullptr, 0);
+    TupleTableSlot *slot = storage.sessions->found;
+    while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
+        CHECK_FOR_INTERRUPTS();
+        slot_getsomeattrs(slot, session_leave_until);
+        if (!slot->tts_isnull[session_leave_until - 1])
+            continue;
+        const Datum user = slot->tts_values[session_user - 1];
+        const Datum session = slot->tts_values[session_name - 1];
+        const SessionKey row_key = cache_key({text_view(DatumGetTextPP(user)), text_view(DatumGetTextPP(session))});
+        const auto *at =
+            std::lower_bound(group.sessions.data(), group.sessions.data() + group.sessions.size(), row_key,
+                             [](const ExpiredSession &a, const SessionKey &b) { return key_before(a.key, b); });
+        const auto position = static_cast<std::size_t>(at - group.sessions.data());
+        if (position == group.sessions.size() || !(at->key == row_key) || group.found[position])
+            continue;
+        group.found[position] = true;
+        if (found != nullptr) {
+            const std::size_t count = found->sessions.size();
+            found->sessions.data()[count] = {DatumGetTextPCopy(user), DatumGetTextPCopy(session)};
+            found->sessions = {found->sessions.data(), count + 1};
         }
-        user->list[user->session_count++] = loaded;
     }
-    return user;
 }
 
-StoredSession *find_session(const StoredUser &user, const text *name)
+}  // namespace
+
+FoundSessions find_stale_sessions(const Storage &storage, std::span<ExpiredSession> stale)
 {
-    for (Session *session : user.span()) {
-        auto *stored = static_cast<StoredSession *>(session);
-        if (text_view(stored->name) == text_view(name))
-            return stored;
+    // Rows are found by online_since, which many sessions may have in common: each value is looked for once.
+    std::sort(stale.begin(), stale.end(), [](const ExpiredSession &a, const ExpiredSession &b) {
+        return a.row_id != b.row_id ? a.row_id < b.row_id : key_before(a.key, b.key);
+    });
+    FoundSessions result{
+        {static_cast<NamedSession *>(palloc_extended(sizeof(NamedSession) * (stale.size() + 1), MCXT_ALLOC_HUGE)), 0},
+        0};
+    auto *found = static_cast<bool *>(palloc0(stale.size() + 1));
+    SnapshotData dirty;
+    InitDirtySnapshot(dirty);
+    begin_command();
+    const Relation index = index_on(*storage.sessions, {session_online_since, session_user}, true);
+    IndexScanDesc visible = begin_index_scan(*storage.sessions, index, 1);
+    IndexScanDesc uncommitted = begin_index_scan(*storage.sessions, index, 1, &dirty);
+    for (std::size_t from = 0, to = 0; from < stale.size(); from = to) {
+        for (to = from; to < stale.size() && stale[to].row_id == stale[from].row_id; ++to) {
+        }
+        const StaleGroup group{stale.subspan(from, to - from), found + from};
+        match_rows(storage, visible, group, &result);
+        // A session whose beginning commits later than its timeout must not be forgotten meanwhile.
+        if (!group.all_found())
+            match_rows(storage, uncommitted, group, nullptr);
     }
-    return nullptr;
+    index_endscan(uncommitted);
+    index_endscan(visible);
+    end_command();
+
+    for (std::size_t i = 0; i < stale.size(); ++i)
+        if (!found[i])
+            std::swap(stale[i], stale[result.gone++]);
+    std::sort(result.sessions.begin(), result.sessions.end(), [](const NamedSession &a, const NamedSession &b) {
+        const int users = text_view(a.user).compare(text_view(b.user));
+        return users != 0 ? users < 0 : text_view(a.session) < text_view(b.session);
+    });
+    return result;
 }
 
-void refresh(const StoredUser &user, const StoredSession &session)
+std::span<WantedUser> wanted_users(std::span<const NamedSession> sessions)
+{
+    const std::size_t count = sessions.size();
+    auto *wanted = static_cast<WantedUser *>(palloc_extended(sizeof(WantedUser) * (count + 1), MCXT_ALLOC_HUGE));
+    auto **names = static_cast<text **>(palloc_extended(sizeof(text *) * (count + 1), MCXT_ALLOC_HUGE));
+    auto **targets =
+        static_cast<StoredSession **>(palloc_extended(sizeof(StoredSession *) * (count + 1), MCXT_ALLOC_HUGE));
+    std::size_t users = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        names[i] = sessions[i].session;
+        if (i == 0 || text_view(sessions[i].user) != text_view(sessions[i - 1].user))
+            wanted[users++] = {sessions[i].user, {names + i, 0}, targets + i, nullptr};
+        wanted[users - 1].sessions = {wanted[users - 1].sessions.data(), wanted[users - 1].sessions.size() + 1};
+    }
+    return {wanted, users};
+}
+
+std::size_t end_of_set(std::span<const NamedSession> sessions, std::size_t from)
+{
+    constexpr std::size_t most = 1000;
+    std::size_t to = std::min(from + most, sessions.size());
+    while (to < sessions.size() && text_view(sessions[to].user) == text_view(sessions[to - 1].user))
+        ++to;
+    return to;
+}
+
+Storage open_storage()
+{
+    return {open_for_writing(Table::user, user_types), open_for_writing(Table::session, session_types)};
+}
+
+void close_storage(const Storage &storage)
+{
+    close_table(storage.sessions);
+    close_table(storage.users);
+}
+
+void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock, const NewUserRule *new_user_rule)
+{
+    Lookup lookup{storage};
+    lookup.begin();
+    for (WantedUser &each : wanted)
+        lock_user(lookup, each, lock, new_user_rule);
+    lookup.end();
+
+    // Sees what was committed before the locks were had.
+    begin_command();
+    IndexScanDesc live =
+        begin_index_scan(*storage.sessions, index_on(*storage.sessions, {session_online_since, session_user}, true), 2);
+    IndexScanDesc named =
+        begin_index_scan(*storage.sessions, index_on(*storage.sessions, {session_user, session_name}, false), 2);
+    for (WantedUser &each : wanted)
+        if (each.user != nullptr && !each.user->created)
+            load_sessions(storage, live, named, each, lock);
+    index_endscan(named);
+    index_endscan(live);
+    end_command();
+    look_up_times(wanted);
+}
+
+void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session)
 {
     // A transaction with a snapshot of its own may see details that are no longer true.
     const bool open = !session.uncommitted && !IsolationUsesXactSnapshot();
-    if (cache_put(name_of(user, session), static_cast<std::uint64_t>(session.id), cached_details(session),
-                  session.heartbeat_at, open))
+    if (cache_put(name_of(user, session), row_id(session), cached_details(session), session.heartbeat_at, open))
         return;
-    Datum values[] = {PointerGetDatum(user.name), PointerGetDatum(session.name),
-                      TimestampTzGetDatum(session.heartbeat_at)};
-    run(refresh_session, values);
+    begin_command();
+    TupleTableSlot *row = next_version(*storage.sessions, session.stored);
+    fill_session(row, user, session);
+    update_row(*storage.sessions, session.stored);
+    end_command();
 }
 
-EventList allocate_events(const StoredUser &user, int heartbeats)
+void store_users(const Storage &storage, std::span<const WantedUser> wanted)
 {
-    const std::size_t count =
-        enough_events(static_cast<std::size_t>(user.session_count) + static_cast<std::size_t>(heartbeats));
-    return EventList({static_cast<Event *>(palloc(sizeof(Event) * count)), count});
-}
+    for_each_changed(wanted, [](StoredUser &user, StoredSession &session) {
+        if (session.stored != nullptr)
+            cache_close(name_of(user, session));
+        if (session.clear_typing)
+            clear_typing(session);
+    });
 
-StoredSession *add_session(StoredUser &user, text *name)
-{
-    auto *session = static_cast<StoredSession *>(palloc0(sizeof(StoredSession)));
-    session->name = name;
-    session->interval = session->user_agent = session->ip_address = session->metadata = null_datum;
-    user.list[user.session_count++] = session;
-    return session;
-}
-
-void store_user(const StoredUser &user, const EventList &events, Time now)
-{
-    const Datum name = PointerGetDatum(user.name);
-    Time leave_until = 0;
-    for (int i = 0; i < user.session_count; ++i) {
-        auto &s = *static_cast<StoredSession *>(user.list[i]);
-        if (!s.changed)
+    begin_command();
+    OpenTable &sessions = *storage.sessions;
+    for_each_changed(wanted, [&sessions](StoredUser &user, StoredSession &session) {
+        if (session.stored == nullptr) {
+            fill_session(next_row(sessions), user, session);
+            add_row(sessions);
+            return;
+        }
+        CHECK_FOR_INTERRUPTS();
+        fill_session(next_version(sessions, session.stored), user, session);
+        update_row(sessions, session.stored);
+    });
+    insert_rows(sessions);
+    for (const WantedUser &each : wanted) {
+        if (each.user == nullptr || each.user->created || !each.user->changed)
             continue;
-        cache_close(name_of(user, s));
-        Datum values[] = {name,
-                          PointerGetDatum(s.name),
-                          BoolGetDatum(s.online),
-                          PointerGetDatum(make_text(to_text(s.status))),
-                          TimestampTzGetDatum(s.online_since),
-                          TimestampTzGetDatum(s.joined_at),
-                          TimestampTzGetDatum(s.heartbeat_at),
-                          s.interval.value,
-                          TimestampTzGetDatum(s.ended_at),
-                          PointerGetDatum(make_text(to_text(s.end_reason))),
-                          TimestampTzGetDatum(s.leave_until),
-                          s.user_agent.value,
-                          s.ip_address.value,
-                          s.metadata.value};
-        const bool ended = s.end_reason != Reason::none;
-        const char nulls[] = {' ',
-                              ' ',
-                              ' ',
-                              ' ',
-                              ' ',
-                              ' ',
-                              ' ',
-                              null_if(s.interval.isnull),
-                              null_if(!ended),
-                              null_if(!ended),
-                              null_if(s.leave_until == 0),
-                              null_if(s.user_agent.isnull),
-                              null_if(s.ip_address.isnull),
-                              null_if(s.metadata.isnull)};
-        run(s.id == 0 ? insert_session : update_session, values, nulls);
-        if (s.id == 0)
-            s.id = DatumGetInt64(first_value(1));
-        if (s.state() == SessionState::online)
-            cache_put(name_of(user, s), static_cast<std::uint64_t>(s.id), cached_details(s), s.heartbeat_at, false);
-        if (s.clear_typing)
-            run(clear_typing, values);
-        if (s.leaving)
-            leave_until = s.leave_until;
+        fill_user(next_version(*storage.users, each.user->stored), *each.user);
+        update_row(*storage.users, each.user->stored);
     }
-    if (user.changed) {
-        Datum values[] = {name,
-                          BoolGetDatum(user.online),
-                          Int32GetDatum(user.sessions),
-                          PointerGetDatum(make_text(to_text(user.status))),
-                          TimestampTzGetDatum(user.online_since),
-                          TimestampTzGetDatum(user.offline_at)};
-        const char nulls[] = {
-            ' ', ' ', ' ', null_if(!user.online), null_if(user.online_since == 0), null_if(user.offline_at == 0)};
-        run(update_user, values, nulls);
-    }
-    write_events(user, events, now, leave_until);
+    end_command();
+
+    for_each_changed(wanted, [](StoredUser &user, StoredSession &session) {
+        if (session.state() == SessionState::online)
+            cache_put(name_of(user, session), row_id(session), cached_details(session), session.heartbeat_at, false);
+    });
+    write_events(wanted);
 }
 
 }  // namespace presence

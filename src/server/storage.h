@@ -1,25 +1,30 @@
-// One user and the user's sessions as plain values: loaded under the user's row lock, written back where the rules have
-// marked a change, together with the events. What a change of a row means for its entry in the cache is decided here; what
-// changes is decided by the rules.
+// Users and their sessions as plain values: loaded under the lock on each user's row, written back where the rules have
+// marked a change, together with the events; many users at a time. The only place that reads or writes those rows for a
+// change. Decides nothing.
 #pragma once
 
 #include "../core/rules.h"
 #include "cache.h"
 #include "datums.h"
+#include "rows.h"
 
 namespace presence {
 
 struct StoredSession : Session {
-    std::int64_t id;  // 0: not stored yet
-    text *name;       // empty: the unnamed one
+    HeapTuple stored;  // null: not stored yet
+    text *name;        // empty: the unnamed one
     NullableDatum interval, user_agent, ip_address, metadata;
     bool uncommitted;  // written by this very transaction
 };
 
 struct StoredUser : User {
+    HeapTuple stored;
     text *name;
     Session **list;
     int session_count;
+    bool created;      // by this call, with what the rules made of the first heartbeats
+    EventList events;  // has room for one departure, or a heartbeat of each session wanted
+    Time changed_at;
 
     std::span<Session *const> span() const { return {list, static_cast<std::size_t>(session_count)}; }
 };
@@ -29,18 +34,53 @@ inline SessionName name_of(const StoredUser &user, const StoredSession &session)
     return {text_view(user.name), text_view(session.name)};
 }
 
+// A user with those sessions that are needed in any case; the others only if they are online. Names of sessions are in
+// order, none of them twice.
+struct WantedUser {
+    text *name;
+    std::span<text *const> sessions;
+    StoredSession **targets;  // filled in: one for each of these names; null where there is none and none is to be made
+    StoredUser *user;  // filled in: null where there is none, or another transaction holds it and it is to be skipped
+};
+
 enum class Lock { create_missing, wait, skip_locked };
 
-// Null where there is no such user, or another transaction holds it and it is to be skipped. Loads the live sessions and
-// those named (an empty name is the unnamed one), whether they are live or not. Has room for all of these to be added.
-StoredUser *load_user(text *name, std::span<text *const> sessions, Lock lock);
-// Null where it has none of that name.
-StoredSession *find_session(const StoredUser &user, const text *name);
-// For the events of so many heartbeats, or of one departure.
-EventList allocate_events(const StoredUser &user, int heartbeats = 1);
-StoredSession *add_session(StoredUser &user, text *name);
+// The tables. Good until close_storage(), which is to be called unless there was an error.
+struct Storage {
+    OpenTable *users;
+    OpenTable *sessions;
+};
+Storage open_storage();
+void close_storage(const Storage &storage);
+
+// What a user is after the first heartbeats, before the row is written: it is written once.
+struct NewUserRule {
+    void (*apply)(const WantedUser &wanted, void *context);
+    void *context;
+};
+
+// Locks the users in the order given, which everybody keeps to: that of their names. Then loads sessions. Interruptible.
+void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock, const NewUserRule *new_user = nullptr);
 // A heartbeat that changes nothing: to the cache where that is possible, else to the row.
-void refresh(const StoredUser &user, const StoredSession &session);
-void store_user(const StoredUser &user, const EventList &events, Time now);
+void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session);
+// What is marked as changed, and the events.
+void store_users(const Storage &storage, std::span<const WantedUser> wanted);
+
+// A session by its names, in memory of the caller's context.
+struct NamedSession {
+    text *user, *session;
+};
+// Of sessions in order of users and then of names, none twice: the users with these sessions.
+std::span<WantedUser> wanted_users(std::span<const NamedSession> sessions);
+// Up to which element to take so many, and all of the last one's user, into one set.
+std::size_t end_of_set(std::span<const NamedSession> sessions, std::size_t from);
+
+// The sessions that the cache calls stale, in order, as far as there is a row that is online and not leaving. Afterwards
+// those come first, so many as `gone` says, of which there is none, not even an uncommitted one.
+struct FoundSessions {
+    std::span<NamedSession> sessions;
+    std::size_t gone;
+};
+FoundSessions find_stale_sessions(const Storage &storage, std::span<ExpiredSession> stale);
 
 }  // namespace presence

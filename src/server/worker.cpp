@@ -64,7 +64,7 @@ constexpr std::uint64_t report_locked_ms = 2000;
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
-    "SELECT id, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL",
+    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL",
     0,
     {}};
 
@@ -214,13 +214,14 @@ bool fill_cache()
             HeapTuple row = SPI_tuptable->vals[i];
             TupleDesc shape = SPI_tuptable->tupdesc;
             bool is_null = false;
-            const auto id = static_cast<std::uint64_t>(DatumGetInt64(SPI_getbinval(row, shape, 1, &is_null)));
+            const Time online_since = DatumGetTimestampTz(SPI_getbinval(row, shape, 1, &is_null));
             const std::string_view user = text_view(DatumGetTextPP(SPI_getbinval(row, shape, 2, &is_null)));
             const std::string_view session = text_view(DatumGetTextPP(SPI_getbinval(row, shape, 3, &is_null)));
             const Time heartbeat_at = DatumGetTimestampTz(SPI_getbinval(row, shape, 4, &is_null));
             NullableDatum interval;
             interval.value = SPI_getbinval(row, shape, 5, &interval.isnull);
-            all = cache_watch({{user, session}, heartbeat_at, interval_time(interval)}, id);
+            all = cache_watch({{user, session}, heartbeat_at, interval_time(interval)},
+                              static_cast<std::uint64_t>(online_since));
         }
         SPI_freetuptable(SPI_tuptable);
     }

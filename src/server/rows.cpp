@@ -1,0 +1,304 @@
+#include "rows.h"
+
+#include <algorithm>
+
+extern "C" {
+#include "access/table.h"
+#include "catalog/pg_am.h"
+#include "executor/nodeModifyTable.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+}
+
+namespace presence {
+
+namespace {
+
+[[noreturn]] void report_concurrent_change(const char *what)
+{
+    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                    errmsg("could not serialize access due to concurrent %s", what)));
+}
+
+// A library that is newer or older than the extension's script must not take one column for another.
+void check_columns(const Relation relation, std::span<const Oid> types)
+{
+    const TupleDesc shape = RelationGetDescr(relation);
+    bool as_expected = static_cast<std::size_t>(shape->natts) >= types.size();
+    for (std::size_t i = 0; as_expected && i < types.size(); ++i)
+        as_expected = TupleDescAttr(shape, static_cast<int>(i))->atttypid == types[i];
+    if (!as_expected)
+        ereport(ERROR,
+                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                 errmsg("table \"%s\" does not have the columns that the library of extension \"presence\" expects",
+                        RelationGetRelationName(relation)),
+                 errhint("Run ALTER EXTENSION presence UPDATE, and restart the server if the library is older.")));
+}
+
+TupleTableSlot *empty_row(TupleTableSlot *slot)
+{
+    ExecClearTuple(slot);
+    std::fill_n(slot->tts_isnull, slot->tts_tupleDescriptor->natts, true);
+    return slot;
+}
+
+// conflict: set where another row has a unique key of this one's; null: that is an error.
+void insert_index_entries(OpenTable &table, TupleTableSlot *row, bool update, [[maybe_unused]] bool only_summarizing,
+                          bool *conflict)
+{
+    if (table.result->ri_NumIndices == 0)
+        return;
+    list_free(ExecInsertIndexTuples(table.result, row, table.state, update, conflict != nullptr, conflict, NIL
+#if PG_VERSION_NUM >= 160000
+                                    ,
+                                    only_summarizing
+#endif
+                                    ));
+}
+
+void check_row(OpenTable &table, TupleTableSlot *row)
+{
+    ResetPerTupleExprContext(table.state);
+    row->tts_tableOid = RelationGetRelid(table.relation);
+    if (table.relation->rd_att->constr != nullptr)
+        ExecConstraints(table.result, row, table.state);
+}
+
+bool has_conflict(OpenTable &table, TupleTableSlot *row)
+{
+    ItemPointerData where;
+    return !ExecCheckIndexConstraints(table.result, row, table.state, &where,
+#if PG_VERSION_NUM >= 180000
+                                      nullptr,
+#endif
+                                      NIL);
+}
+
+}  // namespace
+
+OpenTable *open_for_writing(Table which, std::span<const Oid> column_types)
+{
+    Relation relation = try_table_open(table_oid(which), RowExclusiveLock);
+    if (relation == nullptr)
+        report_missing_tables();
+    check_columns(relation, column_types);
+    CheckCmdReplicaIdentity(relation, CMD_UPDATE);
+
+    auto *table = static_cast<OpenTable *>(palloc0(sizeof(OpenTable)));
+    table->relation = relation;
+    table->state = CreateExecutorState();
+    table->result = makeNode(ResultRelInfo);
+    InitResultRelInfo(table->result, relation, 0, nullptr, 0);
+    ExecOpenIndices(table->result, true);
+    // Only the primary key's entry is the same after an update that needs new entries; nobody else can tell here.
+    for (int i = 0; i < table->result->ri_NumIndices; ++i) {
+        IndexInfo *info = table->result->ri_IndexRelationInfo[i];
+        info->ii_CheckedUnchanged = true;
+        info->ii_IndexUnchanged = table->result->ri_IndexRelationDescs[i]->rd_index->indisprimary;
+    }
+    table->found = table_slot_create(relation, nullptr);
+    table->locked = table_slot_create(relation, nullptr);
+    table->written = table_slot_create(relation, nullptr);
+    return table;
+}
+
+void close_table(OpenTable *table)
+{
+    Assert(table->batched == 0);
+    ExecDropSingleTupleTableSlot(table->found);
+    ExecDropSingleTupleTableSlot(table->locked);
+    ExecDropSingleTupleTableSlot(table->written);
+    for (TupleTableSlot *slot : table->batch)
+        if (slot != nullptr)
+            ExecDropSingleTupleTableSlot(slot);
+    ExecCloseIndices(table->result);
+    FreeExecutorState(table->state);
+    table_close(table->relation, NoLock);
+    pfree(table);
+}
+
+void begin_command()
+{
+    CommandCounterIncrement();
+    PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void end_command() { PopActiveSnapshot(); }
+
+Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> columns, bool partial)
+{
+    for (int i = 0; i < table.result->ri_NumIndices; ++i) {
+        Relation index = table.result->ri_IndexRelationDescs[i];
+        const auto *form = index->rd_index;
+        if (form->indisvalid && index->rd_rel->relam == BTREE_AM_OID &&
+            static_cast<std::size_t>(form->indnkeyatts) == columns.size() &&
+            std::equal(columns.begin(), columns.end(), form->indkey.values) &&
+            (table.result->ri_IndexRelationInfo[i]->ii_Predicate != NIL) == partial)
+            return index;
+    }
+    ereport(ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+             errmsg("an index of table \"%s\" is missing", RelationGetRelationName(table.relation)),
+             errhint("Create it again as the extension's installation script does, or REINDEX it if it is invalid.")));
+}
+
+IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot)
+{
+    return index_beginscan(table.relation, index, snapshot != nullptr ? snapshot : GetActiveSnapshot(),
+#if PG_VERSION_NUM >= 180000
+                           nullptr,
+#endif
+                           key_count, 0);
+}
+
+RowLock lock_row(OpenTable &table, LockWaitPolicy policy)
+{
+    const bool one_snapshot = IsolationUsesXactSnapshot();
+    ItemPointerData at = table.found->tts_tid;
+    TM_FailureData failure;
+    const int flags = TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | (one_snapshot ? 0 : TUPLE_LOCK_FLAG_FIND_LAST_VERSION);
+    switch (table_tuple_lock(table.relation, &at, GetActiveSnapshot(), table.locked, GetCurrentCommandId(true),
+                             LockTupleNoKeyExclusive, policy, static_cast<uint8>(flags), &failure)) {
+    case TM_Ok:
+        return RowLock::locked;
+    case TM_WouldBlock:
+        return RowLock::held;
+    case TM_Updated:
+        if (one_snapshot)
+            report_concurrent_change("update");
+        elog(ERROR, "a row could not be locked in its latest version");
+    case TM_Deleted:
+        if (one_snapshot)
+            report_concurrent_change("delete");
+        return RowLock::gone;
+    // By this transaction, in a command that has not ended: a trigger or function of somebody's runs within ours.
+    case TM_SelfModified:
+    default:
+        elog(ERROR, "a row could not be locked because the current command has changed it");
+    }
+    pg_unreachable();
+}
+
+TupleTableSlot *new_row(OpenTable &table) { return empty_row(table.written); }
+
+TupleTableSlot *next_row(OpenTable &table)
+{
+    TupleTableSlot *&slot = table.batch[table.batched];
+    if (slot == nullptr) {
+        MemoryContext caller = MemoryContextSwitchTo(GetMemoryChunkContext(&table));
+        slot = table_slot_create(table.relation, nullptr);
+        MemoryContextSwitchTo(caller);
+    }
+    return empty_row(slot);
+}
+
+TupleTableSlot *next_version(OpenTable &table, HeapTuple row)
+{
+    ExecClearTuple(table.written);
+    heap_deform_tuple(row, RelationGetDescr(table.relation), table.written->tts_values, table.written->tts_isnull);
+    return table.written;
+}
+
+bool insert_unless_present(OpenTable &table)
+{
+    TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
+    check_row(table, row);
+    for (;;) {
+        CHECK_FOR_INTERRUPTS();
+        if (has_conflict(table, row)) {
+            // The snapshot does not show it, or the caller would not insert.
+            if (IsolationUsesXactSnapshot())
+                report_concurrent_change("update");
+            return false;
+        }
+        const uint32 token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
+        table_tuple_insert_speculative(table.relation, row, GetCurrentCommandId(true), 0, nullptr, token);
+        bool conflict = false;
+        insert_index_entries(table, row, false, false, &conflict);
+        table_tuple_complete_speculative(table.relation, row, token, !conflict);
+        SpeculativeInsertionLockRelease(GetCurrentTransactionId());
+        if (!conflict)
+            return true;
+    }
+}
+
+void add_row(OpenTable &table)
+{
+    TupleTableSlot *row = ExecStoreVirtualTuple(table.batch[table.batched]);
+    check_row(table, row);
+    // The values must live until they are inserted, whatever becomes of the caller's.
+    ExecMaterializeSlot(row);
+    if (++table.batched == OpenTable::batch_size)
+        insert_rows(table);
+}
+
+void insert_rows(OpenTable &table)
+{
+    const int count = table.batched;
+    table.batched = 0;
+    if (count == 0)
+        return;
+    CHECK_FOR_INTERRUPTS();
+    // Compresses and moves out what is large in memory that is reset per row.
+    MemoryContext caller = MemoryContextSwitchTo(GetPerTupleMemoryContext(table.state));
+    table_multi_insert(table.relation, table.batch, count, GetCurrentCommandId(true), 0, nullptr);
+    MemoryContextSwitchTo(caller);
+    for (int i = 0; i < count; ++i) {
+        ResetPerTupleExprContext(table.state);
+        insert_index_entries(table, table.batch[i], false, false, nullptr);
+        ExecClearTuple(table.batch[i]);
+    }
+}
+
+void update_row(OpenTable &table, HeapTuple old)
+{
+    TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
+    check_row(table, row);
+    TM_FailureData failure;
+    LockTupleMode mode = LockTupleExclusive;
+#if PG_VERSION_NUM >= 160000
+    TU_UpdateIndexes indexes = TU_None;
+#else
+    bool indexes = false;
+#endif
+    switch (table_tuple_update(table.relation, &old->t_self, row, GetCurrentCommandId(true), GetActiveSnapshot(),
+                               InvalidSnapshot, true, &failure, &mode, &indexes)) {
+    case TM_Ok:
+        break;
+    // Others change rows of a user only with the user locked, unless by hand.
+    case TM_Updated:
+        report_concurrent_change("update");
+    case TM_Deleted:
+        report_concurrent_change("delete");
+    case TM_SelfModified:
+    default:
+        elog(ERROR, "a row could not be updated because the current command has changed it");
+    }
+#if PG_VERSION_NUM >= 160000
+    if (indexes != TU_None)
+        insert_index_entries(table, row, true, indexes == TU_Summarizing, nullptr);
+#else
+    if (indexes)
+        insert_index_entries(table, row, true, false, nullptr);
+#endif
+    old->t_self = row->tts_tid;
+}
+
+void delete_row(OpenTable &table, HeapTuple row)
+{
+    TM_FailureData failure;
+    switch (table_tuple_delete(table.relation, &row->t_self, GetCurrentCommandId(true), GetActiveSnapshot(),
+                               InvalidSnapshot, true, &failure, false)) {
+    case TM_Ok:
+        return;
+    case TM_Updated:
+        report_concurrent_change("update");
+    case TM_Deleted:
+        report_concurrent_change("delete");
+    case TM_SelfModified:
+    default:
+        elog(ERROR, "a row could not be deleted because the current command has changed it");
+    }
+}
+
+}  // namespace presence
