@@ -4,5 +4,6 @@ export type { PresenceOptions } from "./core/options.js";
 export { EMPTY_STATE, type PresenceEvents, type PresenceState, type PresenceStats } from "./core/state.js";
 export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.js";
 export { RpcTransport, type RpcTransportOptions } from "./core/rpcTransport.js";
+export type { FeedPosition } from "./core/feedPosition.js";
 export { PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./core/transport.js";
 export type * from "./core/types.js";

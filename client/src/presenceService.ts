@@ -58,8 +58,9 @@ export class PresenceService {
     this.#feed = new ChangeFeed({
       transport: this.#transport,
       roster: this.#roster,
-      loaded: (snapshot) => {
+      loaded: (snapshot, again) => {
         this.#events.emit("snapshot", snapshot);
+        if (again) this.#events.emit("resync", snapshot);
         this.#refresh();
       },
       changed: (event) => {
@@ -227,7 +228,7 @@ export class PresenceService {
 
   #publish(): void {
     const connection = this.#connection();
-    const { users, lastSeen, seq } = this.#roster;
+    const { users, lastSeen, position } = this.#roster;
     this.#state = {
       activeUsers: users,
       isConnected: connection === "online",
@@ -239,7 +240,7 @@ export class PresenceService {
         ...this.#session.counters,
         changes: this.#changes,
         reconnects: this.#feed.reconnects,
-        seq,
+        seq: position?.seq ?? null,
       },
       lastSeen,
     };

@@ -7,8 +7,8 @@ import { WallTimer } from "./wallTimer.js";
 export interface ChangeFeedOptions {
   transport: PresenceTransport;
   roster: Roster;
-  /** The list was replaced as a whole. */
-  loaded: (snapshot: PresenceSnapshot) => void;
+  /** The list was replaced as a whole. `again`: we had one, and changes after it were left out. */
+  loaded: (snapshot: PresenceSnapshot, again: boolean) => void;
   /** One change was applied to the list. */
   changed: (event: PresenceEvent) => void;
   failed: (error: PresenceError) => void;
@@ -21,7 +21,7 @@ export interface ChangeFeedOptions {
   hop: number;
 }
 
-/** Keeps the roster in step with the server: connects, continues after the last `seq`, and starts over when it has to. */
+/** Keeps the roster in step with the server: connects, continues after the last position, and starts over when it has to. */
 export class ChangeFeed {
   open = false;
   reconnects = 0;
@@ -84,17 +84,21 @@ export class ChangeFeed {
       },
       snapshot: (snapshot) => {
         if (!current()) return;
+        const again = roster.position !== null;
         roster.load(snapshot);
-        this.options.loaded(snapshot);
+        this.options.loaded(snapshot, again);
       },
       change: (event) => {
         if (current() && roster.apply(event)) this.options.changed(event);
+      },
+      position: (position) => {
+        if (current()) roster.advance(position);
       },
     };
 
     this.#watch.set(silence);
     void transport
-      .follow(roster.seq, sink, connection.signal)
+      .follow(roster.position, sink, connection.signal)
       .catch((error: unknown) => PresenceError.of(error))
       .then((error) => {
         if (this.#connection !== connection) return;

@@ -1,4 +1,5 @@
 import { readEventStream } from "./eventStreamReader.js";
+import { formatPosition, type FeedPosition } from "./feedPosition.js";
 import {
   fetchJson,
   PresenceError,
@@ -46,9 +47,9 @@ export class HttpTransport implements PresenceTransport {
     );
   }
 
-  async follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
+  async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
     const headers: Record<string, string> = { ...this.#headers(), accept: "text/event-stream" };
-    if (seq !== null) headers["last-event-id"] = String(seq);
+    if (since !== null) headers["last-event-id"] = formatPosition(since);
     const response = await fetch(`${this.#base}/presence/events`, {
       headers,
       credentials: "include",
@@ -67,7 +68,8 @@ export class HttpTransport implements PresenceTransport {
       if (event.event === "snapshot") sink.snapshot(data as PresenceSnapshot);
       else if (event.event === "ready") sink.opened();
       else if (event.event === "lost") sink.lost();
-      else sink.change(data as PresenceEvent);
+      else if (event.event === "position") sink.position(data as FeedPosition);
+      else if (event.event === "message") sink.change(data as PresenceEvent);
     });
   }
 

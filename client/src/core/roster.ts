@@ -1,3 +1,4 @@
+import type { FeedPosition } from "./feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot, PresenceUser } from "./types.js";
 
 /**
@@ -6,14 +7,14 @@ import type { PresenceEvent, PresenceSnapshot, PresenceUser } from "./types.js";
  */
 export class Roster {
   /** The feed position that `users` corresponds to; null before the first snapshot. */
-  seq: number | null = null;
+  position: FeedPosition | null = null;
   users: readonly PresenceUser[] = [];
   /** When those who left while we watched were last seen. */
   lastSeen: ReadonlyMap<string, string> = new Map();
 
   load(snapshot: PresenceSnapshot): void {
     const known = new Map(this.users.map((user) => [user.user_id, user]));
-    this.seq = snapshot.seq;
+    this.position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
     this.users = snapshot.users.map((user) => {
       const old = known.get(user.user_id);
       return old !== undefined && JSON.stringify(old) === JSON.stringify(user) ? old : user;
@@ -23,8 +24,8 @@ export class Roster {
 
   /** Applies one event of the feed; false when it was known already. */
   apply(change: PresenceEvent): boolean {
-    if (this.seq !== null && change.seq <= this.seq) return false;
-    this.seq = change.seq;
+    if (this.position !== null && change.seq <= this.position.seq) return false;
+    this.position = { ...this.position, seq: change.seq };
 
     const index = this.users.findIndex((user) => user.user_id === change.user_id);
     const old = this.users[index];
@@ -49,6 +50,11 @@ export class Roster {
     const next = merge(old, change);
     if (next !== old) this.users = this.users.map((user) => (user === old ? next : user));
     return true;
+  }
+
+  /** What came up to there does not concern us. */
+  advance(position: FeedPosition): void {
+    if (this.position !== null && position.seq >= this.position.seq) this.position = position;
   }
 
   #remember(online: string[], left?: [user: string, at: string]): void {

@@ -1,3 +1,4 @@
+import { maybeSameFeed, type FeedPosition } from "./feedPosition.js";
 import { fetchJson, PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "./types.js";
 
@@ -11,6 +12,8 @@ export interface RpcTransportOptions {
 }
 
 const PAGE = 1000;
+/** Who missed more changes than this reads the list instead. */
+const MOST_MISSED = 5000;
 
 /** Calls the SQL functions through a JSON-RPC gateway such as PostgREST: no backend of your own. */
 export class RpcTransport implements PresenceTransport {
@@ -38,39 +41,35 @@ export class RpcTransport implements PresenceTransport {
     }).catch(() => {});
   }
 
-  async follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
-    // Where the feed does not show the very event we stopped at, the server is another one than it was (restored from a backup, say).
-    let position = seq !== null && (await this.#knows(seq, signal)) ? seq : await this.#start(sink, signal);
+  async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
+    let position = since;
     for (let opened = false; !signal.aborted;) {
-      const changes = await this.#changes(position, PAGE, signal);
-      if (changes === null) {
-        position = await this.#start(sink, signal);
-        continue;
-      }
+      const end = (await this.#call("presence_feed_position", {}, signal)) as FeedPosition;
       sink.alive();
-      for (const change of changes) sink.change({ ...change, details: change.details ?? {} });
-      position = changes.at(-1)?.seq ?? position;
-      if (changes.length === PAGE) continue;
+      // Of another feed nothing is known, and one that is behind us is no longer what it was: restored from a backup, say.
+      const missed = position !== null && maybeSameFeed(position, end) ? end.seq - position.seq : -1;
+      if (position === null || missed < 0 || missed > MOST_MISSED) {
+        const snapshot = await this.#snapshot(signal);
+        position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
+        sink.snapshot(snapshot);
+      } else if (missed > 0) {
+        const changes = await this.#changes(position.seq, signal);
+        for (const change of changes ?? []) sink.change({ ...change, details: change.details ?? {} });
+        // None of them, where a gateway shows not all: the position moves all the same.
+        position = changes && { seq: changes.at(-1)?.seq ?? end.seq, epoch: end.epoch ?? null };
+        if (position !== null) sink.position(position);
+        continue; // until a look finds us at the end
+      }
       if (!opened) sink.opened();
       opened = true;
       await pause(this.#poll, signal);
     }
   }
 
-  async #start(sink: FeedSink, signal: AbortSignal): Promise<number> {
-    const snapshot = await this.#snapshot(signal);
-    sink.snapshot(snapshot);
-    return snapshot.seq;
-  }
-
-  async #knows(seq: number, signal: AbortSignal): Promise<boolean> {
-    return seq === 0 || (await this.#changes(seq - 1, 1, signal))?.[0]?.seq === seq;
-  }
-
   /** Null: the feed no longer goes back that far (SQLSTATE 22023, which gateways answer with 400). */
-  async #changes(seq: number, most: number, signal: AbortSignal): Promise<PresenceEvent[] | null> {
+  async #changes(seq: number, signal: AbortSignal): Promise<PresenceEvent[] | null> {
     try {
-      return (await this.#call("presence_changes_since", { seq, max_rows: most }, signal)) as PresenceEvent[];
+      return (await this.#call("presence_changes_since", { seq, max_rows: PAGE }, signal)) as PresenceEvent[];
     } catch (error) {
       if (error instanceof PresenceError && error.status === 400) return null;
       throw error;
@@ -86,9 +85,9 @@ export class RpcTransport implements PresenceTransport {
   }
 
   async #snapshot(signal: AbortSignal): Promise<PresenceSnapshot> {
-    const rows = (await this.#call("presence_snapshot", {}, signal)) as (PresenceUser & { seq: number })[];
-    const users = rows.filter((row) => row.user_id !== null).map(({ seq, ...user }) => user);
-    return { seq: rows[0]?.seq ?? 0, users };
+    const rows = (await this.#call("presence_snapshot", {}, signal)) as (PresenceUser & FeedPosition)[];
+    const users = rows.filter((row) => row.user_id !== null).map(({ seq, epoch, ...user }) => user);
+    return { seq: rows[0]?.seq ?? 0, epoch: rows[0]?.epoch ?? null, users };
   }
 
   #url(name: string): string {

@@ -35,8 +35,10 @@ export interface PresenceEvents {
   connection: ConnectionStatus;
   /** One change of the feed, each exactly once and in order. */
   change: PresenceEvent;
-  /** The list was read as a whole: at the start, or where the feed could not continue. */
+  /** The list was read as a whole: at the start, and with each `resync`. */
   snapshot: PresenceSnapshot;
+  /** Changes were left out, because there were too many, or the feed could not continue: the list was replaced instead. */
+  resync: PresenceSnapshot;
   /** Own status, from input or setStatus(). */
   status: PresenceStatus;
   heartbeat: { online: boolean; latency: number };

@@ -1,3 +1,4 @@
+import type { FeedPosition } from "./feedPosition.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
 
 /** What the service needs from the other side. Two are included: HttpTransport (our endpoints) and RpcTransport (a JSON-RPC gateway). */
@@ -6,8 +7,8 @@ export interface PresenceTransport {
   heartbeat(beat: Heartbeat, signal: AbortSignal): Promise<boolean>;
   /** Says goodbye. Must work while the page is being torn down: it hands the message over and returns. */
   leave(user: string, session: string): void;
-  /** Follows the feed after `seq` (null: from a snapshot) until the signal or the connection ends. */
-  follow(seq: number | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
+  /** Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. */
+  follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
   lookUp(users: readonly string[]): Promise<UserPresence[]>;
   /** Ends stale sessions now; how many users went offline. */
   cleanup(): Promise<number>;
@@ -20,9 +21,11 @@ export interface FeedSink {
   lost(): void;
   /** Any sign of life, keep-alive comments included. */
   alive(): void;
-  /** The list as a whole: at the beginning, or where the feed cannot continue from our position. */
+  /** The list as a whole: at the beginning, where the feed cannot continue from our position, or where we missed too much. */
   snapshot(snapshot: PresenceSnapshot): void;
   change(event: PresenceEvent): void;
+  /** Nothing before this concerns us. */
+  position(position: FeedPosition): void;
 }
 
 /** An answer that says no. `status` is 0 where there was no answer at all. */

@@ -1,3 +1,5 @@
+import type { FeedPosition } from "./feedPosition.js";
+
 /**
  * What travels between page, endpoints and database. The names are those of the SQL contract, so that a row of
  * `get_active_users()` is the same thing in psql, in a JSON-RPC gateway and in a component.
@@ -18,8 +20,7 @@ export interface PresenceUser {
 }
 
 /** Everybody who is online, and the position of the feed at which that was so. */
-export interface PresenceSnapshot {
-  seq: number;
+export interface PresenceSnapshot extends FeedPosition {
   users: PresenceUser[];
 }
 

@@ -1,4 +1,5 @@
 import type pg from "pg";
+import type { FeedPosition } from "../core/feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "../core/types.js";
 
 /** Anything that runs a query: a pool, or the one connection that listens. */
@@ -13,6 +14,12 @@ export interface SessionDetails {
   interval: number | null;
   status: string | null;
   metadata: Record<string, unknown> | null;
+}
+
+/** The events after a position, and how far the feed goes. */
+export interface FeedPage {
+  end: FeedPosition;
+  events: PresenceEvent[];
 }
 
 type Argument = [type: "id" | "id[]" | "text" | "inet" | "interval" | "jsonb" | "bigint" | "integer", value: unknown];
@@ -62,7 +69,7 @@ export class Database {
   }
 
   async snapshot(db: Queryable): Promise<PresenceSnapshot> {
-    const rows = await this.#rows<PresenceUser & { seq: string }>(db, "presence_snapshot", []);
+    const rows = await this.#rows<PresenceUser & { seq: string; epoch?: string }>(db, "presence_snapshot", []);
     const users = rows
       .filter((row) => row.user_id !== null) // where nobody is online, one row says so
       .map(({ user_id, status, sessions, online_since, metadata }) => ({
@@ -72,17 +79,29 @@ export class Database {
         online_since,
         metadata,
       }));
-    return { seq: Number(rows[0]?.seq ?? 0), users };
+    return { seq: Number(rows[0]?.seq ?? 0), epoch: rows[0]?.epoch ?? null, users };
   }
 
-  /** What others may know of the next events: no session ids, addresses or user agents. Null: `seq` is no longer in the feed. */
-  async changesSince(db: Queryable, seq: number, limit: number): Promise<PresenceEvent[] | null> {
+  /**
+   * What others may know of the next events: no session ids, addresses or user agents. Null: the feed does not continue from
+   * `seq`, because retention has passed it, or because it has not come that far.
+   */
+  async changesSince(db: Queryable, seq: number, limit: number): Promise<FeedPage | null> {
     try {
-      const rows = await this.#rows<PresenceEvent>(db, "presence_changes_since", [
-        ["bigint", seq],
-        ["integer", limit],
-      ]);
-      return rows.map(eventOf);
+      // In one statement, so that the events are of the epoch that stands beside them.
+      const rows = await this.#run<FeedRow>(
+        db,
+        (call, schema) => `
+          SELECT p.epoch, p.seq AS end, c.seq, c.at, c.event, c.user_id, c.reason, c.sessions, c.details
+          FROM ${schema}.presence_feed_position() AS p LEFT JOIN ${call} AS c ON true ORDER BY c.seq`,
+        "presence_changes_since",
+        [
+          ["bigint", seq],
+          ["integer", limit],
+        ],
+      );
+      const events = rows.filter((row) => row.seq !== null).map(eventOf);
+      return { end: { seq: Number(rows[0]?.end ?? seq), epoch: rows[0]?.epoch ?? null }, events };
     } catch (error) {
       if (codeOf(error) === "22023") return null;
       throw error;
@@ -107,7 +126,7 @@ export class Database {
 
   async #run<Row extends pg.QueryResultRow>(
     db: Queryable,
-    statement: (call: string) => string,
+    statement: (call: string, schema: string) => string,
     name: string,
     args: Argument[],
   ): Promise<Row[]> {
@@ -117,7 +136,7 @@ export class Database {
         ? `$${i + 1}::${type.replace("id", "text")}::${type.replace("id", `${schema}.presence_id`)}`
         : `$${i + 1}::${type}`,
     );
-    const text = statement(`${schema}.${name}(${casts.join(", ")})`);
+    const text = statement(`${schema}.${name}(${casts.join(", ")})`, schema);
     try {
       return (
         await db.query<Row>(
@@ -149,7 +168,12 @@ export class Database {
   }
 }
 
-function eventOf({ seq, at, event, user_id, reason, sessions, details }: PresenceEvent): PresenceEvent {
+interface FeedRow extends PresenceEvent {
+  epoch: string | null;
+  end: string | null;
+}
+
+function eventOf({ seq, at, event, user_id, reason, sessions, details }: FeedRow): PresenceEvent {
   const { status, metadata } = details ?? {};
   return {
     seq: Number(seq),

@@ -1,13 +1,15 @@
 import pg from "pg";
 import { backoff } from "../core/backoff.js";
+import { maybeSameFeed, type FeedPosition } from "../core/feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
 import type { Database } from "./database.js";
 
 const PAGE = 1000;
 
 export interface HubListener {
-  changes(events: PresenceEvent[]): void;
-  /** The feed does not continue from where we were: here is the list as a whole. */
+  /** All of one epoch, which is that of the snapshot before. */
+  changes(events: PresenceEvent[], epoch: string | null): void;
+  /** The feed does not continue from where we were, or went far ahead at once: here is the list as a whole. */
   snapshot(snapshot: PresenceSnapshot): void;
   /** The database went away, or is back and everything missed has been passed on. */
   connected(connected: boolean): void;
@@ -16,13 +18,14 @@ export interface HubListener {
 }
 
 /**
- * One connection that listens, for all clients. A notification is only taken as "there is something to read": what is passed on is
- * read from the feed by number. So it makes no difference whether notifications carry a number (with the worker) or none (without), are shortened, are
- * switched off, or were lost with the connection: the feed is complete and in order.
+ * One connection that listens, for all clients. Whoever may connect to the database may send notifications of any content on
+ * any channel, so one is never believed: it only means that there may be something to read, and what is passed on is read from the
+ * feed by number. So it makes no difference either whether notifications carry a number (with the worker) or none
+ * (without), say a storm in one message, are shortened, are switched off, or were lost with the connection.
  */
 export class EventHub {
   /** Everything up to here has been passed on; null before the first look. */
-  position: number | null = null;
+  position: FeedPosition | null = null;
   connected = false;
   #listeners = new Set<HubListener>();
   #client: pg.Client | undefined;
@@ -38,6 +41,8 @@ export class EventHub {
     private readonly config: pg.ClientConfig,
     private readonly database: Database,
     private readonly pollInterval: number,
+    /** More changes than this at once are passed on as a snapshot. */
+    private readonly mostChanges: number,
     private readonly report: (error: unknown) => void,
   ) {}
 
@@ -88,9 +93,7 @@ export class EventHub {
       client.on("end", () => this.#lost(client, null));
       const channel = await this.database.channel(client);
       if (channel !== "") await client.query(`LISTEN ${client.escapeIdentifier(channel)}`);
-      const snapshot = await this.database.snapshot(client);
-      // The first time; or the server came back as an older one than it was, restored from a backup.
-      if (this.position === null || snapshot.seq < this.position) this.#restart(snapshot);
+      if (this.position === null) this.#restart(await this.database.snapshot(client));
       await this.#read(); // what happened while nobody listened
       if (this.#closed) throw new Error("presence: closed");
       this.#failures = 0;
@@ -147,21 +150,25 @@ export class EventHub {
 
   async #readAll(client: pg.Client): Promise<void> {
     while (this.position !== null) {
-      const events = await this.database.changesSince(client, this.position, PAGE);
-      if (events === null) {
+      const { seq } = this.position;
+      const page = await this.database.changesSince(client, seq, PAGE);
+      // Retention passed us, the feed is another one than it was (restored, made anew), or a storm has gone through it.
+      if (page === null || !maybeSameFeed(this.position, page.end) || page.end.seq - seq > this.mostChanges) {
         this.#restart(await this.database.snapshot(client));
         continue;
       }
+      const { events, end } = page;
       const last = events.at(-1);
       if (last === undefined) return;
-      this.position = last.seq;
-      for (const listener of [...this.#listeners]) listener.changes(events);
+      const epoch = end.epoch ?? null;
+      this.position = { seq: last.seq, epoch };
+      for (const listener of [...this.#listeners]) listener.changes(events, epoch);
       if (events.length < PAGE) return;
     }
   }
 
   #restart(snapshot: PresenceSnapshot): void {
-    this.position = snapshot.seq;
+    this.position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
     for (const listener of [...this.#listeners]) listener.snapshot(snapshot);
   }
 }

@@ -1,25 +1,41 @@
+import { formatPosition, maybeSameFeed, type FeedPosition } from "../core/feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
+import type { FeedPage } from "./database.js";
 import type { EventHub, HubListener } from "./eventHub.js";
 
 const READY = "event: ready\ndata: {}\n\n";
 /** The stream stands, but the database behind it is away. */
 const LOST = "event: lost\ndata: {}\n\n";
 
-/** One change as it travels. Made once, however many streams it goes to. */
-const frames = new WeakMap<PresenceEvent, string>();
-function frameOf(event: PresenceEvent): string {
-  let frame = frames.get(event);
-  if (frame === undefined) frames.set(event, (frame = `id: ${event.seq}\ndata: ${JSON.stringify(event)}\n\n`));
-  return frame;
+const encoder = new TextEncoder();
+
+/** What travels to many streams is put into words once. */
+function once<Key extends object, Value>(make: (key: Key) => Value): (key: Key) => Value {
+  const made = new WeakMap<Key, Value>();
+  return (key) => {
+    let value = made.get(key);
+    if (value === undefined) made.set(key, (value = make(key)));
+    return value;
+  };
+}
+const dataOf = once((event: PresenceEvent) => JSON.stringify(event));
+const wholeSnapshot = once((snapshot: PresenceSnapshot) => encoder.encode(snapshotFrame(snapshot)));
+
+function snapshotFrame({ seq, epoch = null, users }: PresenceSnapshot): string {
+  return `id: ${formatPosition({ seq, epoch })}\nevent: snapshot\ndata: ${JSON.stringify({ seq, epoch, users })}\n\n`;
 }
 
 export interface EventStreamOptions {
   hub: EventHub;
   /** Where the client stopped; null: it knows nothing yet. */
-  since: number | null;
+  since: FeedPosition | null;
   readSnapshot: () => Promise<PresenceSnapshot>;
-  readChanges: (seq: number) => Promise<PresenceEvent[] | null>;
-  canSee: (user: string) => boolean;
+  /** Null: the feed does not continue from there. */
+  readChanges: (seq: number) => Promise<FeedPage | null>;
+  /** Undefined: everybody. */
+  canSee: ((user: string) => boolean) | undefined;
+  /** A client that missed more changes than this, or more bytes of them, gets the list instead. */
+  catchUp: { changes: number; bytes: number };
   keepAlive: number;
   /** Unread bytes at which a client is dropped. */
   mostUnread: number;
@@ -30,14 +46,14 @@ export interface EventStreamOptions {
 }
 
 /**
- * The body of one text/event-stream: first what the client missed, then what happens. A client that does not keep up is cut off, not buffered for: it
- * comes back with its last number and reads the rest from the feed, at its own speed.
+ * The body of one text/event-stream: first what the client missed, then what happens. A client that does not keep up is cut
+ * off, not buffered for: it comes back with its last number and reads the rest from the feed, at its own speed.
  */
 export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Array> {
   const { hub, canSee, mostUnread } = options;
-  const encoder = new TextEncoder();
-  let seq = options.since;
+  let position = options.since;
   let ended = false;
+  let ready = false;
   let drained = () => {};
   let timer: ReturnType<typeof setInterval>;
   let output: ReadableStreamDefaultController<Uint8Array>;
@@ -61,53 +77,85 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (!ended && text !== "") output.enqueue(encoder.encode(text));
   };
   const sendSnapshot = (snapshot: PresenceSnapshot) => {
-    seq = snapshot.seq;
-    const users = snapshot.users.filter((user) => canSee(user.user_id));
-    send(`id: ${seq}\nevent: snapshot\ndata: ${JSON.stringify({ seq, users })}\n\n`);
+    if (ended) return;
+    position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
+    if (canSee === undefined) output.enqueue(wholeSnapshot(snapshot));
+    else send(snapshotFrame({ ...snapshot, users: snapshot.users.filter((user) => canSee(user.user_id)) }));
   };
-  const sendChanges = (events: readonly PresenceEvent[]) => {
+  /** The number of characters that this took. */
+  const sendChanges = (events: readonly PresenceEvent[], epoch: string | null): number => {
     let text = "";
+    let told = true;
     for (const event of events) {
-      if (seq !== null && event.seq <= seq) continue;
-      seq = event.seq;
-      if (canSee(event.user_id)) text += frameOf(event);
+      if (position !== null && event.seq <= position.seq) continue;
+      position = { seq: event.seq, epoch };
+      told = canSee?.(event.user_id) ?? true;
+      if (told) text += `id: ${formatPosition(position)}\ndata: ${dataOf(event)}\n\n`;
+    }
+    // Also who may see nothing of it must not ask for it again.
+    if (!told && position !== null) {
+      text += `id: ${formatPosition(position)}\nevent: position\ndata: ${JSON.stringify(position)}\n\n`;
     }
     send(text);
+    return text.length;
+  };
+  const tell = (connected: boolean) => {
+    if (connected !== ready) send(connected ? READY : LOST);
+    ready = connected;
   };
   const full = () => (output.desiredSize ?? 0) <= 0;
 
   const listener: HubListener = {
-    changes(events) {
+    changes(events, epoch) {
       if (full()) end();
-      else sendChanges(events);
+      else sendChanges(events, epoch);
     },
     snapshot(snapshot) {
-      if (full()) end();
-      else sendSnapshot(snapshot);
+      if (full()) return end();
+      // It may be more than the limit allows to lie unread; what comes after it waits in the feed.
+      hub.remove(listener);
+      sendSnapshot(snapshot);
+      catchUp().catch(end);
     },
     connected(connected) {
-      if (!full()) send(connected ? READY : LOST);
+      if (!full()) tell(connected);
     },
     end,
   };
 
   /** From the client's position to the hub's, page by page, each only when the one before has been taken. */
   const catchUp = async () => {
-    // A client ahead of the feed has talked to a server that is no more.
-    if (seq === null || seq > (hub.position ?? 0)) sendSnapshot(await options.readSnapshot());
+    let sent = 0;
+    const hubPosition = () => hub.position ?? { seq: 0, epoch: null };
+    const startOver = async () => {
+      sendSnapshot(await options.readSnapshot());
+      sent = 0;
+    };
+    // A client of another feed, or ahead of this one, has talked to a server that is no more.
+    if (position === null || !maybeSameFeed(position, hubPosition()) || position.seq > hubPosition().seq) {
+      await startOver();
+    }
     for (;;) {
       // Also after the last page: a change that meets a full stream ends it, and a long list over a slow line would never arrive.
       while (full() && !ended) await new Promise<void>((resolve) => (drained = resolve));
-      if (ended || (seq ?? 0) >= (hub.position ?? 0)) break;
-      const events = await options.readChanges(seq ?? 0);
-      if (events === null) sendSnapshot(await options.readSnapshot());
-      else if (events.length === 0) break;
-      else sendChanges(events);
+      const at: FeedPosition = position ?? { seq: 0 };
+      if (ended || at.seq >= hubPosition().seq) break;
+      const page = await options.readChanges(at.seq);
+      const { changes, bytes } = options.catchUp;
+      if (page === null || !maybeSameFeed(at, page.end) || page.end.seq - at.seq > changes || sent > bytes) {
+        await startOver();
+      } else if (page.events.length === 0) {
+        break;
+      } else {
+        sent += sendChanges(page.events, page.end.epoch ?? null);
+      }
     }
     if (ended) return;
+    // The feed was replaced just now. The client comes back and starts over, when the hub has noticed, too.
+    if (position !== null && !maybeSameFeed(position, hubPosition())) return end();
     // No await since the last comparison: nothing can fall between.
     hub.add(listener);
-    if (hub.connected) send(READY);
+    if (hub.connected) tell(true);
   };
 
   let checked = Date.now();

@@ -7,6 +7,7 @@ import { eventStream } from "./eventStream.js";
 import { HeartbeatBatcher } from "./heartbeatBatcher.js";
 import { comesFromOurPages, corsHeaders } from "./origin.js";
 import { RateLimit } from "./rateLimit.js";
+import { parsePosition } from "../core/feedPosition.js";
 import type { PresenceSnapshot } from "../core/types.js";
 
 export interface Viewer {
@@ -57,6 +58,9 @@ const LIMITS = {
   /** Bytes a stream's reader may leave unread. */
   unreadBytes: 256 * 1024,
   lookUps: 500,
+  /** Who missed more changes than this, or more bytes of them, gets the list instead. */
+  missedChanges: 5_000,
+  missedBytes: 1024 * 1024,
 };
 
 /** What the server knows of a request beyond its text: the address at the other end of the connection. */
@@ -77,6 +81,7 @@ export interface PresenceServer {
 }
 
 export function createPresenceServer(options: PresenceServerOptions): PresenceServer {
+  const { canSee } = options;
   const limits = { ...LIMITS, ...options.limits };
   const allowedOrigins = options.allowedOrigins ?? [];
   const base = (options.basePath ?? "/api").replace(/\/$/, "");
@@ -87,7 +92,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const db = new Database();
   const pool = new pg.Pool({ max: 4, connectionTimeoutMillis: 5_000, query_timeout: 15_000, ...options.database });
   pool.on("error", () => {}); // an idle connection was lost; the next query makes a new one
-  const hub = new EventHub(options.listen ?? options.database ?? {}, db, options.pollInterval ?? 2_000, report);
+  const { listen = options.database ?? {}, pollInterval = 2_000 } = options;
+  const hub = new EventHub(listen, db, pollInterval, limits.missedChanges, report);
   const batcher = new HeartbeatBatcher(
     {
       one: (user, session, details) => db.heartbeat(pool, user, session, details),
@@ -191,10 +197,10 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     const asked = new URL(request.url).searchParams.getAll("user");
     if (asked.length > limits.lookUps) throw new Refusal(400, `more than ${limits.lookUps} users`);
     const seen = <User extends { user_id: string }>(users: User[]) =>
-      options.canSee === undefined ? users : users.filter((user) => options.canSee?.(viewer, user.user_id));
+      canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id));
     if (asked.length > 0) return { users: seen(await db.lookUp(pool, asked)) };
-    const { seq, users } = await db.snapshot(pool);
-    return { seq, users: seen(users) };
+    const { users, ...position } = await db.snapshot(pool);
+    return { ...position, users: seen(users) };
   });
 
   const events = endpoint("GET", requests, async (request, viewer) => {
@@ -203,9 +209,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       throw new Refusal(429, "too many event streams", { "retry-after": "10" });
     }
     const text = request.headers.get("last-event-id") ?? new URL(request.url).searchParams.get("since");
-    const since = text === null || text === "" ? null : Number(text);
-    if (since !== null && !(Number.isSafeInteger(since) && since >= 0))
-      throw new Refusal(400, "Last-Event-ID is not a position");
+    const since = text === null || text === "" ? null : parsePosition(text);
+    if (since === null && text) throw new Refusal(400, "Last-Event-ID is not a position");
 
     streams.set(viewer.userId, mine + 1);
     streamCount++;
@@ -226,7 +231,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       since,
       readSnapshot,
       readChanges: (seq) => db.changesSince(pool, seq, 1000),
-      canSee: (user) => options.canSee?.(viewer, user) ?? true,
+      canSee: canSee && ((user) => canSee(viewer, user)),
+      catchUp: { changes: limits.missedChanges, bytes: limits.missedBytes },
       stillAllowed: async () => (await viewerOf(request))?.userId === viewer.userId,
       recheck: options.recheckInterval ?? 60_000,
       keepAlive: options.keepAlive ?? 15_000,

@@ -1,6 +1,7 @@
 import { connect } from "node:net";
 import pg from "pg";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
+import type { FeedPosition } from "../../src/core/feedPosition.js";
 import { createDatabase, openSite, openStream, type Message, type Site } from "./site.js";
 
 const KEEP_ALIVE = 50;
@@ -46,7 +47,9 @@ describe.each([
     expect(numbers).toEqual([...new Set(numbers)].sort((a, b) => a - b));
     expect(numbers[0]).toBe(snapshot.data.seq + 1);
     expect(numbers.at(-1)! - numbers[0]!).toBe(numbers.length - 1); // none left out
-    expect(changes.every((message) => message.id === String(message.data.seq))).toBe(true);
+    const { epoch } = snapshot.data;
+    expect(epoch).toMatch(/./);
+    expect(changes.every((message) => message.id === `${message.data.seq}@${epoch}`)).toBe(true);
     const words = changes.map((message) => JSON.stringify(message.data)).join();
     expect(words).not.toMatch(/session_id|ip_address|user_agent/);
     stream.close();
@@ -60,7 +63,7 @@ describe.each([
     first.close();
     await leave("seen");
     await beat("missed");
-    const second = await openStream(site, "viewer", { "last-event-id": String(seen.data.seq) });
+    const second = await openStream(site, "viewer", { "last-event-id": seen.id! });
     await second.next((message) => message.event === "ready");
     // Complete before "ready", and without the list.
     expect(
@@ -75,10 +78,9 @@ describe.each([
 
   test("a position that the feed no longer has, or never had: the list anew", async () => {
     await beat("a");
-    await db.pool.query("SELECT * FROM presence_changes_since(0)");
-    await db.pool.query("DELETE FROM presence_event WHERE id = (SELECT min(id) FROM presence_event)");
-    await db.pool.query("INSERT INTO presence_feed_dropped VALUES (1)");
-    for (const since of ["0", "1000000"]) {
+    await db.pool.query("SELECT * FROM presence_snapshot()"); // all of it has numbers then
+    await db.forgetEvents();
+    for (const since of ["0", "1000000", "2@of-another-feed"]) {
       const stream = await openStream(site, "viewer", { "last-event-id": since });
       await stream.next((message) => message.event === "ready");
       expect(stream.messages[0]?.event).toBe("snapshot");
@@ -202,7 +204,85 @@ describe("one database", () => {
     await stream.next((message) => message.data.user_id === "team1-x");
     expect(JSON.stringify(stream.messages)).not.toContain("team2");
     expect(stream.messages[0]?.data.users).toEqual([]);
+    // The position moves all the same, so that he does not ask for it again.
+    await db.pool.query("SELECT update_user_heartbeat('team2-y'::text)");
+    const position = await stream.next((message) => message.event === "position");
+    expect(position.id).toBe(`${position.data.seq}@${position.data.epoch}`);
     stream.close();
+  });
+
+  test("a notification is a hint: what it says is not believed", async () => {
+    site = await openSite(db.name, { pollInterval: 60_000 });
+    const stream = await openStream(site, "viewer");
+    const { data } = await stream.next((message) => message.event === "snapshot");
+    await stream.next((message) => message.event === "ready");
+    for (const forged of [
+      { seq: data.seq + 1, event: "user_online", user_id: "forged", details: {} },
+      { seq: data.seq + 1000, event: "user_offline", user_id: "forged", epoch: "forged" },
+      { event: "storm", from: data.seq + 1, to: data.seq + 100_000, online: 99, offline: 0, epoch: "forged" },
+      "no object",
+    ]) {
+      await db.pool.query("SELECT pg_notify('presence', $1)", [JSON.stringify(forged)]);
+    }
+    await db.pool.query("SELECT update_user_heartbeat('genuine'::text)");
+    await stream.next((message) => message.data.user_id === "genuine");
+    expect(JSON.stringify(stream.messages)).not.toContain("forged");
+    expect(stream.messages.filter(({ event }) => event === "snapshot")).toHaveLength(1);
+    stream.close();
+  });
+
+  test("more changes at once than a list is worth: the list, for those who listen and those who come back", async () => {
+    site = await openSite(db.name, { limits: { missedChanges: 50 } });
+    const stream = await openStream(site, "viewer");
+    const ready = await stream.next((message) => message.event === "ready");
+    const since = stream.messages[0]?.id ?? "";
+    await db.pool.query("SELECT update_user_heartbeat('storm' || i) FROM generate_series(1, 60) AS i");
+    await stream.next(({ event, data }) => event === "snapshot" && JSON.stringify(data.users).includes("storm60"));
+    await db.pool.query("SELECT update_user_heartbeat('after'::text)");
+    await stream.next((message) => message.data.user_id === "after");
+    const between = stream.messages.slice(stream.messages.indexOf(ready) + 1);
+    expect(between.map(({ event, data }) => [event, data.user_id])).toEqual([
+      ["snapshot", undefined],
+      ["message", "after"],
+      ["message", "after"], // and the start of the session
+    ]);
+    const back = await openStream(site, "viewer", { "last-event-id": since });
+    await back.next((message) => message.event === "ready");
+    expect(back.messages.map(({ event }) => event)).toEqual(["snapshot", "ready"]);
+    stream.close();
+    back.close();
+  });
+
+  test("who missed more bytes than a list is worth gets the list", async () => {
+    site = await openSite(db.name, { limits: { missedBytes: 1 } });
+    const first = await openStream(site, "viewer");
+    await first.next((message) => message.event === "ready");
+    first.close();
+    await db.pool.query("SELECT update_user_heartbeat('many' || i) FROM generate_series(1, 600) AS i"); // two pages
+    const back = await openStream(site, "viewer", { "last-event-id": first.messages[0]?.id ?? "" });
+    await back.next((message) => message.event === "ready");
+    expect(back.messages.at(-2)?.event).toBe("snapshot");
+    back.close();
+  });
+
+  test("the extension is made anew and has caught up: the list, and no change is left out after it", async () => {
+    site = await openSite(db.name, { pollInterval: 60_000 });
+    const stream = await openStream(site, "viewer");
+    await stream.next((message) => message.event === "ready");
+    const since = stream.messages[0]?.id ?? "";
+    const old = stream.messages[0]?.data as FeedPosition;
+    await db.pool.query("DROP EXTENSION presence; CREATE EXTENSION presence");
+    await db.pool.query("SELECT update_user_heartbeat('anew' || i) FROM generate_series(1, $1::int) AS i", [old.seq]);
+    const { data } = await stream.next(({ event, data }) => event === "snapshot" && data.epoch !== old.epoch);
+    expect(data.seq).toBeGreaterThan(old.seq);
+    await db.pool.query("SELECT update_user_heartbeat('later'::text)");
+    const later = await stream.next((message) => message.data.user_id === "later");
+    expect(later.data.seq).toBe(data.seq + 1);
+    const back = await openStream(site, "viewer", { "last-event-id": since });
+    await back.next((message) => message.event === "ready");
+    expect(back.messages[0]?.event).toBe("snapshot");
+    stream.close();
+    back.close();
   });
 
   test("a sign-out ends the stream; a fault of the look-up does not", async () => {

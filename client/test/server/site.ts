@@ -24,6 +24,14 @@ export async function createDatabase(settings: Record<string, string> = {}) {
     name,
     pool,
     admin,
+    /** All that happened so far is no longer in the feed. */
+    async forgetEvents() {
+      const client = await pool.connect();
+      await client.query("SET presence.event_retention = 0");
+      await client.query("SELECT scheduled_presence_cleanup()");
+      await client.query("RESET presence.event_retention");
+      client.release();
+    },
     async drop() {
       await pool.end();
       await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
@@ -138,7 +146,7 @@ export async function openStream(site: Site, user: string, headers: Record<strin
     return vi.waitFor(
       () => {
         const found = messages.find(fits);
-        expect(found, `got only ${JSON.stringify(messages)}`).toBeDefined();
+        expect(found, `got only ${JSON.stringify(messages).slice(0, 2000)}`).toBeDefined();
         return found as Message;
       },
       { timeout: 10_000, interval: 10 },

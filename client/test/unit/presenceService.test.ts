@@ -331,7 +331,7 @@ describe("the feed", () => {
     });
     transport.last.fail(new Error("cut"));
     await pass(seconds(1));
-    expect(transport.last.since).toBe(15);
+    expect(transport.last.since).toEqual({ seq: 15, epoch: null });
   });
 
   test("users who did not change stay the same objects, and lastSeen is replaced", async () => {
@@ -351,6 +351,29 @@ describe("the feed", () => {
     await pass(0);
     expect(service.state.activeUsers[0]).toBe(ada);
     expect(service.state.lastSeen.has("bob")).toBe(false);
+  });
+
+  test("the epoch stays with the position, and a list in place of changes is one resync", async () => {
+    make().start();
+    const seen: string[] = [];
+    service.on("change", ({ seq }) => seen.push(`change ${seq}`));
+    service.on("resync", ({ seq }) => seen.push(`resync ${seq}`));
+    await pass(0);
+    transport.connect({ seq: 10, epoch: "a", users: [user("ada")] });
+    transport.last.sink.change(change(11, "user_online", "bob"));
+    transport.last.sink.position({ seq: 13, epoch: "a" });
+    transport.last.fail(new Error("cut"));
+    await pass(seconds(1));
+    expect(transport.last.since).toEqual({ seq: 13, epoch: "a" });
+    // Restored from a backup: the same numbers, for other events.
+    transport.connect({ seq: 5, epoch: "b", users: [user("carl")] });
+    transport.last.sink.change(change(6, "user_online", "dora"));
+    await pass(0);
+    expect(service.state.activeUsers.map(({ user_id }) => user_id)).toEqual(["dora", "carl"]);
+    expect(seen).toEqual(["change 11", "resync 5", "change 6"]);
+    transport.last.fail(new Error("cut"));
+    await pass(seconds(1));
+    expect(transport.last.since).toEqual({ seq: 6, epoch: "b" });
   });
 
   test("silence is a dead connection", async () => {
@@ -389,7 +412,7 @@ describe("the feed", () => {
     await pass(1);
     expect(transport.standing).toBe(0);
     await look("visible");
-    expect([transport.standing, transport.last.since]).toEqual([1, 5]);
+    expect([transport.standing, transport.last.since?.seq]).toEqual([1, 5]);
   });
 
   test("errors of the feed are told, and a refusal's pause is kept", async () => {

@@ -1,3 +1,4 @@
+import type { FeedPosition } from "../../src/core/feedPosition.js";
 import type { FeedSink, PresenceTransport } from "../../src/core/transport.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot } from "../../src/core/types.js";
 
@@ -6,7 +7,7 @@ export class Recorder implements PresenceTransport {
   beats: (Heartbeat & { at: number })[] = [];
   goodbyes: string[] = [];
   connections: {
-    since: number | null;
+    since: FeedPosition | null;
     sink: FeedSink;
     signal: AbortSignal;
     fail: (error: unknown) => void;
@@ -24,7 +25,7 @@ export class Recorder implements PresenceTransport {
     this.goodbyes.push(session);
   }
 
-  follow(since: number | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
+  follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       this.connections.push({ since, sink, signal, fail: reject, finish: resolve });
       signal.addEventListener("abort", () => reject(new Error("aborted")));

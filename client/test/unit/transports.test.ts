@@ -1,6 +1,6 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { HttpTransport, PresenceError, RpcTransport, type FeedSink } from "../../src/index.js";
+import { HttpTransport, PresenceError, RpcTransport, type FeedPosition, type FeedSink } from "../../src/index.js";
 import { readEventStream, type StreamEvent } from "../../src/core/eventStreamReader.js";
 
 let requests: { url: string; init: RequestInit }[];
@@ -88,6 +88,64 @@ describe("answers", () => {
     answer = async () => new Response("<html>", { headers: { "content-type": "text/html" } });
     const follow = new HttpTransport().follow(null, {} as FeedSink, new AbortController().signal);
     await expect(follow).rejects.toThrow(/not an event stream but text\/html/);
+  });
+});
+
+describe("the feed through a gateway", () => {
+  /** One look after another at a feed that the test describes; what the page is told. */
+  async function follow(since: FeedPosition | null, feed: { end: FeedPosition; oldest?: number }): Promise<string[]> {
+    const told: string[] = [];
+    const abort = new AbortController();
+    const { seq: end, epoch } = feed.end;
+    answer = async () => {
+      const { url, init } = requests.at(-1)!;
+      const name = url.split("/").at(-1)!;
+      told.push(name);
+      if (name === "presence_feed_position") return Response.json({ epoch, seq: end });
+      if (name === "presence_snapshot") return Response.json([{ seq: end, epoch, user_id: null }]);
+      const { seq, max_rows } = JSON.parse(init.body as string) as { seq: number; max_rows: number };
+      if (seq < (feed.oldest ?? 0)) return Response.json({ code: "22023" }, { status: 400 });
+      const count = Math.min(max_rows, end - seq);
+      return Response.json([...Array(count).keys()].map((i) => ({ seq: seq + i + 1, event: "update", user_id: "x" })));
+    };
+    await new RpcTransport({ url: "/rest" }).follow(
+      since,
+      {
+        alive: () => {},
+        lost: () => {},
+        position: () => {},
+        opened: () => {
+          told.push("open");
+          abort.abort();
+        },
+        snapshot: (snapshot) => told.push(`list at ${snapshot.seq}@${snapshot.epoch}`),
+        change: ({ seq }) => void (seq === end && told.push(`changes up to ${seq}`)),
+      },
+      abort.signal,
+    );
+    return told.filter((word) => !word.startsWith("presence_feed"));
+  }
+
+  test("goes on where the page was", async () => {
+    expect(await follow({ seq: 3, epoch: "e" }, { end: { seq: 3, epoch: "e" } })).toEqual(["open"]);
+    const calls = Array<string>(3).fill("presence_changes_since");
+    const told = await follow({ seq: 3, epoch: "e" }, { end: { seq: 2100, epoch: "e" } });
+    expect(told).toEqual([...calls, "changes up to 2100", "open"]);
+  });
+
+  test.each([
+    ["at first", null, { end: { seq: 9, epoch: "e" } }],
+    ["for another epoch, whatever the number", { seq: 5, epoch: "d" }, { end: { seq: 9, epoch: "e" } }],
+    ["for a position beyond the end", { seq: 10 }, { end: { seq: 9, epoch: "e" } }],
+    ["for more changes than a list is worth", { seq: 0, epoch: "e" }, { end: { seq: 5001, epoch: "e" } }],
+  ])("reads the list %s", async (_, since, feed) => {
+    const list = `list at ${feed.end.seq}@e`;
+    expect(await follow(since, feed)).toEqual(["presence_snapshot", list, "open"]);
+  });
+
+  test("reads the list where the feed no longer goes back that far", async () => {
+    const told = await follow({ seq: 1, epoch: "e" }, { end: { seq: 9, epoch: "e" }, oldest: 5 });
+    expect(told).toEqual(["presence_changes_since", "presence_snapshot", "list at 9@e", "open"]);
   });
 });
 
