@@ -189,8 +189,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
 
   const disconnect = endpoint("POST", goodbyes, async (request, viewer) => {
     const session = sessionOf(await readJson(request, limits.bodyBytes), viewer);
-    batcher.forget(viewer.userId, session);
-    return { offline: await db.disconnect(pool, viewer.userId, session) };
+    const { userId } = viewer;
+    return { offline: await batcher.end(userId, session, () => db.disconnect(pool, userId, session)) };
   });
 
   const list = endpoint("GET", requests, async (request, viewer) => {

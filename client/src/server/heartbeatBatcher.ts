@@ -1,4 +1,5 @@
 import type { SessionDetails } from "./database.js";
+import { Turns } from "./turns.js";
 
 export interface HeartbeatSink {
   one(user: string, session: string, details: SessionDetails): Promise<boolean>;
@@ -9,7 +10,6 @@ interface Waiting {
   key: string;
   user: string;
   session: string;
-  promise: Promise<boolean>;
   resolve: (online: boolean) => void;
   reject: (error: unknown) => void;
 }
@@ -19,10 +19,14 @@ const REMEMBER = 10 * 60_000;
 const MOST_PER_CALL = 1000;
 
 /**
- * Collects the heartbeats of one tick into one call. Only those that say nothing new can go that way: the batch call takes ids alone, so the first one of a
- * session, or one with a new status or address, is sent by itself, with everything in it.
+ * Collects the heartbeats of one tick into one call. Only those that say nothing new can go that way: the batch call takes ids
+ * alone, so the first one of a session, or one with a new status or address, is sent by itself, with everything in it.
+ *
+ * What one session asks for happens in the order in which it came: on connections of their own, a goodbye could overtake the heartbeat
+ * before it, which would then bring the session back.
  */
 export class HeartbeatBatcher {
+  #turns = new Turns();
   #known = new Map<string, { details: string; until: number }>();
   #waiting = new Map<string, Waiting>();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -37,25 +41,30 @@ export class HeartbeatBatcher {
     return this.#known.has(keyOf(user, session));
   }
 
-  async beat(user: string, session: string, details: SessionDetails): Promise<boolean> {
+  beat(user: string, session: string, details: SessionDetails): Promise<boolean> {
     const key = keyOf(user, session);
-    const text = JSON.stringify(details);
-    const known = this.#known.get(key);
-    if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session);
+    return this.#turns.take(key, async () => {
+      const text = JSON.stringify(details);
+      const known = this.#known.get(key);
+      if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session);
 
-    const online = await this.sink.one(user, session, details);
-    this.#known.delete(key); // to the end of the map's order, which is that of expiry
-    if (online) this.#known.set(key, { details: text, until: Date.now() + REMEMBER });
-    this.#forgetExpired();
-    return online;
+      const online = await this.sink.one(user, session, details);
+      this.#known.delete(key); // to the end of the map's order, which is that of expiry
+      if (online) this.#known.set(key, { details: text, until: Date.now() + REMEMBER });
+      this.#forgetExpired();
+      return online;
+    });
   }
 
-  /** The session ends: what still waits for it must not follow its goodbye. */
-  forget(user: string, session: string): void {
+  /** Sends the goodbye, after the heartbeat that is under way. One that only waits for its tick is left out. */
+  end<Value>(user: string, session: string, goodbye: () => Promise<Value>): Promise<Value> {
     const key = keyOf(user, session);
-    this.#known.delete(key);
     this.#waiting.get(key)?.resolve(false);
     this.#waiting.delete(key);
+    return this.#turns.take(key, () => {
+      this.#known.delete(key);
+      return goodbye();
+    });
   }
 
   /** Sends what waits. */
@@ -68,15 +77,11 @@ export class HeartbeatBatcher {
   }
 
   #enqueue(key: string, user: string, session: string): Promise<boolean> {
-    const already = this.#waiting.get(key);
-    if (already !== undefined) return already.promise;
-    let resolve!: Waiting["resolve"];
-    let reject!: Waiting["reject"];
-    const promise = new Promise<boolean>((...settle) => ([resolve, reject] = settle));
-    this.#waiting.set(key, { key, user, session, promise, resolve, reject });
-    if (this.#waiting.size >= MOST_PER_CALL) this.flush();
-    else this.#timer ??= setTimeout(() => this.flush(), this.tick);
-    return promise;
+    return new Promise<boolean>((resolve, reject) => {
+      this.#waiting.set(key, { key, user, session, resolve, reject });
+      if (this.#waiting.size >= MOST_PER_CALL) this.flush();
+      else this.#timer ??= setTimeout(() => this.flush(), this.tick);
+    });
   }
 
   /**
