@@ -34,6 +34,10 @@ export async function createDatabase(settings: Record<string, string> = {}) {
     },
     async drop() {
       await pool.end();
+      // The server ends sessions a moment after their clients left; one killed meanwhile would be told so, with nobody to listen.
+      const sessions = "SELECT FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'";
+      const gone = async () => expect((await admin.query(sessions, [name])).rowCount).toBe(0);
+      await vi.waitFor(gone, { timeout: 5000 }).catch(() => {});
       await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
       await admin.end();
     },
@@ -52,6 +56,7 @@ export async function addHostileOverloads(pool: pg.Pool): Promise<() => Promise<
     "update_user_heartbeats(text[], text[])": "1",
     "handle_user_disconnect(text, text)": "true",
     "get_presence(text[])": "'eve'::text",
+    "presence_grant(text, text)": "true",
     "presence_changes_since(bigint)": "1",
     "presence_changes_since(bigint, bigint)": "1",
   };
