@@ -190,6 +190,16 @@ is(
 is(sql("SELECT app_before.presence_schedule_cleanup('*/7 * * * *')"), $job, 'scheduled again, it is the same job');
 is(sql('SELECT count(*), min(schedule) FROM cron.job'), '1|*/7 * * * *', 'and no second one');
 sql("UPDATE cron.job SET database = 'before_it_was_renamed'");
+sql("ALTER SYSTEM SET presence.worker = off");
+sql('SELECT pg_reload_conf()');
+ok(wait_until(20, sub { sql('SELECT worker_pid IS NULL FROM app_before.presence_health') eq 't' }), 'without a worker');
+sql('ALTER SYSTEM RESET presence.worker');
+sql('SELECT pg_reload_conf()');
+ok(
+    wait_until(20, sub { sql('SELECT database FROM cron.job') eq 'postgres' }),
+    'a worker that starts gives the job the new name of its database'
+);
+sql("UPDATE cron.job SET database = 'before_it_was_renamed'");
 is(sql('SELECT app_before.presence_unschedule_cleanup()'), 't',
     'the job of a database with another name is still ours');
 is(sql('SELECT count(*) FROM cron.job'), 0, 'and is removed');

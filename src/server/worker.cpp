@@ -15,6 +15,7 @@
 #include "feed.h"
 #include "owner_guard.h"
 #include "retention.h"
+#include "schedule.h"
 #include "settings.h"
 
 extern "C" {
@@ -238,13 +239,15 @@ struct WorkerState {
     Task fill = {"read online sessions"};
     Task search = {"search the table for silent sessions"};
     Task name_holder = {"end sessions"};
+    Task repair_job = {"look after the job of pg_cron"};
     Task forget[std::size(all_retention)] = {{task_name(Retention::sessions)},
                                              {task_name(Retention::users)},
                                              {task_name(Retention::log)},
                                              {task_name(Retention::events)}};
-    Task *const tasks[11] = {&start,       &number,    &depart,    &expire,    &fill,     &search,
-                             &name_holder, &forget[0], &forget[1], &forget[2], &forget[3]};
+    Task *const tasks[12] = {&start,       &number,     &depart,    &expire,    &fill,      &search,
+                             &name_holder, &repair_job, &forget[0], &forget[1], &forget[2], &forget[3]};
 
+    bool job_repaired = false;
     bool feed_begun = false;
     bool more_events = true;      // at the start, nobody knows
     std::uint64_t number_at = 0;  // not before
@@ -444,6 +447,9 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         // Settings of the database are taken over by another process; whether the extension is still there, it sees at once.
         if (database->worker.is_paused() || database->worker.take_restart_request())
             leave(true);
+
+        if (!state->job_repaired)
+            state->job_repaired = in_transaction(state->repair_job, repair_cron_job);
 
         const std::uint64_t turn_began = monotonic_ms();
         const std::uint64_t next_leave = end_leaves(*state);
