@@ -17,10 +17,9 @@ namespace {
 
 // Two at once must not wait for each other to make it.
 Statement note_cleanup = {
-    "INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup)"
-    " AND pg_try_advisory_xact_lock($1::int4, 2) ON CONFLICT DO NOTHING",
-    1,
-    {OIDOID}};
+    "INSERT INTO @.presence_cleanup (last_at) SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM @.presence_cleanup) ON CONFLICT DO NOTHING",
+    0,
+    {}};
 Statement renew_cleanup = {
     "UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)",
     0,
@@ -250,9 +249,8 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
 int clean_up(const OwnerWork &work, const char *action, bool scheduled)
 {
     const Ended ended = end_stale_sessions(scheduled ? Thoroughness::whole_table : Thoroughness::every_session);
-    Datum table[] = {ObjectIdGetDatum(session_table())};
-    if (run(renew_cleanup) == 0)
-        run(note_cleanup, table);
+    if (run(renew_cleanup) == 0 && begin_feed_task(FeedTask::first_cleanup))
+        run(note_cleanup);
     if (ended.sessions > 0 || scheduled)
         log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
     if (!worker_is_expected())

@@ -33,7 +33,7 @@ void begin_feed();
 
 // What two transactions must not do at once, by a lock that no SQL command takes. False: another one does it. Ends with the
 // transaction.
-enum class FeedTask : std::uint16_t { number = 1, drop = 2 };
+enum class FeedTask : std::uint16_t { number = 1, drop = 2, first_cleanup = 3 };
 bool begin_feed_task(FeedTask task);
 
 }  // namespace presence
