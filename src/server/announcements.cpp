@@ -36,7 +36,7 @@ bool queue_has_room() { return DatumGetFloat8(DirectFunctionCall1(pg_notificatio
 
 void append_text(StringInfo json, const char *key, const char *value)
 {
-    appendStringInfo(json, ",\"%s\":", key);
+    appendStringInfo(json, ", \"%s\" : ", key);
     if (value == nullptr)
         appendStringInfoString(json, "null");
     else
@@ -54,15 +54,15 @@ void append_event(StringInfo json, const Announcement &a)
 {
     char at[MAXDATELEN + 1];
     if (a.seq != 0)
-        appendStringInfo(json, "{\"seq\":" INT64_FORMAT, a.seq);
+        appendStringInfo(json, "{\"seq\" : " INT64_FORMAT, a.seq);
     else
-        appendStringInfoString(json, "{\"seq\":null");
+        appendStringInfoString(json, "{\"seq\" : null");
     append_text(json, "at", JsonEncodeDateTime(at, TimestampTzGetDatum(a.at), TIMESTAMPTZOID, nullptr));
     append_text(json, "event", a.event);
     append_text(json, "user_id", a.user);
     append_text(json, "session_id", a.session);
     append_text(json, "reason", a.reason);
-    appendStringInfo(json, ",\"sessions\":%d", a.sessions);
+    appendStringInfo(json, ", \"sessions\" : %d", a.sessions);
 }
 
 // One channel's part of what is announced together.
@@ -144,8 +144,8 @@ void send_storm(std::span<const FeedRange> ranges, const Channel &channel, const
     StringInfoData json;
     initStringInfo(&json);
     appendStringInfo(&json,
-                     "{\"event\":\"storm\",\"from\":" INT64_FORMAT ",\"to\":" INT64_FORMAT ",\"online\":" INT64_FORMAT
-                     ",\"offline\":" INT64_FORMAT,
+                     "{\"event\" : \"storm\", \"from\" : " INT64_FORMAT ", \"to\" : " INT64_FORMAT
+                     ", \"online\" : " INT64_FORMAT ", \"offline\" : " INT64_FORMAT,
                      ranges.front().first_seq, ranges.back().last_seq(), channel.online, channel.offline);
     append_epoch(&json, epoch);
     appendStringInfoChar(&json, '}');
@@ -215,7 +215,7 @@ char *payload_of(const Announcement &announcement, const char *epoch)
     initStringInfo(&json);
     append_event(&json, announcement);
     const int without_details = json.len;
-    appendStringInfoString(&json, ",\"details\":");
+    appendStringInfoString(&json, ", \"details\" : ");
     if (announcement.details == nullptr)
         appendStringInfoString(&json, "null");
     else
@@ -227,7 +227,7 @@ char *payload_of(const Announcement &announcement, const char *epoch)
     json.len = without_details;
     json.data[json.len] = '\0';
     append_epoch(&json, epoch);
-    appendStringInfoString(&json, ",\"truncated\":true}");
+    appendStringInfoString(&json, ", \"truncated\" : true}");
     return json.data;
 }
 
