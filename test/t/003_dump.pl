@@ -48,6 +48,7 @@ my %facts = (
 my %before = map { $_ => $node->safe_psql('app', $facts{$_}) } keys %facts;
 my $last = $node->safe_psql('app', 'SELECT max(seq) FROM presence_changes_since(0, 100000)');
 my $feed = feed_of($node, '*', 'app');
+my $epoch = $node->safe_psql('app', 'SELECT epoch FROM presence_feed_position()');
 
 # The same for each way to make and to read a dump.
 sub check_copy {
@@ -56,6 +57,7 @@ sub check_copy {
         is($server->safe_psql($database, $facts{$fact}), $before{$fact}, "$how: $fact");
     }
     is(feed_of($server, '*', $database), $feed, "$how: the feed, number for number");
+    isnt($server->safe_psql($database, 'SELECT epoch FROM presence_feed_position()'), $epoch, "$how: in a new epoch");
     is(
         $server->safe_psql(
             $database,

@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use PresenceNode;
 
-my $node = new_node('tail', conf => "presence.notify_level = 'session'\n");
+my $node = new_node('tail', conf => "presence.notify_level = 'session'\npresence.storm_threshold = 100\n");
 create_extension($node);
 chomp(my $bindir = `$ENV{PG_CONFIG} --bindir`);
 
@@ -76,6 +76,24 @@ is(numbers($later), join(' ', $last + 1, $last + 2), '--since: only what came af
 ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes')
     or diag($people->{out}, $people->{err});
 ok(wait_until(30, sub { printed($count) =~ /\b5\b/ }), '--count follows') or diag($count->{out}, $count->{err});
+
+# A storm is announced as one, but printed event by event.
+sql("SELECT update_user_heartbeats(array_agg('s' || i), array_agg('s'::text)) FROM generate_series(1, 150) AS i");
+told_all($tail, 'a storm: no gap and no repeat');
+
+# An extension made anew gives the same numbers to other events, here more than it had printed.
+my $printed = split / /, numbers($tail);
+# It looks again when that is so.
+$tail->{process}->signal('STOP');
+sql('DROP EXTENSION presence');
+create_extension($node);
+sql("SELECT update_user_heartbeats(array_agg('n' || i), array_agg('s'::text)) FROM generate_series(1, $printed) AS i");
+feed_of($node, 'seq');
+$tail->{process}->signal('CONT');
+sql("SELECT update_user_heartbeat('anew', 's')");
+ok(wait_until(30, sub { printed($tail) =~ /"anew"/ }), 'an extension made anew: it follows') or diag($tail->{err});
+like($tail->{err}, qr/this is not the feed that it was; starting again/, 'from the list, and says so');
+is(scalar(() = printed($tail) =~ /"n$printed"/g), 1, 'which has those who came meanwhile');
 
 $_->{process}->kill_kill for @running;
 $node->stop;
