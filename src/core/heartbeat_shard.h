@@ -220,9 +220,19 @@ public:
     // `full`: nothing done, rebuild into a larger block first.
     [[nodiscard]] Insert insert_or_update(const SessionEntry &entry, const Timeouts &timeouts) noexcept;
 
-    // Whether heartbeats may be taken from now on without looking at the table.
+    // Whether heartbeats may be taken from now on without looking at the table. A closed session needs no fingerprints, so the
+    // token of whoever closed it is in their place; it shows whether anybody has touched the session since.
     void open(std::uint32_t slot) noexcept { set_state(slot, SlotState::open); }
-    void close(std::uint32_t slot) noexcept { set_state(slot, SlotState::closed); }
+    void close(std::uint32_t slot, std::uint64_t token) noexcept
+    {
+        slots()[slot].fingerprints = closed_by(token);
+        set_state(slot, SlotState::closed);
+    }
+    [[nodiscard]] bool is_closed_by(std::uint32_t slot, std::uint64_t token) const noexcept
+    {
+        return state(slot) == SlotState::closed && slots()[slot].fingerprints == closed_by(token);
+    }
+    [[nodiscard]] static constexpr Fingerprints closed_by(std::uint64_t token) noexcept { return {0, 0, token}; }
 
     // Forgets a session, which is always safe: its next heartbeat takes the table's path.
     void erase(std::uint32_t slot) noexcept;

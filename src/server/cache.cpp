@@ -313,35 +313,191 @@ void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *
         *database, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
 }
 
-bool cache_put(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at,
-               bool open)
+namespace {
+
+SessionEntry new_entry(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
+{
+    return {.key = key_of(name),
+            .row_id = row_id,
+            .beat_ms = monotonic_ms(),
+            .wall_us = heartbeat_at,
+            .interval_ms = details.interval_ms,
+            .fingerprints = details.fingerprints,
+            .state = SlotState::open,
+            .status = static_cast<std::uint8_t>(details.status.value_or(Status::active))};
+}
+
+}  // namespace
+
+bool cache_put_open(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
 {
     SharedDatabase *database = my_database();
     if (database == nullptr)
         return false;
-    SessionEntry entry;
-    entry.key = key_of(name);
-    entry.row_id = row_id;
-    entry.beat_ms = monotonic_ms();
-    entry.wall_us = heartbeat_at;
-    entry.interval_ms = details.interval_ms;
-    entry.fingerprints = details.fingerprints;
-    entry.state = open ? SlotState::open : SlotState::closed;
-    entry.status = static_cast<std::uint8_t>(details.status.value_or(Status::active));
+    const SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
     const Timeouts timeouts = current_timeouts();
     return write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
-        // Until this transaction has committed, the old interval may still be the true one: the search for stale
-        // sessions goes by the shorter, and what it finds is judged by the row.
-        const std::uint32_t slot = sessions.find(entry.key);
-        if (!open && slot != HeartbeatShard::no_slot)
-            entry.interval_ms = std::min(details.interval_ms, sessions.interval_ms(slot));
         return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What a commit does
+//
+// A backend is seen to have committed a moment before its callback runs, so somebody else may have locked the user's row and
+// changed the session's entry by then. Each who closes an entry leaves a token of his own in it; the callback touches what has
+// its own token and nothing else. It must not fail, so it allocates nothing and looks only at blocks that this process has
+// mapped: where one has been replaced since, the entry stays closed, and the next heartbeat opens it.
+// ---------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct PendingChange {
+    SessionEntry entry;  // as it is to be; with state free, it is to go
+    std::uint64_t token;
+    SubTransactionId subtransaction;
+};
+
+// In memory of the transaction. In the order in which they were made, so that those of a subtransaction are the last ones.
+PendingChange *pending = nullptr;
+std::size_t pending_count = 0, pending_room = 0;
+dsa_pointer mapped_blocks[shard_count];
+
+std::uint64_t next_token()
+{
+    static std::uint32_t counter = 0;
+    return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(MyProcPid)) << 32U) | ++counter;
+}
+
+void add_pending(const SessionEntry &entry, std::uint64_t token)
+{
+    if (pending_count == pending_room) {
+        pending_room = pending_room == 0 ? 16 : 2 * pending_room;
+        const std::size_t bytes = sizeof(PendingChange) * pending_room;
+        pending = static_cast<PendingChange *>(pending == nullptr ? MemoryContextAllocHuge(TopTransactionContext, bytes)
+                                                                  : repalloc_huge(pending, bytes));
+    }
+    pending[pending_count++] = {entry, token, GetCurrentSubTransactionId()};
+}
+
+void forget_pending()
+{
+    pending = nullptr;  // with the transaction's memory
+    pending_count = pending_room = 0;
+}
+
+void apply_at_commit(SharedDatabase &database, const PendingChange &change, const Timeouts &timeouts)
+{
+    const unsigned number = shard_number(change.entry.key);
+    SharedShard &shard = database.shards[number];
+    LWLockAcquire(&shard.lock.lock, LW_EXCLUSIVE);
+    if (DsaPointerIsValid(shard.block) && shard.block == mapped_blocks[number]) {
+        auto &sessions = *static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block));
+        const std::uint32_t slot = sessions.find(change.entry.key);
+        if (slot == HeartbeatShard::no_slot || !sessions.is_closed_by(slot, change.token))
+            ;
+        else if (change.entry.state == SlotState::free)
+            sessions.erase(slot);
+        else
+            (void)sessions.insert_or_update(change.entry, timeouts);
+    }
+    LWLockRelease(&shard.lock.lock);
+}
+
+void at_transaction_end(XactEvent event, void *)
+{
+    if (pending_count == 0)
+        return;
+    SharedDatabase *database = my_known_database();
+    if (event == XACT_EVENT_COMMIT && database != nullptr) {
+        const Timeouts timeouts = current_timeouts();
+        for (std::size_t i = 0; i < pending_count; ++i)
+            apply_at_commit(*database, pending[i], timeouts);
+    }
+    // Of a prepared transaction, others will open what they find committed.
+    if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+        forget_pending();
+}
+
+void at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *)
+{
+    if (event == SUBXACT_EVENT_ABORT_SUB)
+        while (pending_count > 0 && pending[pending_count - 1].subtransaction >= mine)
+            --pending_count;
+    else if (event == SUBXACT_EVENT_COMMIT_SUB)
+        for (std::size_t i = pending_count; i > 0 && pending[i - 1].subtransaction >= mine; --i)
+            pending[i - 1].subtransaction = parent;
+}
+
+}  // namespace
+
+void watch_commits()
+{
+    RegisterXactCallback(at_transaction_end, nullptr);
+    RegisterSubXactCallback(at_subtransaction_end, nullptr);
+}
+
+bool cache_hear(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return false;
+    SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
+    entry.state = SlotState::closed;
+    entry.fingerprints = HeartbeatShard::closed_by(next_token());
+    const Timeouts timeouts = current_timeouts();
+    return write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
+        const std::uint32_t slot = sessions.find(entry.key);
+        if (slot == HeartbeatShard::no_slot)
+            return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        sessions.advance(slot, entry.beat_ms, entry.wall_us);
+        return true;
     });
 }
 
 void cache_close(const SessionName &name)
 {
-    with_entry(name, LW_EXCLUSIVE, [](HeartbeatShard &sessions, std::uint32_t slot) { sessions.close(slot); });
+    with_entry(name, LW_EXCLUSIVE,
+               [](HeartbeatShard &sessions, std::uint32_t slot) { sessions.close(slot, next_token()); });
+}
+
+void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const SessionDetails &details,
+                          Time heartbeat_at)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    const SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
+    const std::uint64_t token = next_token();
+    const Timeouts timeouts = current_timeouts();
+    add_pending(entry, token);
+    (void)write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
+        mapped_blocks[shard_number(entry.key)] = shard_of(*database, entry.key).block;
+        SessionEntry closed = entry;
+        closed.state = SlotState::closed;
+        closed.fingerprints = HeartbeatShard::closed_by(token);
+        // Until this transaction has committed, the old interval may still be the true one: the search for stale
+        // sessions goes by the shorter, and what it finds is judged by the row.
+        const std::uint32_t slot = sessions.find(entry.key);
+        if (slot != HeartbeatShard::no_slot)
+            closed.interval_ms = std::min(entry.interval_ms, sessions.interval_ms(slot));
+        return sessions.insert_or_update(closed, timeouts) != HeartbeatShard::Insert::full;
+    });
+}
+
+void cache_erase_at_commit(const SessionName &name)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    SessionEntry gone{};
+    gone.key = key_of(name);
+    const std::uint64_t token = next_token();
+    add_pending(gone, token);
+    with_entry(name, LW_EXCLUSIVE, [&](HeartbeatShard &sessions, std::uint32_t slot) {
+        mapped_blocks[shard_number(gone.key)] = shard_of(*database, gone.key).block;
+        sessions.close(slot, token);
+    });
 }
 
 void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms)

@@ -44,12 +44,20 @@ EffectiveTimes effective_times(const RecordedSession &session);
 // The same for many; a thousand or so at a time is fastest.
 void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *times);
 
-// What the table's path has found or written. open: the row is committed and online. False: not taken, for lack of memory
-// or of a cache.
-bool cache_put(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at,
-               bool open);
+// A session whose row was found committed and online: takes heartbeats from here on. False: not taken, for lack of memory or
+// of a cache.
+bool cache_put_open(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at);
+// The same where it must not be opened: that it was heard is a fact, whatever becomes of the transaction.
+bool cache_hear(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at);
 // Before a change of the row: from here on heartbeats wait for its outcome.
 void cache_close(const SessionName &name);
+// After it. The commit of this transaction, or of the subtransactions it is in, opens the entry, or removes that of a session
+// that has ended; unless somebody has touched it since, who holds the lock on the user's row by then.
+void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const SessionDetails &details,
+                          Time heartbeat_at);
+void cache_erase_at_commit(const SessionName &name);
+// To be called once in each process.
+void watch_commits();
 // The row's interval, where a closed entry may have another; under the lock on the user.
 void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms);
 // A session that is recorded as online but may not be known here: comes in closed. False: no memory.

@@ -1,5 +1,6 @@
 // The library's entry point: what has to happen when a process loads it, and nothing else.
 #include "access.h"
+#include "cache.h"
 #include "compat.h"
 #include "extension.h"
 #include "feed.h"
@@ -22,6 +23,7 @@ extern "C" void _PG_init(void)
     presence::watch_catalog();
     presence::watch_roles();
     presence::watch_transactions();
+    presence::watch_commits();
     presence::install_owner_guard();
     if (process_shared_preload_libraries_in_progress) {
         presence::request_shared_memory();

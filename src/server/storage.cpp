@@ -526,9 +526,11 @@ void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock,
 
 void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session)
 {
-    // A transaction with a snapshot of its own may see details that are no longer true.
-    const bool open = !session.uncommitted && !IsolationUsesXactSnapshot();
-    if (cache_put(name_of(user, session), row_id(session), cached_details(session), session.heartbeat_at, open))
+    // One that this transaction has written enters the cache when it commits; and a transaction with a snapshot of its own may
+    // see details that are no longer true.
+    const bool may_open = !session.uncommitted && !IsolationUsesXactSnapshot();
+    if ((may_open ? cache_put_open : cache_hear)(name_of(user, session), row_id(session), cached_details(session),
+                                                 session.heartbeat_at))
         return;
     begin_command();
     TupleTableSlot *row = next_version(*storage.sessions, session.stored);
@@ -569,7 +571,10 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
 
     for_each_changed(wanted, [](StoredUser &user, StoredSession &session) {
         if (session.state() == SessionState::online)
-            cache_put(name_of(user, session), row_id(session), cached_details(session), session.heartbeat_at, false);
+            cache_open_at_commit(name_of(user, session), row_id(session), cached_details(session),
+                                 session.heartbeat_at);
+        else
+            cache_erase_at_commit(name_of(user, session));
     });
     write_events(wanted);
 }

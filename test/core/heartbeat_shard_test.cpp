@@ -219,7 +219,7 @@ TEST(Shard, AClosedSessionTakesNoHeartbeatButIsWatched)
     OwnedShard shard;
     shard.put(session(1, 1000));
     const std::uint32_t slot = shard->find(session(1).key);
-    shard->close(slot);
+    shard->close(slot, 7);
     EXPECT_FALSE(shard->touch(slot, 2000, 2'000'000, two_minutes));
     EXPECT_EQ(shard->beat_ms(slot), 1000U);
     shard->advance(slot, 3000, 3'000'000);
@@ -505,8 +505,11 @@ private:
             shard_->erase(slot);
             break;
         case 5:
-            shard_->close(slot);
+            shard_->close(slot, 7);
+            EXPECT_TRUE(shard_->is_closed_by(slot, 7));
+            EXPECT_FALSE(shard_->is_closed_by(slot, 8));
             known->second.state = SlotState::closed;
+            known->second.fingerprints = HeartbeatShard::closed_by(7);
             break;
         case 6:
             shard_->open(slot);
