@@ -190,7 +190,8 @@ const CallerAccess &caller_access()
     const Oid role = GetUserId();
     if (likely(access_role == role))
         return access;
-    const bool everything = has_level(role, write_level) || has_level(role, admin_level);
+    // A superuser counts as a member of each role, and so has the levels that any role has.
+    const bool everything = owns_tables(role) || has_level(role, write_level) || has_level(role, admin_level);
     access.own_only = !everything && has_level(role, self_level);
     access.filtered = !everything && has_level(role, read_level);
     access_role = role;
