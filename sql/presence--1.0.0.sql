@@ -346,11 +346,11 @@ CREATE FUNCTION @extschema@.presence_unschedule_cleanup()
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.presence_unschedule_cleanup() IS 'Removes this database''s pg_cron job; whether there was one.';
 
-CREATE FUNCTION @extschema@.get_active_users()
+CREATE FUNCTION @extschema@.get_active_users(max_rows integer DEFAULT NULL, after text DEFAULT NULL)
 RETURNS TABLE (user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 1000;
-COMMENT ON FUNCTION @extschema@.get_active_users() IS
-    'One row per online user, newest online_since first; ends the stale sessions that it meets, unless the transaction is read-only.';
+COMMENT ON FUNCTION @extschema@.get_active_users(integer, text) IS
+    'One row per online user, newest online_since first, then by user_id; all of them, or a page: the first max_rows, or those after the user whose id is given. Stale sessions are left out, and ended by the worker; without one, by this call unless the transaction is read-only.';
 
 CREATE FUNCTION @extschema@.get_presence(user_ids @extschema@.presence_id[])
 RETURNS TABLE (user_id text, online boolean, status text, last_seen timestamptz, sessions integer, metadata jsonb)
@@ -633,7 +633,7 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_unschedule_cleanup(),
     @extschema@.presence_grant(regrole, text),
     @extschema@.presence_revoke(regrole, text),
-    @extschema@.get_active_users(),
+    @extschema@.get_active_users(integer, text),
     @extschema@.is_user_online(@extschema@.presence_id),
     @extschema@.get_presence(@extschema@.presence_id[]),
     @extschema@.presence_count(),

@@ -19,7 +19,7 @@ enum Level : std::uint8_t { read_level, self_level, write_level, admin_level, le
 constexpr std::string_view level_names[level_count] = {"read", "self", "write", "admin"};
 
 constexpr const char *read_functions =
-    "@.get_active_users(), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
+    "@.get_active_users(integer, text), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
     " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position()";
 constexpr const char *self_functions =
     "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"

@@ -3,29 +3,33 @@
 #include <algorithm>
 
 #include "cache.h"
+#include "compat.h"
 #include "datums.h"
-#include "expiry.h"
 #include "extension.h"
 #include "feed_tables.h"
 #include "owner_guard.h"
+#include "storage.h"
 
 extern "C" {
 #include "access/detoast.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
 #include "common/hashfn.h"
 #include "tcop/dest.h"
+#include "utils/fmgroids.h"
 }
 
 namespace presence {
 
 namespace {
 
-#define LISTED_COLUMNS                                                                                                 \
-    "user_id, session_id, online, status, online_since, heartbeat_at, heartbeat_interval, ended_at, leave_until, metadata"
-Statement online_sessions = {"SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE online", 0, {}};
+// All columns in the order of the table, so that the executor hands on what it reads as it is.
+Statement online_sessions = {"SELECT * FROM @.presence_session WHERE online", 0, {}};
 Statement online_sessions_of = {
-    "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
-Statement sessions_of = {
-    "SELECT " LISTED_COLUMNS " FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
+    "SELECT * FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
+Statement sessions_of = {"SELECT * FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
 // In two steps, each by an index whatever the planner believes of the table.
 Statement suspects = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
@@ -35,6 +39,8 @@ Statement suspects = {
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
 constexpr std::size_t most_suspects = 10000;
+// A worker that knows of a session has ended it so long after its time, or is busy with others or waits for a lock.
+constexpr Time worker_takes = 5 * USECS_PER_SEC;
 
 char *reserve(UserList &list, std::size_t bytes)
 {
@@ -147,6 +153,7 @@ Datum kept(UserList &list, Datum value)
 struct Receiver {
     static constexpr std::uint32_t batch = 1024;
     static constexpr std::size_t name_room = 64 * 1024;
+    static constexpr std::size_t longest_name = 255;
     struct Row {
         SessionRow session;
         text *user;
@@ -202,7 +209,10 @@ void add_batch(Receiver &receiver)
         ListedUser &user = take(list, s.name.user, row.hash, row.user);
         list.online_users += live && !user.summary.online();
         list.live_sessions += snapshot.state == SessionState::online;
-        list.has_stale |= s.online && !live;
+        if (s.online && !live) {
+            list.has_stale = true;
+            list.has_overdue |= now - worker_takes > live_until(receiver.times[i].stale_after, s.leave_until);
+        }
         if (user.summary.add(snapshot))
             user.metadata = row.metadata;
     }
@@ -210,50 +220,67 @@ void add_batch(Receiver &receiver)
     receiver.name_used = 0;
 }
 
-bool receive(TupleTableSlot *slot, DestReceiver *self)
+// Returns the name of the user, which is the list's own.
+std::string_view add_row(Receiver &receiver, TupleTableSlot *slot)
 {
-    auto &receiver = *reinterpret_cast<Receiver *>(self);
     UserList &list = *receiver.list;
-    slot_getallattrs(slot);
-    const Datum *values = slot->tts_values;
-    const bool *nulls = slot->tts_isnull;
+    slot_getsomeattrs(slot, session_metadata);
+    const auto value = [slot](SessionColumn column) { return slot->tts_values[column - 1]; };
+    const auto is_null = [slot](SessionColumn column) { return slot->tts_isnull[column - 1]; };
+    const auto time = [&](SessionColumn column) { return is_null(column) ? 0 : DatumGetTimestampTz(value(column)); };
     Receiver::Row &row = receiver.rows[receiver.count];
     SessionRow &s = row.session;
-    row.user = kept_text(list, text_view(DatumGetTextPP(values[0])));
+    row.user = kept_text(list, text_view(DatumGetTextPP(value(session_user))));
     s.name.user = text_view(row.user);
     row.hash = hash_of(s.name.user);
-    const std::string_view session = text_view(DatumGetTextPP(values[1]));
-    char *name = receiver.names + receiver.name_used;
+    const std::string_view session = text_view(DatumGetTextPP(value(session_name)));
+    // Only rows written by hand have longer ones.
+    const bool fits = session.size() <= Receiver::longest_name;
+    char *name = fits ? receiver.names + receiver.name_used : reserve(list, session.size());
     memcpy(name, session.data(), session.size());
-    receiver.name_used += session.size();
+    receiver.name_used += fits ? session.size() : 0;
     s.name.session = {name, session.size()};
-    s.online = DatumGetBool(values[2]);
+    s.online = DatumGetBool(value(session_online));
     s.status = Status::active;
-    parse(text_view(DatumGetTextPP(values[3])), s.status);
-    s.online_since = DatumGetTimestampTz(values[4]);
-    s.heartbeat_at = DatumGetTimestampTz(values[5]);
-    s.interval = interval_time(NullableDatum{values[6], nulls[6]});
-    s.ended_at = nulls[7] ? 0 : DatumGetTimestampTz(values[7]);
-    s.leave_until = nulls[8] ? 0 : DatumGetTimestampTz(values[8]);
-    row.metadata = nulls[9] || !list.with_metadata ? null_datum : NullableDatum{kept(list, values[9]), false};
+    parse(text_view(DatumGetTextPP(value(session_status))), s.status);
+    s.online_since = time(session_online_since);
+    s.heartbeat_at = time(session_heartbeat_at);
+    s.interval = interval_time(NullableDatum{value(session_heartbeat_interval), is_null(session_heartbeat_interval)});
+    s.ended_at = time(session_ended_at);
+    s.leave_until = time(session_leave_until);
+    row.metadata = is_null(session_metadata) || !list.with_metadata
+                       ? null_datum
+                       : NullableDatum{kept(list, value(session_metadata)), false};
     receiver.recorded[receiver.count] = {s.name, s.heartbeat_at, s.interval};
-    if (++receiver.count == Receiver::batch || receiver.name_used > Receiver::name_room - 256)
+    if (++receiver.count == Receiver::batch || receiver.name_used > Receiver::name_room - Receiver::longest_name)
         add_batch(receiver);
+    return s.name.user;
+}
+
+bool receive(TupleTableSlot *slot, DestReceiver *self)
+{
+    (void)add_row(*reinterpret_cast<Receiver *>(self), slot);
     return true;
 }
 
 void start_nothing(DestReceiver *, int, TupleDesc) {}
 void stop_nothing(DestReceiver *) {}
 
-UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time grace = 0)
+Receiver receiver_for(UserList *list)
 {
-    UserList *list = new_list(with_metadata, grace);
     Receiver receiver{
         {receive, start_nothing, stop_nothing, stop_nothing, DestNone}, list, 0, 0, nullptr, nullptr, nullptr, nullptr};
     receiver.rows = static_cast<Receiver::Row *>(palloc(sizeof(Receiver::Row) * Receiver::batch));
     receiver.recorded = static_cast<RecordedSession *>(palloc(sizeof(RecordedSession) * Receiver::batch));
     receiver.times = static_cast<EffectiveTimes *>(palloc(sizeof(EffectiveTimes) * Receiver::batch));
     receiver.names = static_cast<char *>(palloc(Receiver::name_room));
+    return receiver;
+}
+
+UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time grace = 0)
+{
+    UserList *list = new_list(with_metadata, grace);
+    Receiver receiver = receiver_for(list);
     SPIExecuteOptions options = {};
     options.read_only = true;
     options.dest = &receiver.base;
@@ -270,7 +297,102 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time
     return list;
 }
 
+// The index of online sessions by online_since and user_id, in which the sessions of a user are neighbours; null where it
+// cannot be used.
+Relation open_online_index(Relation table)
+{
+    Relation found = nullptr;
+    List *indexes = RelationGetIndexList(table);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        const FormData_pg_index &form = *index->rd_index;
+        // As the planner sees it: rows may be missing in a new index that older snapshots can see.
+        const bool usable =
+            form.indisvalid &&
+            (!form.indcheckxmin ||
+             TransactionIdPrecedes(HeapTupleHeaderGetXmin(index->rd_indextuple->t_data), TransactionXmin));
+        if (usable && index->rd_rel->relam == BTREE_AM_OID && form.indnkeyatts == 2 &&
+            form.indkey.values[0] == session_online_since && form.indkey.values[1] == session_user &&
+            RelationGetIndexPredicate(index) != NIL) {
+            found = index;
+            break;
+        }
+        index_close(index, AccessShareLock);
+    }
+    list_free(indexes);
+    return found;
+}
+
+// Asked between two users only, because the sessions of one belong together.
+bool is_full(Receiver &receiver, std::int64_t most)
+{
+    constexpr std::int64_t few = 32;
+    if (receiver.count >= std::max(most - receiver.list->online_users, few))
+        add_batch(receiver);
+    return receiver.list->online_users >= most;
+}
+
+// Moment by moment from the newest on, and each moment by name: the index has only one of the two in this direction.
+void read_page(ListPage &page, std::int64_t most, IndexScanDesc moments, IndexScanDesc users, TupleTableSlot *slot,
+               Receiver &receiver)
+{
+    bool is_null = false;
+    std::string_view last;
+    for (;;) {
+        ScanKeyData keys[2];
+        ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TIMESTAMP_EQ, TimestampTzGetDatum(page.before));
+        ScanKeyInit(&keys[1], 2, BTGreaterStrategyNumber, F_TEXT_GT, PointerGetDatum(make_text(page.user)));
+        index_rescan(users, keys, 2, nullptr, 0);
+        while (index_getnext_slot(users, ForwardScanDirection, slot)) {
+            CHECK_FOR_INTERRUPTS();
+            if (text_view(DatumGetTextPP(slot_getattr(slot, session_user, &is_null))) != last &&
+                is_full(receiver, most))
+                return;
+            last = page.user = add_row(receiver, slot);
+        }
+        ScanKeyInit(&keys[0], 1, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(page.before));
+        index_rescan(moments, keys, 1, nullptr, 0);
+        page.is_last = !index_getnext_slot(moments, BackwardScanDirection, slot);
+        if (page.is_last)
+            return;
+        page.before = DatumGetTimestampTz(slot_getattr(slot, session_online_since, &is_null));
+        page.user = {};
+    }
+}
+
 }  // namespace
+
+bool ListPage::has(const ListedUser &listed) const
+{
+    const Time since = listed.summary.online_since;
+    return since < before || (since == before && text_view(listed.name) > user);
+}
+
+UserList *list_page(ListPage &page, std::int64_t most)
+{
+    Relation table = table_open(session_table(), AccessShareLock);
+    Relation index = open_online_index(table);
+    UserList *list;
+    if (index == nullptr) {
+        list = list_online(true);
+        page.is_last = true;
+    } else {
+        list = new_list(true);
+        Receiver receiver = receiver_for(list);
+        TupleTableSlot *slot = table_slot_create(table, nullptr);
+        IndexScanDesc moments = compat::begin_index_scan(table, index, GetActiveSnapshot(), 1);
+        IndexScanDesc users = compat::begin_index_scan(table, index, GetActiveSnapshot(), 2);
+        read_page(page, most, moments, users, slot, receiver);
+        add_batch(receiver);
+        index_endscan(users);
+        index_endscan(moments);
+        ExecDropSingleTupleTableSlot(slot);
+        index_close(index, AccessShareLock);
+    }
+    table_close(table, AccessShareLock);
+    return list;
+}
 
 ListedUser &take_user(UserList &list, std::string_view name) { return take(list, name, hash_of(name), nullptr); }
 

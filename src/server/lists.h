@@ -39,19 +39,32 @@ struct UserList {
     std::uint32_t slot_count;
     std::int64_t online_users, live_sessions;
     bool with_metadata;
-    bool has_stale;  // some session recorded as online is not live
-    Time grace;      // who has been stale for no longer than this counts as live
-    char *room;      // for names and metadata
+    bool has_stale;    // some session recorded as online is not live
+    bool has_overdue;  // and a worker would have ended it long ago
+    Time grace;        // who has been stale for no longer than this counts as live
+    char *room;        // for names and metadata
     std::size_t room_left;
     MemoryContext context;
 
     ListedUser &user(std::uint32_t position) const { return pieces[position / piece_size][position % piece_size]; }
 };
 
-// The next four need owner work (extension.h), and read by the active snapshot.
+// The next five need owner work (extension.h), and read by the active snapshot.
 
 // Every user who has a session recorded as online, in one scan. Some may have only stale ones.
 UserList *list_online(bool with_metadata, Time grace = 0);
+// What follows a place in the list: those who came online before that moment, or at it and have a greater id.
+struct ListPage {
+    Time before;
+    std::string_view user;
+    bool is_last = false;  // nobody follows
+
+    bool has(const ListedUser &user) const;
+};
+inline constexpr ListPage first_page{DT_NOEND, {}};
+// By index at least the first so many of them, if there are as many; others may be in the list too. Then the page is what
+// follows those.
+UserList *list_page(ListPage &page, std::int64_t most);
 // The users asked for, by index; who is unknown has no entry. names is an array of text.
 UserList *list_named(Datum names, bool with_ended);
 // Users who may be stale as far as the cache and the grace of departures can tell; null: these are too many to tell.

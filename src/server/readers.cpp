@@ -8,6 +8,7 @@
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
+#include "feed.h"
 #include "lists.h"
 #include "log.h"
 #include "settings.h"
@@ -20,6 +21,8 @@ extern "C" {
 namespace presence {
 
 namespace {
+
+Statement online_since_of = {"SELECT online_since FROM @.presence_user WHERE user_id = $1", 1, {TEXTOID}};
 
 bool shows_pass(FunctionCallInfo fcinfo, int argument)
 {
@@ -73,15 +76,49 @@ text *status_text(Status status)
     return made;
 }
 
-// The list leaves stale sessions out by itself. To end those that it found costs nothing where there are none.
-void end_stale_sessions_of(const UserList &list, const OwnerWork &work)
+// The list leaves stale sessions out by itself; who is to end them is another matter.
+void end_stale_sessions_met(bool overdue, const OwnerWork &work)
 {
+    if (worker_is_expected()) {
+        WorkerControl &worker = my_database()->worker;
+        // Nobody has told the cache of them: they were written by hand.
+        if (overdue && !cache_any_stale())
+            worker.note_cache_gap();
+        worker.wake();
+        return;
+    }
     // Under a snapshot of the transaction's own, ending them could fail for what others have done since.
-    if (!list.has_stale || !may_write() || IsolationUsesXactSnapshot())
+    if (!may_write() || IsolationUsesXactSnapshot())
         return;
     const Ended ended = end_stale_sessions(Thoroughness::whole_table);
     if (ended.sessions > 0)
         log_call(work, "get_active_users", nullptr, nullptr, ended.users, ended.sessions);
+}
+
+// What follows the user of that id in the list. The list can change meanwhile: whoever has left still has a place, and
+// whoever has come back has another one, unless the caller says, after a tab, which online_since the list showed.
+ListPage page_after(std::string_view after, const OwnerWork &work)
+{
+    const std::size_t tab = after.find('\t');
+    if (tab != std::string_view::npos) {
+        char *since = text_to_cstring(make_text(after.substr(tab + 1)));
+        const Datum before = DirectFunctionCall3(timestamptz_in, CStringGetDatum(since), ObjectIdGetDatum(InvalidOid),
+                                                 Int32GetDatum(-1));
+        return {DatumGetTimestampTz(before), after.substr(0, tab)};
+    }
+    text *name = make_text(after);
+    Datum user[] = {PointerGetDatum(name)};
+    run(online_since_of, user, nullptr, true);
+    const Time before = DatumGetTimestampTz(first_value(1));
+    Sight sight = begin_sight(work);
+    // Nobody learns from it when somebody unseen came online.
+    if (before == 0 || !(sight.everybody || sees(sight, work, name)))
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("argument \"after\" names a user who is not known: \"%s\"", excerpt(after)),
+                 errdetail("It must be the user_id of a row of the list, and not be removed by retention since."),
+                 errhint("Start again with the first page.")));
+    return {before, after};
 }
 
 }  // namespace
@@ -284,21 +321,40 @@ PRESENCE_FUNCTION(presence_summary_finalfn)
 
 PRESENCE_FUNCTION(get_active_users)
 {
+    const bool all = PG_ARGISNULL(0);
+    std::int64_t left = all ? PG_INT64_MAX : PG_GETARG_INT32(0);
+    if (left <= 0)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("max_rows must be greater than zero: %d", PG_GETARG_INT32(0))));
     extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work();
     begin_consistent_reading();
-    UserList *list = list_online(true);
-    end_consistent_reading();
-    hide_unseen(*list, work);
-    const std::uint32_t *order = newest_first(*list);
-    for (std::int64_t i = 0; i < list->online_users; ++i) {
-        Datum values[6];
-        bool nulls[6] = {};
-        describe(list->user(order[i]), values, nulls);
-        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    ListPage page = PG_ARGISNULL(1) ? first_page : page_after(text_view(PG_GETARG_TEXT_PP(1)), work);
+    bool stale = false, overdue = false;
+    // Once, unless there are users whom the caller does not see.
+    while (left > 0 && !page.is_last) {
+        const ListPage previous = page;
+        UserList *list = all ? list_online(true) : list_page(page, left);
+        page.is_last |= all;
+        stale |= list->has_stale;
+        overdue |= list->has_overdue;
+        hide_unseen(*list, work);
+        const std::uint32_t *order = newest_first(*list);
+        for (std::int64_t i = 0; i < list->online_users && left > 0; ++i) {
+            const ListedUser &user = list->user(order[i]);
+            if (!previous.has(user))
+                continue;
+            Datum values[6];
+            bool nulls[6] = {};
+            describe(user, values, nulls);
+            tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+            --left;
+        }
     }
-    end_stale_sessions_of(*list, work);
+    end_consistent_reading();
+    if (stale)
+        end_stale_sessions_met(overdue, work);
     end_owner_work(work);
     return 0;
 }

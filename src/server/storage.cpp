@@ -24,22 +24,6 @@ enum UserColumn : AttrNumber {
 };
 constexpr Oid user_types[] = {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
 
-enum SessionColumn : AttrNumber {
-    session_user = 1,
-    session_name,
-    session_online,
-    session_status,
-    session_online_since,
-    session_joined_at,
-    session_heartbeat_at,
-    session_heartbeat_interval,
-    session_ended_at,
-    session_end_reason,
-    session_leave_until,
-    session_user_agent,
-    session_ip_address,
-    session_metadata,
-};
 constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,     TEXTOID,        TIMESTAMPTZOID,
                                  TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID,
                                  TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID};

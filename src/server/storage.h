@@ -10,6 +10,24 @@
 
 namespace presence {
 
+// Of presence_session.
+enum SessionColumn : AttrNumber {
+    session_user = 1,
+    session_name,
+    session_online,
+    session_status,
+    session_online_since,
+    session_joined_at,
+    session_heartbeat_at,
+    session_heartbeat_interval,
+    session_ended_at,
+    session_end_reason,
+    session_leave_until,
+    session_user_agent,
+    session_ip_address,
+    session_metadata,
+};
+
 struct StoredSession : Session {
     HeapTuple stored;  // null: not stored yet
     text *name;        // empty: the unnamed one

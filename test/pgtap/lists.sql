@@ -72,9 +72,10 @@ SELECT is((SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM get_active_user
 SELECT is((SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM presence_snapshot()), 'ann ben cat', 'and snapshot');
 SELECT is((SELECT count(*) FROM presence_session WHERE online AND user_id = 'flo'), 1::bigint, 'which ends nothing');
 ROLLBACK TO read_only;
+SET LOCAL presence.worker = off;
 SELECT is((SELECT count(*) FROM get_active_users()), 3::bigint, 'otherwise the list leaves them out as well');
 SELECT is((SELECT string_agg(user_id || session_id || end_reason, ' ' ORDER BY user_id) FROM presence_sessions WHERE user_id IN ('flo', 'ben') AND NOT online),
-          'bensilenttimeout floftimeout', 'and ends them');
+          'bensilenttimeout floftimeout', 'and ends them where no worker does');
 SELECT is((SELECT string_agg(event || reason, ' ' ORDER BY at, event DESC) FROM presence_events WHERE user_id = 'flo'), 'user_offlinetimeout session_endtimeout', 'with their events');
 SELECT is((SELECT details FROM presence_admin_log WHERE action = 'get_active_users'), '{"sessions_ended": 2, "users_offline": 1}', 'and a line in the log');
 SELECT is(by_view(), by_list(), 'view and list agree again');

@@ -70,8 +70,9 @@ BEGIN;
 SELECT update_user_heartbeat('silent', 's'), update_user_heartbeat('silent', 't');
 SET LOCAL presence.timeout = '1ms';
 SELECT pg_sleep(0.01);
+SET LOCAL presence.worker = off;
 SELECT is((SELECT array_agg(user_id) FROM get_active_users()), ARRAY['lives'], 'elsewhere');
-SELECT is((SELECT count(*) FROM presence_session WHERE user_id = 'silent' AND online), 0::bigint, 'it ends those that it meets');
+SELECT is((SELECT count(*) FROM presence_session WHERE user_id = 'silent' AND online), 0::bigint, 'it ends those that it meets, without a worker');
 SELECT is((SELECT array_agg(event || ' ' || reason ORDER BY id) FROM presence_event_queue WHERE user_id = 'silent' AND reason = 'timeout'),
           ARRAY['session_end timeout', 'session_end timeout', 'user_offline timeout'], 'with their events');
 ROLLBACK;

@@ -88,7 +88,7 @@ SELECT is((SELECT row(online_since, joined_at)::text FROM presence JOIN presence
 SELECT update_user_heartbeat('gus', 'a'), update_user_heartbeat('gus', 'b');
 SET LOCAL presence.timeout = '1ms';
 SELECT pg_sleep(0.01);
-SELECT count(*) FROM get_active_users();
+SELECT cleanup_stale_presence();
 SET LOCAL presence.timeout TO DEFAULT;
 SELECT is(pg_temp.told('gus'), ARRAY['session_start heartbeat', 'user_online heartbeat', 'session_start heartbeat', 'session_end timeout', 'session_end timeout', 'user_offline timeout'],
           'users that timed out have their events');

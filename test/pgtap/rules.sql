@@ -126,7 +126,7 @@ RESET ROLE;
 SELECT ok(:'allowed', 'a backend''s role needs nothing but EXECUTE on the functions that it calls');
 SELECT is((SELECT actor FROM presence_admin_log ORDER BY id DESC LIMIT 1), 'backend_of_rules', 'the log says who called, not who owns the extension');
 SELECT ok(NOT has_function_privilege('backend_of_rules', 'mark_user_offline(presence_id, presence_id)', 'EXECUTE')
-          AND NOT has_function_privilege('backend_of_rules', 'get_active_users()', 'EXECUTE'), 'what changes or reveals presence is closed to PUBLIC');
+          AND NOT has_function_privilege('backend_of_rules', 'get_active_users(integer, text)', 'EXECUTE'), 'what changes or reveals presence is closed to PUBLIC');
 SELECT ok(NOT has_table_privilege('backend_of_rules', 'presence_session', 'SELECT'), 'the tables are closed');
 
 -- handle_user_disconnect.

@@ -37,6 +37,7 @@ my %readers = (
     'is_user_online' => "SELECT is_user_online('u1'), is_user_online('u2'), is_user_online('nobody')",
     'get_active_users' =>
         'SELECT user_id, status, sessions, online_since, metadata FROM get_active_users() ORDER BY user_id',
+    'a page' => "SELECT user_id, sessions, online_since FROM get_active_users(50, 'u57')",
     'get_presence' =>
         "SELECT user_id, online, status, sessions, metadata FROM get_presence(ARRAY['u1', 'u2', 'nobody']) ORDER BY user_id",
     'presence' => 'SELECT user_id, online, status, sessions, online_since, session_id FROM presence ORDER BY user_id',

@@ -176,6 +176,25 @@ is(
 );
 ok(wait_until(10, sub { sql("SELECT count(*) FROM presence WHERE online AND user_id LIKE 'b%'") eq '0' }),
     'and all of them do');
+
+# Whom nobody has told the cache of is ended when somebody meets the session, and long before the next look at the table.
+sql(<<'SQL');
+INSERT INTO presence_user (user_id, online, sessions, status, online_since)
+    VALUES ('by hand', true, 1, 'active', now() - interval '2 hours');
+INSERT INTO presence_session (user_id, session_id, online, status, online_since, joined_at, heartbeat_at)
+    VALUES ('by hand', 's', true, 'active', now() - interval '2 hours', now() - interval '2 hours', now() - interval '1 hour');
+SQL
+ok(
+    wait_until(
+        20,
+        sub {
+            sql("SELECT count(*) FROM get_active_users() WHERE user_id = 'by hand'") eq '0'
+                && sql("SELECT online FROM presence_session WHERE user_id = 'by hand'") eq 'f';
+        }
+    ),
+    'the list has the worker end stale sessions that it met'
+);
+is(sql("SELECT count(*) FROM presence_admin_log WHERE action = 'get_active_users'"), 0, 'and ends none itself');
 set('timeout', '10min');
 
 #---------------------------------------------------------------------- leave grace
