@@ -7,6 +7,8 @@ CREATE ROLE regress_presence_gateway;
 CREATE ROLE regress_presence_admin;
 SELECT presence_grant('regress_presence_reader', 'read');
 SELECT presence_grant('regress_presence_person', 'self');
+-- Nobody was granted write yet: the owner and superusers may do everything all the same.
+SELECT update_user_heartbeat('ann', 'tab');
 SELECT presence_grant('regress_presence_gateway', 'write');
 SELECT presence_grant('regress_presence_admin', 'admin');
 
