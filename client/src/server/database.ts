@@ -191,6 +191,11 @@ function codeOf(error: unknown): string {
   return typeof code === "string" ? code : "";
 }
 
+/** A row that somebody holds locked for too long, or a conflict with what else happens to it: calls about others may succeed. */
+export function isOneUsersFault(error: unknown): boolean {
+  return /^(55P03|57014|40)/.test(codeOf(error));
+}
+
 /** The caller's own fault (class 22, data exception; 54000, too large), not the server's. */
 export function isCallersFault(error: unknown): error is Error {
   return /^(22|54|23514)/.test(codeOf(error));

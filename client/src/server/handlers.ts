@@ -61,6 +61,9 @@ const LIMITS = {
   /** Who missed more changes than this, or more bytes of them, gets the list instead. */
   missedChanges: 5_000,
   missedBytes: 1024 * 1024,
+  /** Milliseconds that a call may wait for a row that somebody holds locked, and that it may take in all. */
+  lockWait: 2_000,
+  statement: 10_000,
 };
 
 /** What the server knows of a request beyond its text: the address at the other end of the connection. */
@@ -90,7 +93,19 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     options.onError ?? ((error) => console.error("presence:", error instanceof Error ? error.message : error));
 
   const db = new Database();
-  const pool = new pg.Pool({ max: 4, connectionTimeoutMillis: 5_000, query_timeout: 15_000, ...options.database });
+  const pool = new pg.Pool({
+    max: 4,
+    connectionTimeoutMillis: 5_000,
+    query_timeout: 15_000,
+    // The server itself gives up in time, so that nothing goes on there that nobody waits for any more. Not as parameters of
+    // the connection, which poolers refuse. (The pool awaits what its type calls void.)
+    onConnect: (client): unknown =>
+      client.query("SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', $2, false)", [
+        limits.lockWait,
+        limits.statement,
+      ]),
+    ...options.database,
+  });
   pool.on("error", () => {}); // an idle connection was lost; the next query makes a new one
   const { listen = options.database ?? {}, pollInterval = 2_000 } = options;
   const hub = new EventHub(listen, db, pollInterval, limits.missedChanges, report);

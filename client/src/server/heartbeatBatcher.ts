@@ -1,4 +1,4 @@
-import type { SessionDetails } from "./database.js";
+import { isOneUsersFault, type SessionDetails } from "./database.js";
 import { Turns } from "./turns.js";
 
 export interface HeartbeatSink {
@@ -17,16 +17,21 @@ interface Waiting {
 /** The details of a session are sent anew after this long, in case the database was replaced by one that does not know them. */
 const REMEMBER = 10 * 60_000;
 const MOST_PER_CALL = 1000;
+const PARTS = 32;
 
 /**
  * Collects the heartbeats of one tick into one call. Only those that say nothing new can go that way: the batch call takes ids
  * alone, so the first one of a session, or one with a new status or address, is sent by itself, with everything in it.
  *
+ * A user whose row somebody holds locked must not use up the connections: there is one call at a time for each user, and when
+ * a batch fails because of him, the others in it are asked for without him.
+ *
  * What one session asks for happens in the order in which it came: on connections of their own, a goodbye could overtake the heartbeat
  * before it, which would then bring the session back.
  */
 export class HeartbeatBatcher {
-  #turns = new Turns();
+  #sessions = new Turns();
+  #users = new Turns();
   #known = new Map<string, { details: string; until: number }>();
   #waiting = new Map<string, Waiting>();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -43,12 +48,12 @@ export class HeartbeatBatcher {
 
   beat(user: string, session: string, details: SessionDetails): Promise<boolean> {
     const key = keyOf(user, session);
-    return this.#turns.take(key, async () => {
+    return this.#sessions.take(key, async () => {
       const text = JSON.stringify(details);
       const known = this.#known.get(key);
       if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session);
 
-      const online = await this.sink.one(user, session, details);
+      const online = await this.#users.take(user, () => this.sink.one(user, session, details));
       this.#known.delete(key); // to the end of the map's order, which is that of expiry
       if (online) this.#known.set(key, { details: text, until: Date.now() + REMEMBER });
       this.#forgetExpired();
@@ -61,19 +66,23 @@ export class HeartbeatBatcher {
     const key = keyOf(user, session);
     this.#waiting.get(key)?.resolve(false);
     this.#waiting.delete(key);
-    return this.#turns.take(key, () => {
+    return this.#sessions.take(key, () => {
       this.#known.delete(key);
-      return goodbye();
+      return this.#users.take(user, goodbye);
     });
   }
 
-  /** Sends what waits. */
+  /** Sends what waits, but for users of whom a call is still under way. */
   flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const batch = [...this.#waiting.values()];
-    this.#waiting.clear();
-    if (batch.length > 0) void this.#send(batch);
+    const batch = [...this.#waiting.values()].filter(({ user }) => this.#users.idle(user)).slice(0, MOST_PER_CALL);
+    for (const { key } of batch) this.#waiting.delete(key);
+    if (batch.length > 0) {
+      const sent = this.#send(batch);
+      for (const user of new Set(batch.map(({ user }) => user))) void this.#users.take(user, () => sent);
+    }
+    if (this.#waiting.size > 0) this.#timer = setTimeout(() => this.flush(), this.tick);
   }
 
   #enqueue(key: string, user: string, session: string): Promise<boolean> {
@@ -105,6 +114,14 @@ export class HeartbeatBatcher {
         beat.resolve(online > 0);
       }
     } catch (error) {
+      if (batch.length > 1 && isOneUsersFault(error)) {
+        // In many parts at once, so that two rounds find him, and only his part waits again.
+        const size = Math.ceil(batch.length / PARTS);
+        const parts = [];
+        for (let i = 0; i < batch.length; i += size) parts.push(this.#send(batch.slice(i, i + size)));
+        await Promise.all(parts);
+        return;
+      }
       for (const beat of batch) beat.reject(error);
     }
   }

@@ -189,6 +189,23 @@ describe("goodbye", () => {
 });
 
 describe("limits", () => {
+  test("a user whose row is locked keeps nobody else from anything, and fails in time", async () => {
+    await site.close();
+    site = await openSite(db.name, { limits: { lockWait: 1000 } });
+    const beat = (user: string, session: string) => site.post("/api/heartbeat", user, { session_id: session });
+    await beat("held", "0");
+    const holder = await db.pool.connect();
+    await holder.query("BEGIN");
+    await holder.query("SELECT FROM presence_user WHERE user_id = 'held' FOR UPDATE");
+    const held = [...Array(8).keys()].map((i) => beat("held", `${i + 1}`)); // more than there are connections
+    expect((await beat("free", "1")).status).toBe(200);
+    expect((await site.post("/api/user-disconnect", "free", { session_id: "1" })).status).toBe(200);
+    expect((await held[0])?.status).toBe(503);
+    await holder.query("ROLLBACK");
+    holder.release();
+    expect((await held[7])?.status).toBe(200);
+  });
+
   test("a body too long is refused, with and without a Content-Length, and the answer arrives", async () => {
     const long = "x".repeat(200_000);
     expect((await site.post("/api/heartbeat", "ada", long)).status).toBe(413);

@@ -63,6 +63,36 @@ test("a goodbye waits for a batch that is under way, too", async () => {
   expect(asked.at(-1)).toBe("goodbye");
 });
 
+test("one call at a time for each user, and others go on", async () => {
+  const { batcher, asked, beat } = open();
+  void beat("busy");
+  void batcher.beat("ada", "other tab", details);
+  void batcher.beat("bob", "s", details);
+  await turn();
+  expect(asked).toEqual(["beat ada/s busy", "beat bob/s null"]);
+});
+
+test("one locked user fails alone, whatever batch he is in", async () => {
+  let calls = 0;
+  const batcher = new HeartbeatBatcher(
+    {
+      one: async () => true,
+      many: async (users) => {
+        calls++;
+        if (users.includes("user500")) throw Object.assign(new Error("lock timeout"), { code: "55P03" });
+        return users.length;
+      },
+    },
+    0,
+  );
+  const all = [...Array(1000).keys()];
+  const beat = (i: number) => batcher.beat(`user${i}`, "s", details);
+  await Promise.all(all.map(beat));
+  const answers = await Promise.allSettled(all.map(beat));
+  expect(answers.flatMap(({ status }, i) => (status === "rejected" ? [i] : []))).toEqual([500]);
+  expect(calls).toBeLessThan(70);
+});
+
 test("a heartbeat that failed holds nobody up", async () => {
   const failing = new HeartbeatBatcher({ one: () => Promise.reject(new Error("no")), many: async () => 0 }, 0);
   const beat = failing.beat("ada", "s", details);
