@@ -73,7 +73,7 @@ sub heard {
         10,
         sub {
             $got .= $listener->query_safe('SELECT 1');
-            $got =~ /notification "$channel" with payload.*"event":"$event","user_id":"$user"/;
+            $got =~ /notification "$channel" with payload.*"event" : "$event", "user_id" : "$user"/;
         }
     ) or return 0;
     return $got;

@@ -90,9 +90,9 @@ $listener->query_safe('LISTEN presence');
 my $heard = '';
 sub heard { $heard .= $listener->query_safe('SELECT 1'); return $heard; }
 ask("SELECT update_user_heartbeat('ann', 's')");
-cmp_ok(seconds_until(sub { heard() =~ /"user_online","user_id":"ann"/ }), '<', 20, 'a join is announced at once');
-like($heard, qr/"seq":\d+,.*"user_online","user_id":"ann"/, 'with its number');
-my ($told) = $heard =~ /"seq":(\d+),[^\n]*"user_online","user_id":"ann"/;
+cmp_ok(seconds_until(sub { heard() =~ /"user_online", "user_id" : "ann"/ }), '<', 20, 'a join is announced at once');
+like($heard, qr/"seq" : \d+, .*"user_online", "user_id" : "ann"/, 'with its number');
+my ($told) = $heard =~ /"seq" : (\d+), [^\n]*"user_online", "user_id" : "ann"/;
 is(
     $told,
     sql("SELECT seq FROM ONLY presence_events WHERE user_id = 'ann' AND event = 'user_online'"),
@@ -113,10 +113,10 @@ $node->pgbench(
             "SELECT update_user_heartbeat('b' || :client_id || '_' || nextval('burst'), 's');\nBEGIN;\nSELECT update_user_heartbeat('r' || :client_id, 's');\nROLLBACK;"
     }
 );
-ok(wait_until(30, sub { (() = heard() =~ /"user_online","user_id":"b\d/g) >= 800 }), 'is announced completely');
-my @numbers = $heard =~ /"seq":(\d+)/g;
+ok(wait_until(30, sub { (() = heard() =~ /"user_online", "user_id" : "b\d/g) >= 800 }), 'is announced completely');
+my @numbers = $heard =~ /"seq" : (\d+)/g;
 is(scalar(grep { $numbers[$_] <= $numbers[$_ - 1] } 1 .. $#numbers), 0, 'in order, and nothing twice');
-unlike($heard, qr/"user_id":"r\d/, 'and nothing that was rolled back');
+unlike($heard, qr/"user_id" : "r\d/, 'and nothing that was rolled back');
 is(
     sql('SELECT count(*) FROM ONLY presence_events WHERE seq IS NULL')
         . sql('SELECT max(seq) - min(seq) + 1 - count(*) FROM ONLY presence_events'),
@@ -132,11 +132,11 @@ $writer->query_safe("BEGIN; SELECT update_user_heartbeat('slow', 's')");
 my $reader = $node->background_psql('postgres');
 $reader->query_safe('BEGIN; SELECT count(*) FROM presence_changes_since(0)');
 ask("SELECT update_user_heartbeat('quick', 's')");
-cmp_ok(seconds_until(sub { heard() =~ /"user_online","user_id":"quick"/ }),
+cmp_ok(seconds_until(sub { heard() =~ /"user_online", "user_id" : "quick"/ }),
     '<', 20, 'long transactions elsewhere, of writers and readers of the feed, delay nothing');
 is(ask("SELECT unpublished_events FROM presence_health"), 0, 'nor the numbers');
 $writer->query_safe('COMMIT');
-cmp_ok(seconds_until(sub { heard() =~ /"user_online","user_id":"slow"/ }),
+cmp_ok(seconds_until(sub { heard() =~ /"user_online", "user_id" : "slow"/ }),
     '<', 20, 'the writer is announced when it has committed');
 $_->query_safe('COMMIT') for $dump, $reader;
 
@@ -147,7 +147,7 @@ ask("SELECT update_user_heartbeat('away', 's', heartbeat_interval => '10min')");
 ask("SELECT update_user_heartbeat('ghost', 's')") for 1 .. 3;
 my $silent = time;
 my $keeper = "SELECT update_user_heartbeat('ann', 's')";
-ok(wait_until(20, sub { ask($keeper); heard() =~ /"user_offline","user_id":"ghost"/ }),
+ok(wait_until(20, sub { ask($keeper); heard() =~ /"user_offline", "user_id" : "ghost"/ }),
     'who falls silent is announced as offline without any cleanup');
 my $took = time - $silent;
 cmp_ok($took, '>', 1.5, 'not before the timeout');
@@ -204,7 +204,7 @@ ok(wait_until(10, sub { ask("SHOW presence.leave_grace") eq '2s' }), 'a grace of
 ask(
     "SELECT update_user_heartbeat('reload', 'old'), update_user_heartbeat('gone', 's'), update_user_heartbeat('out', 's')"
 );
-ok(wait_until(10, sub { heard() =~ /"user_online","user_id":"gone"/ }), 'three are there');
+ok(wait_until(10, sub { heard() =~ /"user_online", "user_id" : "gone"/ }), 'three are there');
 is(
     ask(
         "SELECT handle_user_disconnect('reload', 'old'), handle_user_disconnect('gone', 's'), mark_user_offline('out', 's')"
@@ -217,7 +217,7 @@ is(ask("SELECT is_user_online('reload'), is_user_online('gone'), is_user_online(
     't|t|f', 'during the grace they count as online');
 ask("SELECT update_user_heartbeat('reload', 'new')");
 ok(
-    wait_until(20, sub { heard() =~ /"user_offline","user_id":"gone"/ }),
+    wait_until(20, sub { heard() =~ /"user_offline", "user_id" : "gone"/ }),
     'who does not return is announced when the grace is over'
 );
 $took = time - $left;
@@ -240,7 +240,7 @@ cmp_ok(seconds_until(sub { ask($workers) eq '0' }), '<', 20, 'presence.worker = 
 is(ask('SELECT worker_pid IS NULL FROM presence_health'), 't', 'presence_health shows none');
 $heard = '';
 ask("SELECT update_user_heartbeat('inline', 's')");
-ok(wait_until(10, sub { heard() =~ /"seq":null,.*"user_id":"inline"/ }),
+ok(wait_until(10, sub { heard() =~ /"seq" : null, .*"user_id" : "inline"/ }),
     'then the transaction itself announces, without a number');
 is(
     ask("SELECT string_agg(event, ' ' ORDER BY seq) FROM presence_changes_since(0, 100000) WHERE user_id = 'inline'"),
@@ -252,8 +252,8 @@ cmp_ok(seconds_until(sub { ask('SELECT worker_pid IS NOT NULL FROM presence_heal
     '<', 20, 'presence.worker = on starts it');
 $heard = '';
 ask("SELECT update_user_heartbeat('numbered', 's')");
-ok(wait_until(10, sub { heard() =~ /"seq":\d+,.*"user_online","user_id":"numbered"/ }), 'and it announces again');
-unlike($heard, qr/"user_id":"inline"/, 'nothing is announced twice');
+ok(wait_until(10, sub { heard() =~ /"seq" : \d+, .*"user_online", "user_id" : "numbered"/ }), 'and it announces again');
+unlike($heard, qr/"user_id" : "inline"/, 'nothing is announced twice');
 sql('CREATE DATABASE other');
 create_extension($node, 'other');
 ok(has_worker($node, 'other'), 'another database has a worker of its own');
@@ -318,7 +318,7 @@ SELECT count(*) FROM (SELECT event, lag(event) OVER (PARTITION BY user_id, sessi
 WHERE event = before OR (before IS NULL AND event <> 'session_start')
 SQL
 heard();
-@numbers = $heard =~ /"seq":(\d+)/g;
+@numbers = $heard =~ /"seq" : (\d+)/g;
 is(scalar(grep { $numbers[$_] <= $numbers[$_ - 1] } 1 .. $#numbers),
     0, 'what was announced was in order, nothing twice');
 

@@ -21,7 +21,7 @@ my $heard = '';
 
 sub heard {
     $heard .= $listener->query_safe('SELECT 1');
-    return () = $heard =~ /"user_online","user_id":"$_[0]\d+"/g;
+    return () = $heard =~ /"user_online", "user_id" : "$_[0]\d+"/g;
 }
 
 ask("SELECT update_user_heartbeat('before' || i, 's') FROM generate_series(1, 10) AS i");
@@ -65,9 +65,9 @@ SKIP:
 {
     skip 'without a worker nobody sends later', 3 if !$worker;
     ok(wait_until(30, sub { heard('full') == 200 }), 'when the listener has gone on, everything is sent');
-    my @numbers = $heard =~ /"seq":(\d+)/g;
+    my @numbers = $heard =~ /"seq" : (\d+)/g;
     is(scalar(grep { $numbers[$_] <= $numbers[$_ - 1] } 1 .. $#numbers), 0, 'in order, and nothing twice');
-    is(() = $heard =~ /"user_offline","user_id":"full\d+"/g, 20, 'departures too');
+    is(() = $heard =~ /"user_offline", "user_id" : "full\d+"/g, 20, 'departures too');
 }
 ask("SELECT update_user_heartbeat('after' || i, 's') FROM generate_series(1, 10) AS i");
 ok(wait_until(10, sub { heard('after') == 10 }), 'and new notifications arrive');
