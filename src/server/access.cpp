@@ -45,7 +45,7 @@ constexpr LevelRights rights[level_count] = {
 CallerAccess access;
 Oid access_role = InvalidOid;  // whose it is; InvalidOid: not known
 
-void forget_access(Datum, int, uint32) { access_role = InvalidOid; }
+void forget_access(Datum, compat::SyscacheId, uint32) { access_role = InvalidOid; }
 void forget_access_of_table(Datum, Oid relation)
 {
     if (relation == InvalidOid || relation == table_oid(Table::access))

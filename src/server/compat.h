@@ -8,6 +8,7 @@ extern "C" {
 #include "access/tableam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
+#include "executor/executor.h"
 #include "nodes/nodes.h"
 #include "parser/analyze.h"
 #include "storage/proc.h"
@@ -108,6 +109,56 @@ inline TM_Result delete_row(Relation table, ItemPointer row, Snapshot snapshot, 
     return table_tuple_delete(table, row, command, 0, snapshot, InvalidSnapshot, wait, failure);
 #else
     return table_tuple_delete(table, row, command, snapshot, InvalidSnapshot, wait, failure, false);
+#endif
+}
+
+// Which indexes need an entry for a row's new version.
+#if PG_VERSION_NUM >= 160000
+using ChangedIndexes = TU_UpdateIndexes;
+inline constexpr ChangedIndexes no_indexes = TU_None;
+#else
+using ChangedIndexes = bool;
+inline constexpr ChangedIndexes no_indexes = false;
+#endif
+
+inline TM_Result update_row(Relation table, ItemPointer old, TupleTableSlot *row, Snapshot snapshot,
+                            TM_FailureData *failure, LockTupleMode *mode, ChangedIndexes *changed)
+{
+    const CommandId command = GetCurrentCommandId(true);
+#if PG_VERSION_NUM >= 190000
+    return table_tuple_update(table, old, row, command, 0, snapshot, InvalidSnapshot, true, failure, mode, changed);
+#else
+    return table_tuple_update(table, old, row, command, snapshot, InvalidSnapshot, true, failure, mode, changed);
+#endif
+}
+
+// changed: none where the row is a new one, not a new version. conflict: set where another row has a unique key of this one's;
+// null: that is an error.
+inline List *insert_index_entries(ResultRelInfo *result, TupleTableSlot *row, EState *state, ChangedIndexes changed,
+                                  bool *conflict)
+{
+    const bool update = changed != no_indexes;
+#if PG_VERSION_NUM >= 190000
+    const uint32 flags = (update ? EIIT_IS_UPDATE : 0) | (conflict != nullptr ? EIIT_NO_DUPE_ERROR : 0) |
+                         (changed == TU_Summarizing ? EIIT_ONLY_SUMMARIZING : 0);
+    return ExecInsertIndexTuples(result, state, flags, row, NIL, conflict);
+#elif PG_VERSION_NUM >= 160000
+    return ExecInsertIndexTuples(result, row, state, update, conflict != nullptr, conflict, NIL,
+                                 changed == TU_Summarizing);
+#else
+    return ExecInsertIndexTuples(result, row, state, update, conflict != nullptr, conflict, NIL);
+#endif
+}
+
+// False: another row has a unique key of this one's, and found is where.
+inline bool check_unique_keys(ResultRelInfo *result, TupleTableSlot *row, EState *state, ItemPointer found)
+{
+#if PG_VERSION_NUM >= 180000
+    ItemPointerData not_there_yet;
+    ItemPointerSetInvalid(&not_there_yet);
+    return ExecCheckIndexConstraints(result, row, state, found, &not_there_yet, NIL);
+#else
+    return ExecCheckIndexConstraints(result, row, state, found, NIL);
 #endif
 }
 

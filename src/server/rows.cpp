@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "compat.h"
+
 extern "C" {
 #include "access/table.h"
 #include "catalog/pg_am.h"
@@ -43,17 +45,10 @@ TupleTableSlot *empty_row(TupleTableSlot *slot)
 }
 
 // conflict: set where another row has a unique key of this one's; null: that is an error.
-void insert_index_entries(OpenTable &table, TupleTableSlot *row, bool update, [[maybe_unused]] bool only_summarizing,
-                          bool *conflict)
+void insert_index_entries(OpenTable &table, TupleTableSlot *row, compat::ChangedIndexes changed, bool *conflict)
 {
-    if (table.result->ri_NumIndices == 0)
-        return;
-    list_free(ExecInsertIndexTuples(table.result, row, table.state, update, conflict != nullptr, conflict, NIL
-#if PG_VERSION_NUM >= 160000
-                                    ,
-                                    only_summarizing
-#endif
-                                    ));
+    if (table.result->ri_NumIndices != 0)
+        list_free(compat::insert_index_entries(table.result, row, table.state, changed, conflict));
 }
 
 void check_row(OpenTable &table, TupleTableSlot *row)
@@ -67,11 +62,7 @@ void check_row(OpenTable &table, TupleTableSlot *row)
 bool has_conflict(OpenTable &table, TupleTableSlot *row)
 {
     ItemPointerData where;
-    return !ExecCheckIndexConstraints(table.result, row, table.state, &where,
-#if PG_VERSION_NUM >= 180000
-                                      nullptr,
-#endif
-                                      NIL);
+    return !compat::check_unique_keys(table.result, row, table.state, &where);
 }
 
 }  // namespace
@@ -144,11 +135,8 @@ Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> colu
 
 IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot)
 {
-    return index_beginscan(table.relation, index, snapshot != nullptr ? snapshot : GetActiveSnapshot(),
-#if PG_VERSION_NUM >= 180000
-                           nullptr,
-#endif
-                           key_count, 0);
+    return compat::begin_index_scan(table.relation, index, snapshot != nullptr ? snapshot : GetActiveSnapshot(),
+                                    key_count);
 }
 
 RowLock lock_row(OpenTable &table, LockWaitPolicy policy)
@@ -214,7 +202,7 @@ bool insert_unless_present(OpenTable &table)
         const uint32 token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
         table_tuple_insert_speculative(table.relation, row, GetCurrentCommandId(true), 0, nullptr, token);
         bool conflict = false;
-        insert_index_entries(table, row, false, false, &conflict);
+        insert_index_entries(table, row, compat::no_indexes, &conflict);
         table_tuple_complete_speculative(table.relation, row, token, !conflict);
         SpeculativeInsertionLockRelease(GetCurrentTransactionId());
         if (!conflict)
@@ -245,7 +233,7 @@ void insert_rows(OpenTable &table)
     MemoryContextSwitchTo(caller);
     for (int i = 0; i < count; ++i) {
         ResetPerTupleExprContext(table.state);
-        insert_index_entries(table, table.batch[i], false, false, nullptr);
+        insert_index_entries(table, table.batch[i], compat::no_indexes, nullptr);
         ExecClearTuple(table.batch[i]);
     }
 }
@@ -256,13 +244,8 @@ void update_row(OpenTable &table, HeapTuple old)
     check_row(table, row);
     TM_FailureData failure;
     LockTupleMode mode = LockTupleExclusive;
-#if PG_VERSION_NUM >= 160000
-    TU_UpdateIndexes indexes = TU_None;
-#else
-    bool indexes = false;
-#endif
-    switch (table_tuple_update(table.relation, &old->t_self, row, GetCurrentCommandId(true), GetActiveSnapshot(),
-                               InvalidSnapshot, true, &failure, &mode, &indexes)) {
+    compat::ChangedIndexes changed = compat::no_indexes;
+    switch (compat::update_row(table.relation, &old->t_self, row, GetActiveSnapshot(), &failure, &mode, &changed)) {
     case TM_Ok:
         break;
     // Others change rows of a user only with the user locked, unless by hand.
@@ -274,21 +257,15 @@ void update_row(OpenTable &table, HeapTuple old)
     default:
         elog(ERROR, "a row could not be updated because the current command has changed it");
     }
-#if PG_VERSION_NUM >= 160000
-    if (indexes != TU_None)
-        insert_index_entries(table, row, true, indexes == TU_Summarizing, nullptr);
-#else
-    if (indexes)
-        insert_index_entries(table, row, true, false, nullptr);
-#endif
+    if (changed != compat::no_indexes)
+        insert_index_entries(table, row, changed, nullptr);
     old->t_self = row->tts_tid;
 }
 
 void delete_row(OpenTable &table, HeapTuple row)
 {
     TM_FailureData failure;
-    switch (table_tuple_delete(table.relation, &row->t_self, GetCurrentCommandId(true), GetActiveSnapshot(),
-                               InvalidSnapshot, true, &failure, false)) {
+    switch (compat::delete_row(table.relation, &row->t_self, GetActiveSnapshot(), true, &failure)) {
     case TM_Ok:
         return;
     case TM_Updated:
