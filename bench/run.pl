@@ -12,12 +12,14 @@ use Redis;
 use Report;
 use Server;
 use Stats qw(plain);
+use Measure::Against;
 use Measure::Expiry;
 use Measure::Feed;
 use Measure::Heartbeats;
 use Measure::Lists;
 use Measure::Memory;
 use Measure::Restart;
+use Measure::Storms;
 
 $| = 1;
 my $repo = shift @ARGV;
@@ -25,14 +27,20 @@ GetOptions(
     'quick' => \my $quick,
     'write-docs' => \my $write_docs,
     'only=s' => \my $only,
+    'against=s' => \my $against,
     'most=i' => \(my $most = 1_000_000)
 ) or exit 2;
 
 my $started = time;
 my $dir = tempdir('/tmp/presence-bench.XXXXXX', CLEANUP => 1);
 chmod 0755, $dir;
-my ($server, $redis);
-END { local $?; $server->stop if $server; $redis->stop if $redis }
+my ($server, $redis, $other);
+
+END {
+    local $?;
+    $_->stop for grep {defined} $server, $other;
+    $redis->stop if $redis;
+}
 $SIG{INT} = $SIG{TERM} = sub { kill TERM => Server::children($$); exit 130 };
 
 sub progress ($what) {
@@ -58,6 +66,13 @@ sub machine () {
     );
 }
 
+# Where the server may read it.
+sub noop () {
+    my $file = "$dir/noop.so";
+    system('cp', "$repo/build/bench/noop.so", $file) == 0 or die "there is no build/bench/noop.so\n";
+    return $file;
+}
+
 progress('starting the servers');
 my $sessions = $quick ? 10_000 : 100_000;
 $redis = Redis->start($dir, $sessions);
@@ -74,6 +89,7 @@ my %run = (
     rounds => $quick ? 2 : 5,
     sessions => $sessions,
     session_text => plain($sessions),
+    noop => noop(),
     most => max($most, 100_000)
 );
 
@@ -90,6 +106,15 @@ sub measure ($name, $sub) {
 
 say
     'presence, side by side: medians; spread is the least and the most of the rounds; ratios are of neighbouring rounds';
+if ($against) {
+    my ($path, $revision) = $against =~ /^(.*)=(.*)$/ or die "--against PATH=REVISION\n";
+    my %own = %ENV;
+    $other = Server->start($path, "$dir/other");
+    $other->{probe} = $server->{probe};
+    %ENV = %own;
+    measure(against => sub { Measure::Against::run(\%run, $other, $revision) });
+    exit($failures || ($report->counts)[1] ? 1 : 0);
+}
 say join ', ', map {"$_ $report->{machine}{$_}"} qw(cpu cores system postgresql redis form);
 $server->create_database('big');
 my @sizes = $quick ? (1_000, 10_000) : grep { $_ <= max($most, 100_000) } (1_000, 10_000, 100_000, 1_000_000);
@@ -108,6 +133,7 @@ $run{loaded} ||= $sessions;
 measure(expiry => sub { Measure::Expiry::run(\%run) });
 measure(restart => sub { Measure::Restart::run(\%run) });
 measure(feed => sub { $server->drop_database('big'); Measure::Feed::run(\%run) });
+measure(storms => sub { Measure::Storms::run(\%run) });
 measure(memory => sub { Measure::Memory::run(\%run) }) if !$quick;
 
 $report->{machine}{seconds} = int(time - $started);
@@ -164,6 +190,32 @@ for my $name (sort keys %lines) {
         )
     );
 }
+remember() if $write_docs && !$quick && !$only;
+plot_history() if $write_docs;
+
+# Ratios to peers of the same run, over all full runs.
+sub plot_history () {
+    open my $in, '<', "$repo/docs/benchmarks.csv" or return;
+    chomp(my @lines = <$in>);
+    my @names = split /,/, shift @lines;
+    my %series;
+    for my $run (0 .. $#lines) {
+        my %run;
+        @run{@names} = split /,/, $lines[$run], -1;
+        for my $id (grep { /^(?:heartbeat_|storm_(?:joins|ends|singles)|wal_)/ && length $run{$_} } @names) {
+            push @{ $series{$id} }, [$run + 1, $run{$id}];
+        }
+    }
+    plot(
+        'history',
+        'Ratios to the peers, run by run',
+        Plot::lines(
+            'Ratios to the peers, run by run',
+            'full run', 'times', {}, map { ($_ => $series{$_}) } sort keys %series
+        )
+    ) if @lines > 1;
+}
+
 if ($write_docs) {
     my $page = "$repo/docs/benchmarks.md";
     open my $in, '<:utf8', $page or die "$page: $!\n";
@@ -177,6 +229,20 @@ if ($write_docs) {
     $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s
         or die "$page has no place for the results\n";
     write_file($page, $text);
+}
+
+# A line for each full run; the page plots them.
+sub remember () {
+    my $file = "$repo/docs/benchmarks.csv";
+    my @ids =
+        qw(heartbeat_vs_select1 heartbeat_cpu_vs_noop batch storm_joins storm_ends storm_singles storm_numbering wal_join wal_end list_vs_select expiry_p99 notification_p99 worker_cpu_busy);
+    my %median = map { $_->{id} => $_->{median} } @{ $report->{rows} };
+    my $new = !-e $file;
+    open my $out, '>>', $file or die "$file: $!\n";
+    say $out join ',', 'date', 'revision', @ids if $new;
+    say $out join ',', $report->{machine}{date}, $report->{machine}{presence},
+        map { defined $median{$_} ? sprintf '%.4g', $median{$_} : '' } @ids;
+    close $out;
 }
 
 my ($reached, $missed, $skipped) = $report->counts;

@@ -18,7 +18,7 @@ sub start ($class, $repo, $dir, @conf) {
     while ($env =~ /^export (\w+)=(.*)$/mg) {
         my ($name, $value) = ($1, $2);
         if ($name eq 'PATH') { $value =~ s/:"\$PATH"$/:$ENV{PATH}/ }
-        $ENV{$name} = $value;
+        $self->{environment}{$name} = $ENV{$name} = $value;
     }
     return $self;
 }

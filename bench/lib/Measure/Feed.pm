@@ -61,7 +61,7 @@ sub joins ($run) {
             values => [ratios($rate{announced}, $rate{silent})],
             unit => 'times',
             note => $note,
-            $clients == 32 ? (reach => ['>=', 0.8]) : ()
+            $clients == 32 ? (reach => ['>=', 0.9]) : ()
         );
         $report->row(
             "joins_inline_$clients",
@@ -103,7 +103,7 @@ sub latency ($run) {
     );
     $report->row(
         notification_p99 => '99th percentile',
-        reach => ['<=', 10],
+        reach => ['<=', 5],
         values => [$lost ? 5000 : percentile(99, @after_answer)],
         unit => 'ms',
         note => scalar(@lines) . ' joins' . ($lost ? ", $lost never announced" : '')

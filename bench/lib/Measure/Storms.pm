@@ -1,0 +1,201 @@
+package Measure::Storms;
+
+# What changes presence, against the twin: plain tables of the same shape that get the same rows (bench/sql/twin.sql).
+use v5.28;
+use warnings;
+use experimental 'signatures';
+use Stats qw(median interleave ratios plain);
+use Time::HiRes qw(sleep time);
+
+my $batch = 1000;
+
+sub run ($run) {
+    my ($server, $report) = @$run{qw(server report)};
+    my $people = $run->{quick} ? 5_000 : 100_000;
+    my %measured = (map { $_ => [] } qw(joins twin second third ends twin_ends singles twin_singles number));
+    my %wal = map { $_ => [] } qw(join twin_join end twin_end);
+    $server->set('presence.timeout' => '1h', 'presence.storm_threshold' => undef);
+    my $rounds = $run->{quick} ? 1 : 3;
+    for my $round (1 .. $rounds) {
+        $run->{progress}->("storms, round $round");
+        $server->create_database('storms');
+        my $worker = $server->worker_pid('storms', 30) or die "there is no worker\n";
+        $server->psql('storms', '-f', "$run->{repo}/bench/sql/twin.sql");
+        batches($run, $people, \%measured);
+        silence($run, $people, $worker, \%measured);
+        numbering($run, $people, $worker, \%measured);
+        singles($run, $people, \%measured);
+        wal($run, \%wal) if $round == 1;
+        $server->drop_database('storms');
+    }
+    $server->set('presence.timeout' => undef);
+    report($run, $people, \%measured, \%wal);
+}
+
+# Seconds that a script takes, so many times by so many clients.
+sub seconds ($server, $name, $sql, $times, $clients = 1) {
+    my $start = time;
+    $server->pgbench(
+        'storms', $server->script($name, "$sql\n"),
+        clients => $clients,
+        transactions => $times / $clients
+    );
+    return time - $start;
+}
+
+sub names ($type) {
+    return
+        "SELECT array_agg(('u' || n * $batch + i)::$type) AS a FROM generate_series(1, $batch) AS i, (SELECT nextval('batch') AS n) AS next";
+}
+
+sub batches ($run, $people, $measured) {
+    my $server = $run->{server};
+    my $times = $people / $batch;
+    my $beats = 'SELECT update_user_heartbeats(a, a) FROM (' . names('presence_id') . ') AS named';
+    my $restart = sub { $server->value('storms', 'ALTER SEQUENCE batch RESTART') };
+    push @{ $measured->{joins} }, seconds($server, 'storm_joins', $beats, $times);
+    settle($run, $people);
+    $restart->();
+    push @{ $measured->{second} }, seconds($server, 'storm_second', $beats, $times);
+    $restart->();
+    push @{ $measured->{third} }, seconds($server, 'storm_third', $beats, $times);
+    $restart->();
+    push @{ $measured->{twin} },
+        seconds($server, 'storm_twin', 'SELECT twin_joins(a, a) FROM (' . names('text') . ') AS named', $times);
+}
+
+# Until the worker has numbered what there is.
+sub settle ($run, $people) {
+    my $server = $run->{server};
+    $server->wait_for(300, sub { $server->value('storms', 'SELECT unpublished_events FROM presence_health') == 0 })
+        or die "the events of $people sessions were not numbered in five minutes\n";
+}
+
+sub last_seq ($server) {
+    return $server->value('storms', 'SELECT coalesce(max(first_seq + events - 1), 0) FROM presence_feed_range');
+}
+
+# Everybody's timeout is over at the moment at which it is set.
+sub silence ($run, $people, $worker, $measured) {
+    my $server = $run->{server};
+    my $seq = last_seq($server);
+    sleep 1.2;
+    my $start = time;
+    $server->set('presence.timeout' => '1s');
+    my $all = $server->wait_for(300, sub { last_seq($server) >= $seq + 2 * $people });
+    push @{ $measured->{ends} }, time - $start;
+    $server->set('presence.timeout' => '1h');
+    die "$people sessions did not end in five minutes\n" if !$all;
+    $start = time;
+    $server->value('storms', 'SELECT twin_ends(array_agg(user_id)) FROM twin_user');
+    push @{ $measured->{twin_ends} }, time - $start;
+}
+
+# Events that are committed while the worker stands still; a listener is there, and each is announced.
+sub numbering ($run, $people, $worker, $measured) {
+    my $server = $run->{server};
+    $server->set('presence.storm_threshold' => 0);
+    my $listener = $server->listen('storms');
+    my $seq = last_seq($server);
+    kill STOP => $worker;
+    $server->value('storms', 'ALTER SEQUENCE batch RESTART 1000');
+    my $joins = 'SELECT update_user_heartbeats(a, a) FROM (' . names('presence_id') . ') AS named';
+    my $lived = eval { seconds($server, 'storm_numbering', $joins, $people / $batch); 1 };
+    my $start = time;
+    kill CONT => $worker;
+    die $@ if !$lived;
+    $server->wait_for(300, sub { last_seq($server) >= $seq + 2 * $people }) or die "events were not numbered\n";
+    push @{ $measured->{number} }, 2 * $people / (time - $start);
+    $server->finish_probe($listener);
+    $server->set('presence.storm_threshold' => undef);
+}
+
+# People who were here before and are gone, one by one, of 64 clients.
+sub singles ($run, $people, $measured) {
+    my $server = $run->{server};
+    my $clients = 64;
+    my $times = int($people / $clients) * $clients;
+    my $returns = "SELECT update_user_heartbeat('u' || nextval('person') + $batch, 'u')";
+    push @{ $measured->{singles} }, seconds($server, 'storm_singles', $returns, $times, $clients);
+    $server->value('storms', 'TRUNCATE twin_user, twin_session');
+    $server->value('storms', 'ALTER SEQUENCE person RESTART');
+    push @{ $measured->{twin_singles} },
+        seconds($server, 'storm_twin_singles', "SELECT twin_join('u' || nextval('person'), 'u')", $times, $clients);
+}
+
+# Without full-page images, whose number depends on when the last checkpoint was.
+sub wal ($run, $wal) {
+    my $server = $run->{server};
+    my $people = $run->{quick} ? 500 : 5_000;
+    $server->set(full_page_writes => 'off', autovacuum => 'off', 'presence.notify_channel' => '');
+    settle($run, $people);
+    sleep 1;
+    my %sql = (
+        join => "SELECT update_user_heartbeat('w' || nextval('person'), 's')",
+        end => "SELECT mark_user_offline('w' || nextval('person'), 's')",
+        twin_join => "SELECT twin_join('w' || nextval('person'), 's')",
+        twin_end => "SELECT twin_end('w' || nextval('person'))"
+    );
+    for my $name (qw(twin_join twin_end join end)) {
+        $server->value('storms', 'ALTER SEQUENCE person RESTART');
+        my $before = $server->value('storms', 'SELECT pg_current_wal_insert_lsn()');
+        seconds($server, "wal_$name", $sql{$name}, $people);
+        push @{ $wal->{$name} },
+            $server->value('storms', "SELECT pg_current_wal_insert_lsn() - '$before'::pg_lsn") / $people;
+        settle($run, $people);
+    }
+    $server->set(full_page_writes => undef, autovacuum => undef, 'presence.notify_channel' => undef);
+}
+
+sub report ($run, $people, $measured, $wal) {
+    my $report = $run->{report};
+    my $text = plain($people);
+    $report->group("What changes presence, against the twin ($text sessions)");
+    my $against = sub ($id, $what, $mine, $peer, $limit, $peer_name = 'the twin') {
+        $report->row(
+            $id, $what,
+            reach => ['<=', $limit],
+            unit => 'times as long',
+            values => [ratios(@$measured{ $mine, $peer })],
+            note => plain(median(@{ $measured->{$mine} }))
+                . " s against "
+                . plain(median(@{ $measured->{$peer} }))
+                . " s of $peer_name"
+        );
+    };
+    $against->(storm_joins => "joins in batches of $batch", 'joins', 'twin', 1.5);
+    $against->(storm_second => 'second heartbeats in batches against third', 'second', 'third', 1.2, 'the third');
+    $against->(storm_ends => 'all silent at once: until the last event has its number', 'ends', 'twin_ends', 2);
+    $report->row(
+        storm_ends_seconds => 'all silent at once',
+        reach => ['<=', 6],
+        unit => 's',
+        values => $measured->{ends}
+    );
+    $report->row(
+        storm_numbering => 'events numbered and announced one by one',
+        reach => ['>=', 60_000],
+        unit => '/s',
+        values => $measured->{number}
+    );
+    $against->(
+        storm_singles => 'single returns of 64 clients',
+        'singles', 'twin_singles', 1.3,
+        'single calls of three INSERTs'
+    );
+    for my $what (qw(join end)) {
+        $report->row(
+            "wal_$what",
+            "WAL of " . ($what eq 'join' ? 'a join' : 'an end'),
+            reach => ['<=', 1.3],
+            unit => 'times the twin\'s',
+            values => [ratios(@$wal{ $what, "twin_$what" })],
+            note => plain($wal->{$what}[0])
+                . ' bytes against '
+                . plain($wal->{"twin_$what"}[0])
+                . ', numbering included, without full-page images'
+        );
+    }
+}
+
+1;
