@@ -386,15 +386,19 @@ void forget_pending()
     pending_count = pending_room = 0;
 }
 
-void apply_at_commit(SharedDatabase &database, const PendingChange &change, const Timeouts &timeouts)
+// False: a session that is online has no entry; whoever searched for stale ones before the commit could not see its row.
+bool apply_at_commit(SharedDatabase &database, const PendingChange &change, const Timeouts &timeouts)
 {
+    bool known = true;
     const unsigned number = shard_number(change.entry.key);
     SharedShard &shard = database.shards[number];
     LWLockAcquire(&shard.lock.lock, LW_EXCLUSIVE);
     if (DsaPointerIsValid(shard.block) && shard.block == mapped_blocks[number]) {
         auto &sessions = *static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block));
         const std::uint32_t slot = sessions.find(change.entry.key);
-        if (slot == HeartbeatShard::no_slot || !sessions.is_closed_by(slot, change.token))
+        if (slot == HeartbeatShard::no_slot)
+            known = change.entry.state == SlotState::free;
+        else if (!sessions.is_closed_by(slot, change.token))
             ;
         else if (change.entry.state == SlotState::free)
             sessions.erase(slot);
@@ -402,6 +406,7 @@ void apply_at_commit(SharedDatabase &database, const PendingChange &change, cons
             (void)sessions.insert_or_update(change.entry, timeouts);
     }
     LWLockRelease(&shard.lock.lock);
+    return known;
 }
 
 void at_transaction_end(XactEvent event, void *)
@@ -412,9 +417,12 @@ void at_transaction_end(XactEvent event, void *)
     if (event == XACT_EVENT_COMMIT && database != nullptr) {
         const Timeouts timeouts = current_timeouts();
         for (std::size_t i = 0; i < pending_count; ++i)
-            apply_at_commit(*database, pending[i], timeouts);
+            if (!apply_at_commit(*database, pending[i], timeouts))
+                database->worker.note_cache_gap();
     }
     // Of a prepared transaction, others will open what they find committed.
+    if (event == XACT_EVENT_PREPARE && database != nullptr)
+        database->worker.set_sessions_prepared(true);
     if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         forget_pending();
 }

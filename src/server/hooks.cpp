@@ -249,8 +249,11 @@ void note_changes(Node *command)
         break;
     }
     case T_TransactionStmt:
-        if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
+        if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED) {
             events_may_be_written();
+            SharedDatabase *database = my_known_database();
+            changed.sessions |= database != nullptr && database->worker.sessions_prepared();
+        }
         break;
     default:
         break;

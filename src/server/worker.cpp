@@ -230,6 +230,9 @@ bool fill_cache()
     return all;
 }
 
+Statement any_prepared = {
+    "SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() LIMIT 1", 0, {}};
+
 // What the loop keeps from one turn to the next; times are monotonic milliseconds.
 struct WorkerState {
     Task start = {"read the state of the feed"};
@@ -354,6 +357,10 @@ void look_at_table(WorkerState &state)
     // Counted before the snapshot is taken: who comes later may not be in it.
     const std::uint64_t gaps = database->worker.cache_gaps();
     const bool read = in_transaction(state.fill, [gaps] {
+        // Forgotten before it is looked for, so that what comes meanwhile is kept.
+        database->worker.set_sessions_prepared(false);
+        if (run(any_prepared) > 0)
+            database->worker.set_sessions_prepared(true);
         if (fill_cache())
             database->worker.note_cache_filled(gaps);
     });

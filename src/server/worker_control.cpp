@@ -118,6 +118,7 @@ void WorkerControl::initialize()
     pg_atomic_init_u64(&next_departure_, no_departure);
     pg_atomic_init_u64(&cache_gaps_, 1);
     pg_atomic_init_u64(&cache_gaps_filled_, 0);
+    pg_atomic_init_u32(&sessions_prepared_, 1);
     pg_atomic_init_u32(&cache_full_, 0);
 }
 
@@ -300,6 +301,10 @@ void WorkerControl::note_cache_filled(std::uint64_t gaps)
 }
 
 bool WorkerControl::cache_is_complete() { return cache_gaps() == pg_atomic_read_u64(&cache_gaps_filled_); }
+
+void WorkerControl::set_sessions_prepared(bool any) { pg_atomic_write_u32(&sessions_prepared_, any ? 1 : 0); }
+
+bool WorkerControl::sessions_prepared() { return pg_atomic_read_u32(&sessions_prepared_) != 0; }
 
 bool WorkerControl::cache_is_full() { return pg_atomic_read_u32(&cache_full_) != 0; }
 

@@ -135,6 +135,9 @@ public:
     void note_cache_filled(std::uint64_t gaps);
     bool cache_is_complete();
     bool cache_is_full();
+    // Whether there may be prepared transactions that have written sessions: those come to light when they are committed.
+    void set_sessions_prepared(bool any);
+    bool sessions_prepared();
 
 private:
     ProcessSlot process_;
@@ -158,6 +161,7 @@ private:
 
     pg_atomic_uint64 cache_gaps_;
     pg_atomic_uint64 cache_gaps_filled_;
+    pg_atomic_uint32 sessions_prepared_;
     pg_atomic_uint32 cache_full_;
 };
 

@@ -1,0 +1,52 @@
+# A session whose first heartbeat is committed later than its timeout is ended soon, however the commit came about.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use PresenceNode;
+
+my $node = new_node('late', conf => "max_prepared_transactions = 5\npresence.timeout = '1s'\n");
+create_extension($node);
+ok(has_worker($node), 'there is a worker');
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+# Once the worker has ended a session that began later, it has also met the one that nobody else can see.
+my $round = 0;
+
+sub wait_for_search {
+    my $user = 'probe' . ++$round;
+    sql("SELECT update_user_heartbeat('$user', 's')");
+    ok(wait_until(30, sub { sql("SELECT online FROM presence_user WHERE user_id = '$user'") eq 'f' }),
+        'the worker has searched meanwhile');
+    return;
+}
+
+sub is_ended {
+    my ($user, $name) = @_;
+    ok(wait_until(30, sub { sql("SELECT online FROM presence_user WHERE user_id = '$user'") eq 'f' }), $name);
+    return;
+}
+
+my $session = $node->background_psql('postgres');
+$session->query_safe("BEGIN; SELECT update_user_heartbeat('long', 's')");
+wait_for_search();
+$session->query_safe('COMMIT');
+is_ended('long', 'in a long transaction');
+
+$session->query_safe("BEGIN; SELECT update_user_heartbeat('prepared', 's')");
+$session->query_safe("PREPARE TRANSACTION 'one'");
+wait_for_search();
+sql("COMMIT PREPARED 'one'");
+is_ended('prepared', 'in a prepared transaction');
+
+$session->query_safe("BEGIN; SELECT update_user_heartbeat('restarted', 's')");
+$session->query_safe("PREPARE TRANSACTION 'two'");
+$session->quit;
+$node->restart;
+ok(has_worker($node), 'a restart');
+wait_for_search();
+sql("COMMIT PREPARED 'two'");
+is_ended('restarted', 'in one that was prepared before a restart');
+$node->stop;
+done_testing();
