@@ -159,8 +159,24 @@ void revoke(Level level, const char *role)
         execute("REVOKE SELECT ON %s FROM %s", rights[level].relations, role);
 }
 
-// Granted to the role itself, not to one that it is a member of.
-bool is_granted(Level level, Oid role) { return has_level(role, level) && !superuser_arg(role) && role != owner_oid(); }
+// To the role itself, not to one that it is a member of, nor by being the owner or a superuser.
+bool is_granted(Level level, Oid role)
+{
+    HeapTuple row = SearchSysCache2(ATTNUM, ObjectIdGetDatum(table_oid(Table::access)), Int16GetDatum(level + 1));
+    if (!HeapTupleIsValid(row))
+        return false;
+    bool is_null = true;
+    const Datum value = SysCacheGetAttr(ATTNUM, row, Anum_pg_attribute_attacl, &is_null);
+    bool granted = false;
+    if (!is_null) {
+        const Acl *acl = DatumGetAclP(value);
+        const std::span<const AclItem> items(ACL_DAT(acl), static_cast<std::size_t>(ACL_NUM(acl)));
+        for (const AclItem &item : items)
+            granted |= item.ai_grantee == role && (item.ai_privs & ACL_SELECT) != 0;
+    }
+    ReleaseSysCache(row);
+    return granted;
+}
 
 struct Grantee {
     Oid oid;
