@@ -61,16 +61,19 @@ export class HttpTransport implements PresenceTransport {
     // A single-page app's server answers every unknown address with its page.
     if (body === null || !type.startsWith("text/event-stream"))
       throw new PresenceError(`not an event stream but ${type || "nothing"}`, response.status);
-    await readEventStream(body, (event) => {
-      sink.alive();
-      if (event === null) return;
-      const data: unknown = JSON.parse(event.data);
-      if (event.event === "snapshot") sink.snapshot(data as PresenceSnapshot);
-      else if (event.event === "ready") sink.opened();
-      else if (event.event === "lost") sink.lost();
-      else if (event.event === "position") sink.position(data as FeedPosition);
-      else if (event.event === "message") sink.change(data as PresenceEvent);
-    });
+    await readEventStream(
+      body,
+      (event) => {
+        if (event === null) return;
+        const data: unknown = JSON.parse(event.data);
+        if (event.event === "snapshot") sink.snapshot(data as PresenceSnapshot);
+        else if (event.event === "ready") sink.opened();
+        else if (event.event === "lost") sink.lost();
+        else if (event.event === "position") sink.position(data as FeedPosition);
+        else if (event.event === "message") sink.change(data as PresenceEvent);
+      },
+      () => sink.alive(),
+    );
   }
 
   async lookUp(users: readonly string[]): Promise<UserPresence[]> {

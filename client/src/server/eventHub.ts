@@ -1,14 +1,16 @@
 import pg from "pg";
 import { backoff } from "../core/backoff.js";
 import { maybeSameFeed, type FeedPosition } from "../core/feedPosition.js";
-import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
-import type { Database } from "./database.js";
+import type { PresenceSnapshot } from "../core/types.js";
+import type { Database, FeedPage } from "./database.js";
 
 const PAGE = 1000;
+/** After changes were passed on, those of this long (ms) go to all streams in one piece. */
+const GATHER = 100;
 
 export interface HubListener {
   /** All of one epoch, which is that of the snapshot before. */
-  changes(events: PresenceEvent[], epoch: string | null): void;
+  changes(page: FeedPage): void;
   /** The feed does not continue from where we were, or went far ahead at once: here is the list as a whole. */
   snapshot(snapshot: PresenceSnapshot): void;
   /** The database went away, or is back and everything missed has been passed on. */
@@ -32,6 +34,8 @@ export class EventHub {
   #connecting: Promise<void> | undefined;
   #reading: Promise<void> | undefined;
   #again = false;
+  #restUntil = 0;
+  #due: ReturnType<typeof setTimeout> | undefined;
   #failures = 0;
   #poll: ReturnType<typeof setInterval> | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
@@ -67,6 +71,7 @@ export class EventHub {
     this.#closed = true;
     clearInterval(this.#poll);
     clearTimeout(this.#retry);
+    clearTimeout(this.#due);
     for (const listener of [...this.#listeners]) listener.end();
     await this.#client?.end().catch(() => {});
   }
@@ -118,10 +123,20 @@ export class EventHub {
     this.#retry.unref?.();
   }
 
-  /** A look is due. Any number of wake-ups during one look make one more. */
+  /** A look is due. Any number of wake-ups during one look, or soon after one that found something, make one more. */
   #wake(): void {
-    if (this.#reading !== undefined) this.#again = true;
-    else this.#read().catch(() => {});
+    const rest = this.#restUntil - performance.now();
+    if (this.#reading !== undefined) {
+      this.#again = true;
+    } else if (rest > 0) {
+      this.#due ??= setTimeout(() => {
+        this.#due = undefined;
+        this.#wake();
+      }, rest);
+      this.#due.unref?.();
+    } else {
+      this.#read().catch(() => {});
+    }
   }
 
   #tell(connected: boolean): void {
@@ -160,9 +175,9 @@ export class EventHub {
       const { events, end } = page;
       const last = events.at(-1);
       if (last === undefined) return;
-      const epoch = end.epoch ?? null;
-      this.position = { seq: last.seq, epoch };
-      for (const listener of [...this.#listeners]) listener.changes(events, epoch);
+      this.position = { seq: last.seq, epoch: end.epoch ?? null };
+      this.#restUntil = performance.now() + GATHER;
+      for (const listener of [...this.#listeners]) listener.changes(page);
       if (events.length < PAGE) return;
     }
   }

@@ -19,7 +19,14 @@ function once<Key extends object, Value>(make: (key: Key) => Value): (key: Key) 
   };
 }
 const dataOf = once((event: PresenceEvent) => JSON.stringify(event));
+const wholePage = once(({ events, end }: FeedPage) =>
+  encoder.encode(events.map((event) => changeFrame(event, end)).join("")),
+);
 const wholeSnapshot = once((snapshot: PresenceSnapshot) => encoder.encode(snapshotFrame(snapshot)));
+
+function changeFrame(event: PresenceEvent, { epoch = null }: FeedPosition): string {
+  return `id: ${formatPosition({ seq: event.seq, epoch })}\ndata: ${dataOf(event)}\n\n`;
+}
 
 function snapshotFrame({ seq, epoch = null, users }: PresenceSnapshot): string {
   return `id: ${formatPosition({ seq, epoch })}\nevent: snapshot\ndata: ${JSON.stringify({ seq, epoch, users })}\n\n`;
@@ -29,7 +36,8 @@ export interface EventStreamOptions {
   hub: EventHub;
   /** Where the client stopped; null: it knows nothing yet. */
   since: FeedPosition | null;
-  readSnapshot: () => Promise<PresenceSnapshot>;
+  /** Not `fresh`: one that was read for another stream a moment ago will do. */
+  readSnapshot: (fresh: boolean) => Promise<PresenceSnapshot>;
   /** Null: the feed does not continue from there. */
   readChanges: (seq: number) => Promise<FeedPage | null>;
   /** Undefined: everybody. */
@@ -82,15 +90,22 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (canSee === undefined) output.enqueue(wholeSnapshot(snapshot));
     else send(snapshotFrame({ ...snapshot, users: snapshot.users.filter((user) => canSee(user.user_id)) }));
   };
-  /** The number of characters that this took. */
-  const sendChanges = (events: readonly PresenceEvent[], epoch: string | null): number => {
+  /** The number of bytes or characters that this took. */
+  const sendChanges = (page: FeedPage): number => {
+    const first = page.events[0];
+    if (canSee === undefined && first !== undefined && first.seq > (position?.seq ?? -1)) {
+      const bytes = wholePage(page);
+      if (!ended) output.enqueue(bytes);
+      position = { ...page.end, seq: page.events.at(-1)?.seq ?? first.seq };
+      return bytes.byteLength;
+    }
     let text = "";
     let told = true;
-    for (const event of events) {
+    for (const event of page.events) {
       if (position !== null && event.seq <= position.seq) continue;
-      position = { seq: event.seq, epoch };
+      position = { ...page.end, seq: event.seq };
       told = canSee?.(event.user_id) ?? true;
-      if (told) text += `id: ${formatPosition(position)}\ndata: ${dataOf(event)}\n\n`;
+      if (told) text += changeFrame(event, page.end);
     }
     // Also who may see nothing of it must not ask for it again.
     if (!told && position !== null) {
@@ -106,9 +121,9 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
   const full = () => (output.desiredSize ?? 0) <= 0;
 
   const listener: HubListener = {
-    changes(events, epoch) {
+    changes(page) {
       if (full()) end();
-      else sendChanges(events, epoch);
+      else sendChanges(page);
     },
     snapshot(snapshot) {
       if (full()) return end();
@@ -127,13 +142,13 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
   const catchUp = async () => {
     let sent = 0;
     const hubPosition = () => hub.position ?? { seq: 0, epoch: null };
-    const startOver = async () => {
-      sendSnapshot(await options.readSnapshot());
+    const startOver = async (fresh: boolean) => {
+      sendSnapshot(await options.readSnapshot(fresh));
       sent = 0;
     };
     // A client of another feed, or ahead of this one, has talked to a server that is no more.
     if (position === null || !maybeSameFeed(position, hubPosition()) || position.seq > hubPosition().seq) {
-      await startOver();
+      await startOver(false);
     }
     for (;;) {
       // Also after the last page: a change that meets a full stream ends it, and a long list over a slow line would never arrive.
@@ -143,11 +158,11 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
       const page = await options.readChanges(at.seq);
       const { changes, bytes } = options.catchUp;
       if (page === null || !maybeSameFeed(at, page.end) || page.end.seq - at.seq > changes || sent > bytes) {
-        await startOver();
+        await startOver(true);
       } else if (page.events.length === 0) {
         break;
       } else {
-        sent += sendChanges(page.events, page.end.epoch ?? null);
+        sent += sendChanges(page);
       }
     }
     if (ended) return;

@@ -61,6 +61,8 @@ const LIMITS = {
   /** Who missed more changes than this, or more bytes of them, gets the list instead. */
   missedChanges: 5_000,
   missedBytes: 1024 * 1024,
+  /** A stream may begin with a list that is this old (ms), and the changes since. */
+  listAge: 1_000,
   /** Milliseconds that a call may wait for a row that somebody holds locked, and that it may take in all. */
   lockWait: 2_000,
   statement: 10_000,
@@ -125,8 +127,14 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   let closing = false;
 
   // A restart of this process brings all pages at once: they share one look at the list, and the feed brings what it lacks.
-  let sharedSnapshot: Promise<PresenceSnapshot> | undefined;
-  const readSnapshot = () => (sharedSnapshot ??= db.snapshot(pool).finally(() => (sharedSnapshot = undefined)));
+  let shared: { list: Promise<PresenceSnapshot>; at: number } | undefined;
+  const readSnapshot = (fresh: boolean) => {
+    if (fresh || shared === undefined || performance.now() - shared.at > limits.listAge) {
+      const mine = (shared = { list: db.snapshot(pool), at: performance.now() });
+      mine.list.catch(() => shared === mine && (shared = undefined));
+    }
+    return shared.list;
+  };
 
   async function viewerOf(request: Request): Promise<Viewer | null> {
     const viewer = await options.authenticate(request);

@@ -1,6 +1,6 @@
 import { connect } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { createDatabase, openSite, type Site } from "./site.js";
+import { createDatabase, openSite, openStream, type Site } from "./site.js";
 
 let db: Awaited<ReturnType<typeof createDatabase>>;
 let site: Site;
@@ -236,6 +236,32 @@ describe("limits", () => {
     expect([await beat("1"), await beat("2"), await beat("3"), await beat("4"), await beat("1")]).toEqual([
       200, 200, 200, 429, 200,
     ]);
+  });
+
+  test("streams that begin within a moment share one look at the list", async () => {
+    await site.close();
+    site = await openSite(db.name, { limits: { listAge: 60_000 } });
+    const calls = async () => {
+      await db.pool.query("SELECT pg_stat_force_next_flush()");
+      const { rows } = await db.pool.query(
+        "SELECT coalesce(sum(calls), 0)::int AS n FROM pg_stat_user_functions WHERE funcname = 'presence_snapshot'",
+      );
+      return rows[0].n as number;
+    };
+    const before = await calls();
+    for (let i = 0; i < 10; i++) {
+      await site.post("/api/heartbeat", `sharer${i}`, { session_id: "s" });
+      const stream = await openStream(site, "viewer");
+      await stream.next((message) => message.event === "ready");
+      // The list of before, and what happened since.
+      const text = JSON.stringify(stream.messages);
+      for (let j = 0; j <= i; j++) expect(text).toContain(`"sharer${j}"`);
+      stream.close();
+    }
+    await site.close(); // the sessions' counts are complete when they have ended
+    const own = { hub: 1, streams: 1 };
+    await expect.poll(calls, { timeout: 10_000 }).toBe(before + own.hub + own.streams);
+    site = await openSite(db.name);
   });
 
   test("too many streams of one user", async () => {

@@ -177,6 +177,23 @@ describe("event stream", () => {
     expect(cut.map((event) => event?.data)).toEqual(["größer", "2"]);
   });
 
+  test("each piece of a long list is a sign of life", async () => {
+    const told: string[] = [];
+    const list = `event: snapshot\ndata: {"seq":1,"users":[${" ".repeat(1000)}]}\n\n`;
+    const bytes = new TextEncoder().encode(list);
+    let sent = 0;
+    const body = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        if (sent < bytes.length) controller.enqueue(bytes.subarray(sent, (sent += 300)));
+        else controller.close();
+      },
+    });
+    answer = async () => new Response(body, { headers: { "content-type": "text/event-stream" } });
+    const sink = { alive: () => told.push("alive"), snapshot: () => told.push("list") } as unknown as FeedSink;
+    await new HttpTransport().follow(null, sink, new AbortController().signal);
+    expect(told).toEqual([...Array<string>(4).fill("alive"), "list"]);
+  });
+
   test("what was cut off at the end is no event", async () => {
     expect(await read("data: 1\n\ndata: 2\n")).toHaveLength(1);
   });
