@@ -13,65 +13,44 @@ constexpr std::array<std::string_view, 5> event_texts{"user_online", "user_offli
                                                       "update"};
 constexpr std::array<std::string_view, 6> reason_texts{"", "heartbeat", "leave", "disconnect", "timeout", "admin"};
 
-// The user, and the session whose metadata the user shows: the one that beat last.
-struct Aggregate {
-    UserSummary user;
-    const Session *latest = nullptr;
-
-    std::uint64_t metadata() const noexcept { return latest != nullptr ? latest->metadata_digest : 0; }
-};
-
-Aggregate aggregate(std::span<Session *const> sessions) noexcept
-{
-    Aggregate sum;
-    for (const Session *session : sessions)
-        if (session->online && sum.user.add({.state = session->state(),
-                                             .status = session->status,
-                                             .online_since = session->online_since,
-                                             .heartbeat_at = session->heartbeat_at,
-                                             .ended_at = session->ended_at}))
-            sum.latest = session;
-    return sum;
-}
-
 // A tab that says nothing neither hides nor reveals what another has said; the events of the sessions themselves tell it.
 bool other_metadata_shown(std::uint64_t before, std::uint64_t after) noexcept
 {
     return before != 0 && after != 0 && before != after;
 }
 
-void add_event(EventType type, Reason reason, const Session &session, const Aggregate &sum, EventList &events) noexcept
+void add_event(EventType type, Reason reason, const Session &session, SessionGroup &group, EventList &events) noexcept
 {
-    events.add({type, reason, &session, sum.latest, sum.user.sessions, sum.user.status, sum.user.online()});
+    events.add({type, reason, &session, group.latest(), group.online_count(), group.status(),
+                group.state() != SessionState::offline});
 }
 
 // Brings the user in line with the sessions and adds the event of what others see of that. other_metadata: they see other
 // metadata. True where the user went offline.
-bool update_user(User &user, std::span<Session *const> sessions, Reason reason, const Session &cause, Time now,
-                 bool other_metadata, EventList &events) noexcept
+bool update_user(User &user, SessionGroup &group, Reason reason, const Session &cause, Time now, bool other_metadata,
+                 EventList &events) noexcept
 {
-    const Aggregate sum = aggregate(sessions);
-    const bool online = sum.user.online();
+    const bool online = group.state() != SessionState::offline;
     const bool came = online && !user.online;
     const bool went = !online && user.online;
-    const bool other_status = online && user.online && sum.user.status != user.status;
+    const bool other_status = online && user.online && group.status() != user.status;
 
-    if (came || went || other_status || sum.user.sessions != user.sessions)
+    if (came || went || other_status || group.online_count() != user.sessions)
         user.changed = true;
     if (came)
         user.online_since = now;
     if (went)
         user.offline_at = now;
     user.online = online;
-    user.sessions = sum.user.sessions;
-    user.status = sum.user.status;
+    user.sessions = group.online_count();
+    user.status = group.status();
 
     if (came)
-        add_event(EventType::user_online, reason, cause, sum, events);
+        add_event(EventType::user_online, reason, cause, group, events);
     else if (went)
-        add_event(EventType::user_offline, reason, cause, sum, events);
+        add_event(EventType::user_offline, reason, cause, group, events);
     else if (online && (other_status || other_metadata))
-        add_event(EventType::update, reason, cause, sum, events);
+        add_event(EventType::update, reason, cause, group, events);
     return went;
 }
 
@@ -150,55 +129,145 @@ bool UserSummary::add(const SessionSnapshot &session) noexcept
     return latest_so_far;
 }
 
-bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept
+SessionGroup::SessionGroup(std::span<Session *> sessions) noexcept : sessions_(sessions)
 {
-    bool went_offline = false;
-    for (;;) {
-        // In the order in which they fell silent, so that the last one to end is the one that takes the user offline.
-        Session *first = nullptr;
-        Time first_end = 0;
-        for (Session *session : sessions) {
-            if (!session->online)
-                continue;
-            const Time end_time = live_until(session->stale_after, session->leave_until);
-            if (now > end_time && (first == nullptr || end_time < first_end)) {
-                first = session;
-                first_end = end_time;
-            }
-        }
-        if (first == nullptr)
-            return went_offline;
-        if (first->leaving) {
-            stop_leaving(*first);
-            went_offline |= update_user(user, sessions, first->end_reason, *first, now, false, events);
-        } else {
-            const std::uint64_t shown = aggregate(sessions).metadata();
-            end(*first, Reason::timeout, first_end);
-            const Aggregate left = aggregate(sessions);
-            add_event(EventType::session_end, Reason::timeout, *first, left, events);
-            went_offline |= update_user(user, sessions, Reason::timeout, *first, now,
-                                        other_metadata_shown(shown, left.metadata()), events);
-        }
+    for (const Session *session : sessions_)
+        if (session->online)
+            add(*session);
+}
+
+SessionState SessionGroup::state() const noexcept
+{
+    if (online_.count > 0)
+        return SessionState::online;
+    return leaving_.count > 0 ? SessionState::leaving : SessionState::offline;
+}
+
+Status SessionGroup::status() const noexcept
+{
+    const Part &part = online_.count > 0 ? online_ : leaving_;
+    for (std::size_t i = 0; i < part.by_status.size(); ++i)
+        if (part.by_status[i] > 0)
+            return static_cast<Status>(i);
+    return Status::active;
+}
+
+const Session *SessionGroup::latest() noexcept
+{
+    Part &part = online_.count > 0 ? online_ : leaving_;
+    if (part.count > 0 && part.latest == nullptr)
+        for (const Session *session : sessions_)
+            if (session->online && &part_of(*session) == &part &&
+                (part.latest == nullptr || session->heartbeat_at > part.latest->heartbeat_at))
+                part.latest = session;
+    return part.latest;
+}
+
+std::uint64_t SessionGroup::metadata() noexcept
+{
+    const Session *shown = latest();
+    return shown != nullptr ? shown->metadata_digest : 0;
+}
+
+void SessionGroup::add(const Session &session) noexcept
+{
+    Part &part = part_of(session);
+    if (part.count == 0 || (part.latest != nullptr && session.heartbeat_at > part.latest->heartbeat_at))
+        part.latest = &session;
+    ++part.count;
+    ++part.by_status[static_cast<std::size_t>(session.status)];
+    none_over_until_ = std::min(none_over_until_, live_until(session.stale_after, session.leave_until));
+}
+
+void SessionGroup::remove(const Session &session, bool next_in_order) noexcept
+{
+    Part &part = part_of(session);
+    --part.count;
+    --part.by_status[static_cast<std::size_t>(session.status)];
+    if (part.latest == &session || part.count == 0)
+        part.latest = next_in_order && part.count > 0 ? session.successor : nullptr;
+}
+
+void SessionGroup::renew(const Session &session) noexcept
+{
+    Part &part = part_of(session);
+    if (part.latest != nullptr && session.heartbeat_at > part.latest->heartbeat_at)
+        part.latest = &session;
+}
+
+std::span<Session *> SessionGroup::take_over(Time now) noexcept
+{
+    if (now <= none_over_until_)
+        return {};
+    const auto end_of = [](const Session *session) { return live_until(session->stale_after, session->leave_until); };
+    const auto rest = std::partition(sessions_.begin(), sessions_.end(),
+                                     [&](const Session *session) { return session->online && now > end_of(session); });
+    // The last one to end is the one that takes the user offline.
+    std::sort(sessions_.begin(), rest, [&](const Session *a, const Session *b) { return end_of(a) < end_of(b); });
+    none_over_until_ = never;
+    for (auto session = rest; session != sessions_.end(); ++session)
+        if ((*session)->online)
+            none_over_until_ = std::min(none_over_until_, end_of(*session));
+    const std::span<Session *> over = sessions_.first(static_cast<std::size_t>(rest - sessions_.begin()));
+    find_successors(over);
+    return over;
+}
+
+void SessionGroup::find_successors(std::span<Session *> in_order) noexcept
+{
+    constexpr auto counts = [](const Session *session) { return session->state() == SessionState::online; };
+    // Those that stay: the rest of the list, or none of it.
+    const Session *best = nullptr;
+    for (const Session *session : sessions_.subspan(in_order.size()))
+        if (counts(session) && (best == nullptr || session->heartbeat_at > best->heartbeat_at))
+            best = session;
+    for (std::size_t i = in_order.size(); i-- > 0;) {
+        in_order[i]->successor = best;
+        if (counts(in_order[i]) && (best == nullptr || in_order[i]->heartbeat_at >= best->heartbeat_at))
+            best = in_order[i];
     }
 }
 
-HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, Session &target,
-                                const Heartbeat &heartbeat, EventList &events) noexcept
+bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept
 {
-    expire(user, sessions, heartbeat.now, events);
+    bool went_offline = false;
+    for (Session *session : group.take_over(now)) {
+        const std::uint64_t shown = group.metadata();
+        group.remove(*session, !session->leaving);
+        if (session->leaving) {
+            stop_leaving(*session);
+            went_offline |= update_user(user, group, session->end_reason, *session, now, false, events);
+            continue;
+        }
+        end(*session, Reason::timeout, session->stale_after);
+        add_event(EventType::session_end, Reason::timeout, *session, group, events);
+        went_offline |= update_user(user, group, Reason::timeout, *session, now,
+                                    other_metadata_shown(shown, group.metadata()), events);
+    }
+    return went_offline;
+}
+
+HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target, const Heartbeat &heartbeat,
+                                EventList &events) noexcept
+{
+    expire(user, group, heartbeat.now, events);
 
     if (target.state() == SessionState::online) {
         target.heartbeat_at = std::max(target.heartbeat_at, heartbeat.now);
+        group.renew(target);
         const bool other_status = heartbeat.status && *heartbeat.status != target.status;
         const bool other_metadata = heartbeat.metadata_digest && *heartbeat.metadata_digest != target.metadata_digest;
         if (!other_status && !other_metadata && !heartbeat.details_changed)
             return HeartbeatResult::refreshed;
         if (other_metadata)
             target.metadata_digest = *heartbeat.metadata_digest;
-        if (other_status)
+        if (other_status) {
+            group.remove(target);
             target.status = *heartbeat.status;
+            group.add(target);
+        }
         target.changed = true;
-        update_user(user, sessions, Reason::heartbeat, target, heartbeat.now, other_metadata, events);
+        update_user(user, group, Reason::heartbeat, target, heartbeat.now, other_metadata, events);
         return HeartbeatResult::changed;
     }
 
@@ -210,59 +279,69 @@ HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, 
     if (heartbeat.named && on_purpose && guarded)
         return HeartbeatResult::ignored;
 
-    const std::uint64_t shown = aggregate(sessions).metadata();
+    const std::uint64_t shown = group.metadata();
     // Whoever was leaving has come back.
-    for (Session *session : sessions)
-        if (session->leaving)
+    if (group.leaving_count() > 0) {
+        for (Session *session : group.sessions()) {
+            if (!session->leaving)
+                continue;
+            group.remove(*session);
             stop_leaving(*session);
+        }
+    }
 
     target.online = true;
     target.leaving = false;
     target.changed = true;
     target.joined_at = heartbeat.now;
     target.heartbeat_at = heartbeat.now;
+    target.stale_after = std::max(target.stale_after, heartbeat.now);
     target.ended_at = 0;
     target.end_reason = Reason::none;
-    target.status = heartbeat.status.value_or(target.status);
-    target.metadata_digest = heartbeat.metadata_digest.value_or(target.metadata_digest);
+    if (heartbeat.status)
+        target.status = *heartbeat.status;
+    if (heartbeat.metadata_digest)
+        target.metadata_digest = *heartbeat.metadata_digest;
     target.online_since = user.online ? user.online_since : heartbeat.now;
+    group.add(target);
 
-    add_event(EventType::session_start, Reason::heartbeat, target, aggregate(sessions), events);
-    update_user(user, sessions, Reason::heartbeat, target, heartbeat.now,
-                other_metadata_shown(shown, aggregate(sessions).metadata()), events);
+    add_event(EventType::session_start, Reason::heartbeat, target, group, events);
+    update_user(user, group, Reason::heartbeat, target, heartbeat.now, other_metadata_shown(shown, group.metadata()),
+                events);
     return HeartbeatResult::began;
 }
 
-bool apply_departure(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+bool apply_departure(User &user, SessionGroup &group, Session *target, const Departure &departure,
                      EventList &events) noexcept
 {
-    expire(user, sessions, departure.now, events);
+    expire(user, group, departure.now, events);
 
+    if (target == nullptr)
+        group.find_successors(group.sessions());
+    const std::span<Session *> ending = target != nullptr ? std::span<Session *>(&target, 1) : group.sessions();
     bool went_offline = false;
-    for (Session *session : sessions) {
-        if (!session->online || (target != nullptr && session != target))
+    for (Session *session : ending) {
+        if (!session->online || (session->leaving && departure.grace > 0))
             continue;
+        const std::uint64_t shown = group.metadata();
+        const bool last = group.online_count() == 1;
+        group.remove(*session, target == nullptr && !session->leaving);
         if (session->leaving) {
-            if (departure.grace > 0)
-                continue;
             stop_leaving(*session);
-            went_offline |= update_user(user, sessions, departure.reason, *session, departure.now, false, events);
+            went_offline |= update_user(user, group, departure.reason, *session, departure.now, false, events);
             continue;
         }
-
-        const Aggregate before = aggregate(sessions);
-        const bool last = before.user.sessions == 1;
         end(*session, departure.reason, departure.now);
         session->clear_typing = departure.reason == Reason::disconnect;
         if (last && departure.grace > 0) {
             session->online = true;
             session->leaving = true;
             session->leave_until = departure.now + departure.grace;
+            group.add(*session);
         }
-        const Aggregate left = aggregate(sessions);
-        add_event(EventType::session_end, departure.reason, *session, left, events);
-        went_offline |= update_user(user, sessions, departure.reason, *session, departure.now,
-                                    other_metadata_shown(before.metadata(), left.metadata()), events);
+        add_event(EventType::session_end, departure.reason, *session, group, events);
+        went_offline |= update_user(user, group, departure.reason, *session, departure.now,
+                                    other_metadata_shown(shown, group.metadata()), events);
     }
     return went_offline;
 }

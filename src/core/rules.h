@@ -3,6 +3,7 @@
 // server. The caller holds whatever lock makes "one user at a time" true, and writes down what is marked as changed.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -81,6 +82,7 @@ struct Session {
     Time stale_after = 0;   // the last moment at which silence is still within the timeout
     Time ended_at = 0;
     Time leave_until = 0;
+    const Session *successor = nullptr;  // of SessionGroup
 
     SessionState state() const noexcept
     {
@@ -95,6 +97,46 @@ struct User {
     Status status = Status::active;
     Time online_since = 0;
     Time offline_at = 0;
+};
+
+// The sessions of a user and what they add up to, kept up to date by the functions below, so that a change costs the same
+// however many sessions there are. Meanwhile nothing else changes the sessions, but for a stale_after that grows after a
+// heartbeat.
+class SessionGroup {
+public:
+    explicit SessionGroup(std::span<Session *> sessions) noexcept;
+
+    std::span<Session *> sessions() const noexcept { return sessions_; }
+    SessionState state() const noexcept;
+    Status status() const noexcept;  // the most present one of the sessions that count
+    std::int32_t online_count() const noexcept { return online_.count; }
+    std::int32_t leaving_count() const noexcept { return leaving_.count; }
+    // The one that beat last, of those that count, whose metadata the user shows; null: none counts.
+    const Session *latest() noexcept;
+    std::uint64_t metadata() noexcept;
+
+    void add(const Session &session) noexcept;
+    // To be called before the session changes. next_in_order: the next of those that find_successors() has seen.
+    void remove(const Session &session, bool next_in_order = false) noexcept;
+    // The session was heard, and goes on.
+    void renew(const Session &session) noexcept;
+
+    // Those that are over, in the order in which they fell silent: find_successors() has seen them.
+    std::span<Session *> take_over(Time now) noexcept;
+    // These come first in the list and are to be removed in this order: then that takes linear time.
+    void find_successors(std::span<Session *> in_order) noexcept;
+
+private:
+    struct Part {
+        std::int32_t count = 0;
+        std::array<std::int32_t, 4> by_status{};
+        const Session *latest = nullptr;  // null: not known, unless there is none
+    };
+    Part &part_of(const Session &session) noexcept { return session.leaving ? leaving_ : online_; }
+
+    std::span<Session *> sessions_;
+    Part online_, leaving_;
+    Time none_over_until_ = never;
 };
 
 struct Event {
@@ -140,14 +182,14 @@ struct Departure {
 };
 
 // Ends what has been silent for too long and what has used up its grace. True where the user went offline by it.
-bool expire(User &user, std::span<Session *const> sessions, Time now, EventList &events) noexcept;
+bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept;
 
-// target is one of sessions; a session never seen before is one that is not online and was never ended.
-HeartbeatResult apply_heartbeat(User &user, std::span<Session *const> sessions, Session &target,
-                                const Heartbeat &heartbeat, EventList &events) noexcept;
+// target is one of the sessions; a session never seen before is one that is not online and was never ended.
+HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target, const Heartbeat &heartbeat,
+                                EventList &events) noexcept;
 
 // Ends target, or with null all sessions. True where the user went offline by it.
-bool apply_departure(User &user, std::span<Session *const> sessions, Session *target, const Departure &departure,
+bool apply_departure(User &user, SessionGroup &group, Session *target, const Departure &departure,
                      EventList &events) noexcept;
 
 }  // namespace presence

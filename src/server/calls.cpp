@@ -156,6 +156,7 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
     StoredUser &user = *wanted.user;
     Heartbeat heartbeat = call.heartbeat;
     user.changed_at = heartbeat.now = GetCurrentTimestamp();
+    SessionGroup group(user.span());
     for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
         CHECK_FOR_INTERRUPTS();
         StoredSession &target = *wanted.targets[i];
@@ -163,7 +164,7 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
         heartbeat.details_changed = is_other(d.user_agent, target.user_agent) ||
                                     is_other(d.ip_address, target.ip_address) ||
                                     is_other_interval(d.interval, target.interval);
-        const HeartbeatResult result = apply_heartbeat(user, user.span(), target, heartbeat, user.events);
+        const HeartbeatResult result = apply_heartbeat(user, group, target, heartbeat, user.events);
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
         replace_if_given(target.user_agent, d.user_agent);
@@ -234,8 +235,9 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
         const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
         user.changed_at = GetCurrentTimestamp();
         const Departure departure{user.changed_at, reason, grace};
+        SessionGroup group(user.span());
         if (session_name == nullptr || target != nullptr)
-            went = apply_departure(user, user.span(), target, departure, user.events);
+            went = apply_departure(user, group, target, departure, user.events);
         store_users(storage, {&wanted, 1});
         for (const Event &event : user.events.items())
             ended += event.type == EventType::session_end && event.reason == reason;

@@ -52,7 +52,8 @@ std::span<const NamedSession> stale_by_cache(const Storage &storage, std::span<E
 void expire_user(StoredUser &user, Ended &ended)
 {
     user.changed_at = GetCurrentTimestamp();
-    ended.users += expire(user, user.span(), user.changed_at, user.events);
+    SessionGroup group(user.span());
+    ended.users += expire(user, group, user.changed_at, user.events);
     for (const Session *each : user.span()) {
         const auto &session = *static_cast<const StoredSession *>(each);
         if (session.state() == SessionState::online && !session.changed)

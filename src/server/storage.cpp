@@ -76,10 +76,10 @@ StoredUser *new_user(text *name)
     return new (palloc0(sizeof(StoredUser))) StoredUser{{}, nullptr, name, nullptr, 0, false, EventList({}), 0};
 }
 
-// How many sessions there are at most.
-void give_room(StoredUser &user, Session **list, std::size_t count)
+// Each session may end, and each heartbeat begin one.
+void give_room(StoredUser &user, Session **list, std::size_t sessions, std::size_t heartbeats)
 {
-    const std::size_t events = enough_events(count);
+    const std::size_t events = enough_events(sessions + heartbeats);
     user.list = list;
     user.events = EventList({static_cast<Event *>(palloc_extended(sizeof(Event) * events, MCXT_ALLOC_HUGE)), events});
 }
@@ -97,7 +97,8 @@ StoredUser *first_seen(const WantedUser &wanted)
 {
     StoredUser *user = new_user(wanted.name);
     const std::size_t count = wanted.sessions.size();
-    give_room(*user, static_cast<Session **>(palloc_extended(sizeof(Session *) * (count + 1), MCXT_ALLOC_HUGE)), count);
+    give_room(*user, static_cast<Session **>(palloc_extended(sizeof(Session *) * (count + 1), MCXT_ALLOC_HUGE)), count,
+              count);
     for (std::size_t i = 0; i < wanted.sessions.size(); ++i)
         user->list[user->session_count++] = wanted.targets[i] = new_session(wanted.sessions[i]);
     return user;
@@ -293,7 +294,7 @@ void load_sessions(const Storage &storage, IndexScanDesc live, IndexScanDesc nam
         if (target != nullptr && !is_live)
             list.add(target);
     }
-    give_room(user, list.items, list.count);
+    give_room(user, list.items, list.count, wanted.sessions.size());
     user.session_count = static_cast<int>(list.count);
 }
 

@@ -44,7 +44,7 @@ struct StoredUser : User {
     EventList events;  // has room for one departure, or a heartbeat of each session wanted
     Time changed_at;
 
-    std::span<Session *const> span() const { return {list, static_cast<std::size_t>(session_count)}; }
+    std::span<Session *> span() const { return {list, static_cast<std::size_t>(session_count)}; }
 };
 
 inline SessionName name_of(const StoredUser &user, const StoredSession &session)

@@ -73,7 +73,8 @@ public:
         beat.now = now;
         beat.rejoin_guard = guard;
         return run([&](EventList &list) {
-            const HeartbeatResult result = presence::apply_heartbeat(user, pointers_, sessions_.at(i), beat, list);
+            SessionGroup group(pointers_);
+            const HeartbeatResult result = presence::apply_heartbeat(user, group, sessions_.at(i), beat, list);
             if (result != HeartbeatResult::ignored)
                 sessions_.at(i).stale_after = std::max(sessions_.at(i).stale_after, now + timeout);
             return result;
@@ -93,7 +94,10 @@ public:
     }
     bool expire()
     {
-        return run([&](EventList &list) { return presence::expire(user, pointers_, now, list); });
+        return run([&](EventList &list) {
+            SessionGroup group(pointers_);
+            return presence::expire(user, group, now, list);
+        });
     }
 
     // What has happened since the last call.
@@ -123,8 +127,10 @@ private:
     }
     bool depart_with(Session *target, const Departure &departure)
     {
-        return run(
-            [&](EventList &list) { return presence::apply_departure(user, pointers_, target, departure, list); });
+        return run([&](EventList &list) {
+            SessionGroup group(pointers_);
+            return presence::apply_departure(user, group, target, departure, list);
+        });
     }
 
     std::array<Session, size> sessions_{};
@@ -659,14 +665,60 @@ TEST(Rules, EnoughEventsIsEnoughForTheRichestCall)
         pointers.at(i) = &sessions.at(i);
     for (std::size_t i = 0; i < sessions.size(); ++i) {
         EventList events(room);
-        apply_heartbeat(user, pointers, sessions.at(i),
+        SessionGroup group(pointers);
+        apply_heartbeat(user, group, sessions.at(i),
                         {.now = 0, .status = static_cast<Status>(std::min<std::size_t>(i, 3))}, events);
         sessions.at(i).stale_after = static_cast<Time>(i + 1) * second;
     }
     EventList events(room);
-    apply_heartbeat(user, pointers, sessions[0], {.now = 100 * second}, events);
+    SessionGroup group(pointers);
+    apply_heartbeat(user, group, sessions[0], {.now = 100 * second}, events);
     EXPECT_EQ(events.items().back().type, EventType::user_online);
     EXPECT_LE(events.items().size(), enough_events(sessions.size()));
+}
+
+// All of a batch are judged by one group, which must never disagree with one made anew.
+TEST(Rules, AGroupIsKeptUpToDate)
+{
+    std::mt19937 random(3);
+    for (int round = 0; round < 300; ++round) {
+        std::array<Session, 8> sessions{};
+        std::array<Session *, 8> pointers{};
+        for (std::size_t i = 0; i < sessions.size(); ++i)
+            pointers.at(i) = &sessions.at(i);
+        User user;
+        std::array<Event, 256> room{};
+        Time now = second;
+        for (int batch = 0; batch < 6; ++batch) {
+            SessionGroup group(pointers);
+            EventList events(room);
+            for (int step = 0; step < 8; ++step) {
+                Session &target = sessions.at(random() % sessions.size());
+                now += static_cast<Time>(random() % 3) * second;
+                if (random() % 8 == 0) {
+                    apply_departure(user, group, random() % 4 == 0 ? nullptr : &target,
+                                    {.now = now, .grace = static_cast<Time>(random() % 2) * second}, events);
+                } else {
+                    Heartbeat heartbeat{.now = now, .status = static_cast<Status>(random() % 4)};
+                    if (random() % 2 == 0)
+                        heartbeat.metadata_digest = random() % 3;
+                    const HeartbeatResult result = apply_heartbeat(user, group, target, heartbeat, events);
+                    if (result != HeartbeatResult::ignored)
+                        target.stale_after =
+                            std::max(target.stale_after, now + static_cast<Time>(random() % 9) * second);
+                }
+                SessionGroup anew(pointers);
+                ASSERT_EQ(group.state(), anew.state());
+                ASSERT_EQ(group.online_count(), anew.online_count());
+                ASSERT_EQ(group.leaving_count(), anew.leaving_count());
+                ASSERT_EQ(group.status(), anew.status());
+                ASSERT_EQ(group.latest() == nullptr, anew.latest() == nullptr);
+                if (group.latest() != nullptr) {
+                    ASSERT_EQ(group.latest()->heartbeat_at, anew.latest()->heartbeat_at);
+                }
+            }
+        }
+    }
 }
 
 // What must hold after any step of any history.
