@@ -381,6 +381,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_feed_position() IS
     'Where the feed ends, and its epoch: with another epoch than before, start again from presence_snapshot().';
 
+CREATE FUNCTION @extschema@.presence_verify()
+RETURNS TABLE (invariant text, user_id text, details text)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000 ROWS 1;
+COMMENT ON FUNCTION @extschema@.presence_verify() IS
+    'A row for each way in which tables, cache, counts and feed disagree; none in a sound database. Whoever changes presence waits meanwhile, and it waits for their transactions; known heartbeats and readers do not.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What the views need to know of shared memory. A view reads its tables as its owner, but runs its functions as the
 -- caller, so PUBLIC may execute these. They answer to whoever shows the pass, which only the owner of the views can read,
@@ -640,6 +646,7 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_changes_since(bigint, integer),
     @extschema@.presence_snapshot(),
     @extschema@.presence_feed_position(),
+    @extschema@.presence_verify(),
     @extschema@.presence_feed_place(regclass),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)
 FROM PUBLIC;

@@ -693,4 +693,74 @@ void cache_forget_stale(const SessionKey &key)
     });
 }
 
+namespace {
+
+bool is_before(const SessionKey &a, const SessionKey &b) { return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo; }
+
+std::uint64_t details_digest(std::uint64_t interval_ms, const Fingerprints &fingerprints, std::uint64_t status)
+{
+    // As the entry rounds it.
+    interval_ms = beat_word::interval_ms(beat_word::pack(0, interval_ms, SlotState::open));
+    const std::uint64_t values[] = {interval_ms, fingerprints.user_agent, fingerprints.ip_address,
+                                    fingerprints.metadata, status};
+    return detail_fingerprint({reinterpret_cast<const char *>(values), sizeof values});
+}
+
+}  // namespace
+
+CacheClaims cache_claims()
+{
+    CacheClaims claims;
+    SharedDatabase *database = my_database();
+    for (unsigned s = 0; database != nullptr && s < shard_count; ++s) {
+        CHECK_FOR_INTERRUPTS();
+        std::uint32_t count = 0, open = 0;
+        SessionEntry *entries = cache_copy(database->shards[s], count);
+        if (count == 0)
+            continue;
+        auto *of_shard = static_cast<CacheClaim *>(palloc_extended(sizeof(CacheClaim) * count, MCXT_ALLOC_HUGE));
+        for (const SessionEntry &entry : std::span(entries, count))
+            if (entry.state == SlotState::open)
+                of_shard[open++] = {entry.key, details_digest(entry.interval_ms, entry.fingerprints, entry.status),
+                                    false};
+        pfree(entries);
+        std::sort(of_shard, of_shard + open,
+                  [](const CacheClaim &a, const CacheClaim &b) { return is_before(a.key, b.key); });
+        claims.of_shard[s] = {of_shard, open};
+    }
+    return claims;
+}
+
+void cache_confirm(const CacheClaims &claims, const SessionName &name, const SessionDetails &details)
+{
+    const SessionKey key = key_of(name);
+    const std::span<CacheClaim> of_shard = claims.of_shard[shard_number(key)];
+    const auto claim = std::lower_bound(of_shard.begin(), of_shard.end(), key,
+                                        [](const CacheClaim &a, const SessionKey &b) { return is_before(a.key, b); });
+    if (claim != of_shard.end() && claim->key == key)
+        claim->confirmed =
+            claim->details == details_digest(details.interval_ms, details.fingerprints,
+                                             static_cast<std::uint64_t>(details.status.value_or(Status::active)));
+}
+
+bool cache_knows(const SessionName &name)
+{
+    bool known = false;
+    with_entry(name, LW_SHARED, [&known](const HeartbeatShard &, std::uint32_t) { known = true; });
+    return known;
+}
+
+void cache_retract(const CacheClaim &claim)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return;
+    with_shard(shard_of(*database, claim.key), LW_EXCLUSIVE, [&claim](HeartbeatShard *sessions) {
+        const std::uint32_t slot = sessions != nullptr ? sessions->find(claim.key) : HeartbeatShard::no_slot;
+        if (slot != HeartbeatShard::no_slot)
+            sessions->erase(slot);
+    });
+    database->worker.note_cache_gap();
+}
+
 }  // namespace presence

@@ -90,4 +90,22 @@ SessionKey cache_key(const SessionName &name);
 // Of a session that is stale and was found not to be online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 
+// What the open entries say, to be compared with the table.
+struct CacheClaim {
+    SessionKey key;
+    std::uint64_t details;  // a digest
+    bool confirmed;
+};
+struct CacheClaims {
+    std::span<CacheClaim> of_shard[shard_count];  // in the order of keys
+};
+// In memory of the caller's context.
+CacheClaims cache_claims();
+// Of a session with these details in the table.
+void cache_confirm(const CacheClaims &claims, const SessionName &name, const SessionDetails &details);
+// Whether the cache knows the session, open or closed.
+bool cache_knows(const SessionName &name);
+// Removes the entry, because the table says otherwise, or said so a moment ago: who is still online is entered again.
+void cache_retract(const CacheClaim &claim);
+
 }  // namespace presence

@@ -1,0 +1,143 @@
+// presence_verify(): whether tables, cache, counts and feed agree with each other. Changes nothing, decides nothing.
+#include "cache_check.h"
+#include "datums.h"
+#include "extension.h"
+#include "readers.h"
+
+extern "C" {
+#include "storage/lmgr.h"
+}
+
+namespace presence {
+
+namespace {
+
+// Each query is one snapshot of its own, in which what one transaction has written is there as a whole or not at all.
+
+Statement broken_users = {
+    "WITH ranked AS (SELECT *, array_position(ARRAY['active', 'busy', 'idle', 'away'], status) AS rank FROM @.presence_session),"
+    " live AS (SELECT user_id, count(*) FILTER (WHERE ended_at IS NULL) AS sessions, min(online_since) AS first_since, max(online_since) AS last_since,"
+    " (ARRAY['active', 'busy', 'idle', 'away'])[coalesce(min(rank) FILTER (WHERE ended_at IS NULL), min(rank))] AS status"
+    " FROM ranked WHERE online GROUP BY user_id),"
+    " pair AS (SELECT u.user_id, u.online, u.sessions, u.status, u.online_since, l.user_id IS NOT NULL AS has_live,"
+    " coalesce(l.sessions, 0) AS live_sessions, l.status AS live_status, l.first_since, l.last_since"
+    " FROM @.presence_user AS u LEFT JOIN live AS l ON l.user_id = u.user_id)"
+    " SELECT 'a user is online as long as a session is', user_id, format('online is %s, but %s sessions are', online, live_sessions)"
+    " FROM pair WHERE online <> has_live"
+    " UNION ALL SELECT 'a user has as many sessions as are online', user_id, format('sessions is %s, but %s are online', sessions, live_sessions)"
+    " FROM pair WHERE sessions <> live_sessions"
+    " UNION ALL SELECT 'a user has the most present status of the sessions', user_id, format('status is %L, that of the sessions %L', status, live_status)"
+    " FROM pair WHERE status IS DISTINCT FROM live_status"
+    " UNION ALL SELECT 'a user and the sessions have one online_since', user_id, format('online_since is %s, that of the sessions %s to %s', online_since, first_since, last_since)"
+    " FROM pair WHERE has_live AND (online_since IS DISTINCT FROM first_since OR first_since <> last_since)"
+    " UNION ALL SELECT 'a session has a user', s.user_id, format('session %L has none', s.session_id)"
+    " FROM @.presence_session AS s LEFT JOIN @.presence_user AS u ON u.user_id = s.user_id WHERE u.user_id IS NULL"
+    " UNION ALL SELECT 'the columns of a session fit together', user_id,"
+    " format('session %L: online is %s, status %L, ended_at %s, end_reason %L, leave_until %s', session_id, online, status, ended_at, end_reason, leave_until)"
+    " FROM ranked WHERE rank IS NULL OR (ended_at IS NULL) <> (end_reason IS NULL)"
+    " OR CASE WHEN online THEN (ended_at IS NULL) <> (leave_until IS NULL) ELSE ended_at IS NULL OR leave_until IS NOT NULL END"
+    " OR joined_at IS NULL OR heartbeat_at IS NULL",
+    0,
+    {}};
+
+// As far as retention has kept the events. The feed knows of all who are online since its beginning only where it has no
+// event number 0, which stands for a list.
+Statement broken_feed = {
+    "WITH dropped AS MATERIALIZED (SELECT coalesce(max(seq), 0) AS seq FROM @.presence_feed_dropped),"
+    " ranges AS MATERIALIZED (SELECT *, first_seq + events - 1 AS last_seq, first_id + events - 1 AS last_of_range FROM @.presence_feed_range),"
+    " head AS MATERIALIZED (SELECT * FROM ranges ORDER BY first_seq DESC LIMIT 1),"
+    " queue AS MATERIALIZED (SELECT id, event FROM @.presence_event_queue),"
+    " turns AS MATERIALIZED (SELECT id, user_id COLLATE \"C\" AS user_id, event, lag(event) OVER w AS before, lead(id) OVER w IS NULL AS is_last"
+    " FROM @.presence_event WHERE event IN ('user_online', 'user_offline') WINDOW w AS (PARTITION BY user_id COLLATE \"C\" ORDER BY id)),"
+    " last AS (SELECT user_id, event FROM turns WHERE is_last),"
+    " numbered AS MATERIALIZED (SELECT generate_series(first_id, last_of_range) AS id FROM ranges)"
+    " SELECT 'user_online and user_offline alternate', user_id, format('event %s is another %s', id, event) FROM turns WHERE event = before"
+    " UNION ALL SELECT 'a user''s last event agrees with the user', l.user_id, format('it is %s', l.event)"
+    " FROM last AS l LEFT JOIN @.presence_user AS u ON u.user_id = l.user_id WHERE (l.event = 'user_online') <> coalesce(u.online, false)"
+    " UNION ALL SELECT 'a user who is online came online', u.user_id, 'there is no user_online'"
+    " FROM @.presence_user AS u LEFT JOIN last AS l ON l.user_id = u.user_id, dropped"
+    " WHERE u.online AND l.user_id IS NULL AND dropped.seq = 0 AND NOT EXISTS (SELECT FROM ranges WHERE first_seq = 0)"
+    " UNION ALL SELECT 'numbers have no gap', NULL, format('after %s comes %s', before, first_seq)"
+    " FROM (SELECT first_seq, lag(last_seq, 1, (SELECT CASE WHEN min(first_seq) = 0 THEN -1 ELSE least(seq, greatest(min(first_seq) - 1, 0)) END FROM ranges, dropped GROUP BY seq))"
+    " OVER (ORDER BY first_seq) AS before FROM ranges) AS r WHERE first_seq <> before + 1"
+    " UNION ALL SELECT 'an event has one number', NULL, format('ids %s to %s have a number, and so has %s', first_id, last_of_range, following)"
+    " FROM (SELECT first_id, last_of_range, lead(first_id) OVER (ORDER BY first_id) AS following FROM ranges) AS r WHERE following <= last_of_range"
+    " UNION ALL SELECT 'a number has an event', NULL, format('events with numbers %s to %s are missing', first_seq, last_seq)"
+    " FROM (SELECT r.*, greatest(last_seq - greatest(first_seq - 1, dropped.seq), 0) AS expected,"
+    " (SELECT count(*) FROM @.presence_event AS e WHERE e.id BETWEEN r.first_id + greatest(dropped.seq + 1 - r.first_seq, 0) AND r.last_of_range) AS found"
+    " FROM ranges AS r, dropped) AS r WHERE expected <> found"
+    " UNION ALL SELECT 'every event is numbered or waits for it', NULL, format('event %s is neither', id)"
+    " FROM (SELECT id FROM @.presence_event EXCEPT SELECT id FROM numbered EXCEPT SELECT id FROM queue) AS e"
+    " UNION ALL SELECT 'an event that waits for its number has none', NULL, format('event %s has one', id)"
+    " FROM (SELECT id FROM queue INTERSECT SELECT id FROM numbered) AS e"
+    " UNION ALL SELECT 'the feed counts who is online', NULL, format('it counts %s, but %s are online', counted, online)"
+    " FROM (SELECT coalesce((SELECT online_users FROM head), 0) + count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') AS counted,"
+    " (SELECT count(*) FROM @.presence_user WHERE online) AS online FROM queue) AS c WHERE counted <> online"
+    " UNION ALL SELECT 'what waits to be announced has a number', NULL, format('%s to %s have none', first_seq, last_seq)"
+    " FROM @.presence_unannounced WHERE last_seq > coalesce((SELECT last_seq FROM head), 0)"
+    " UNION ALL SELECT 'the feed has an epoch', NULL, 'there is none' WHERE NOT EXISTS (SELECT FROM @.presence_feed)",
+    0,
+    {}};
+
+void report(ReturnSetInfo *result, Statement &statement)
+{
+    const std::uint64_t count = run(statement, nullptr, nullptr, true);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        Datum values[3];
+        bool nulls[3];
+        heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    SPI_freetuptable(SPI_tuptable);
+}
+
+void report_difference(const CacheDifference &difference, void *context)
+{
+    auto *result = static_cast<ReturnSetInfo *>(context);
+    const bool unknown = difference.claim == nullptr;
+    Datum values[] = {CStringGetTextDatum(unknown
+                                              ? "the cache knows all sessions that are online"
+                                              : "the cache takes heartbeats of sessions that are online, as they are"),
+                      0, 0};
+    if (unknown) {
+        values[1] = PointerGetDatum(make_text(difference.name.user));
+        values[2] = CStringGetTextDatum(
+            psprintf("it does not know session \"%s\"", text_to_cstring(make_text(difference.name.session))));
+    } else {
+        values[2] =
+            CStringGetTextDatum(psprintf("the entry " UINT64_FORMAT " has no such row", difference.claim->key.hi));
+    }
+    const bool nulls[] = {false, !unknown, false};
+    tuplestore_putvalues(result->setResult, result->setDesc, values, const_cast<bool *>(nulls));
+}
+
+// What changes them waits; heartbeats of known sessions, and whoever reads, do not. In the order of those who write.
+void keep_changes_out()
+{
+    for (const Table table : {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped})
+        LockRelationOid(table_oid(table), ShareLock);
+}
+
+}  // namespace
+
+}  // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(presence_verify)
+{
+    extension_of(fcinfo);
+    ReturnSetInfo *result = begin_list(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    if (!RecoveryInProgress())
+        keep_changes_out();
+    CommandCounterIncrement();
+    PushActiveSnapshot(GetLatestSnapshot());
+    report(result, broken_users);
+    report(result, broken_feed);
+    if (!RecoveryInProgress())
+        compare_cache(true, report_difference, result);
+    PopActiveSnapshot();
+    end_owner_work(work);
+    return 0;
+}
