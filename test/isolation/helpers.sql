@@ -20,3 +20,12 @@ CREATE FUNCTION helpers.all_stale() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     WHILE EXISTS (SELECT FROM presence_sessions WHERE online) LOOP PERFORM pg_sleep(0.002); END LOOP;
 END $$;
+
+-- At the end of each spec: fails where presence_verify() finds anything.
+CREATE PROCEDURE helpers.verify() LANGUAGE plpgsql AS $$
+DECLARE wrong text;
+BEGIN
+    EXECUTE format('SELECT string_agg(v::text, %L) FROM %s.presence_verify() AS v', E'\n', (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'presence'))
+    INTO wrong;
+    IF wrong IS NOT NULL THEN RAISE EXCEPTION 'presence_verify() finds: %', wrong; END IF;
+END $$;

@@ -10,12 +10,12 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node create_extension wait_until restart_server kill_server is_running has_worker save_file
-    feed_of log_position log_since);
+    feed_of check_agreement log_position log_since);
 
 # new_node(name, preload => 1, conf => 'lines', allows_streaming => 0)
 sub new_node {
     my ($name, %options) = @_;
-    my $node = PostgreSQL::Test::Cluster->new($name);
+    my $node = bless PostgreSQL::Test::Cluster->new($name), 'PresenceNode::Server';
     $node->init(allows_streaming => $options{allows_streaming});
     my $preload = ($options{preload} // 1) ? 'presence' : '';
     $node->append_conf('postgresql.conf', <<"CONF");
@@ -108,7 +108,40 @@ sub feed_of {
     return $node->safe_psql($database, "SELECT $columns FROM ONLY presence_events ORDER BY seq");
 }
 
+# Fails where presence_verify() finds anything in one of the server's databases. Worker or cleanup have reviewed by then what a
+# test has changed by hand.
+sub check_agreement {
+    my ($node) = @_;
+    for my $database (split /\n/,
+        $node->safe_psql('postgres', 'SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2')) {
+        my $schema = $node->safe_psql($database,
+            "SELECT quote_ident(nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'presence'"
+        ) or next;
+        my $wrong;
+        wait_until(
+            10,
+            sub {
+                $wrong = $node->safe_psql($database, "SELECT * FROM $schema.presence_verify()");
+                return $wrong eq '';
+            }
+        );
+        is($wrong, '', "everything agrees in database $database of server " . $node->name);
+    }
+    return;
+}
+
 sub log_position { return -s $_[0]->logfile; }
 sub log_since { return slurp_file($_[0]->logfile, $_[1]); }
+
+# A server that is stopped without more ado is at the end of its test.
+package PresenceNode::Server;
+
+our @ISA = ('PostgreSQL::Test::Cluster');
+
+sub stop {
+    my ($self, @how) = @_;
+    PresenceNode::check_agreement($self) unless @how || !defined $self->{_pid};
+    return $self->SUPER::stop(@how);
+}
 
 1;
