@@ -158,7 +158,8 @@ COMMENT ON COLUMN @extschema@.presence_event.channel IS 'Where whoever numbers i
 
 -- Runs of ids that have numbers: event first_id + n is number first_seq + n. Insert-only, so that a long snapshot keeps no
 -- dead row from being skipped cheaply. The row with the highest first_seq is the head of the feed: it has the last five columns,
--- which say what has been looked at, so that whoever looks next reads only what is new.
+-- which say what has been looked at, so that whoever looks next reads only what is new. A feed that began with users online has
+-- a number 0 without an event, which stands for them.
 CREATE TABLE @extschema@.presence_feed_range (
     first_seq    bigint PRIMARY KEY,
     first_id     bigint NOT NULL,
@@ -195,7 +196,7 @@ CREATE TABLE @extschema@.presence_feed_dropped (
     seq bigint PRIMARY KEY
 );
 COMMENT ON TABLE @extschema@.presence_feed_dropped IS 'Up to where retention has removed events.';
-COMMENT ON COLUMN @extschema@.presence_feed_dropped.seq IS 'Highest number that has been removed.';
+COMMENT ON COLUMN @extschema@.presence_feed_dropped.seq IS 'Highest number that has been removed; 0: numbering has begun.';
 
 -- Numbered while the notification queue was too full; announced in the order of seq once it has room. Not dumped.
 CREATE TABLE @extschema@.presence_unannounced (
@@ -258,6 +259,36 @@ INSERT INTO @extschema@.presence_feed (epoch, place, made_at)
 VALUES (pg_catalog.gen_random_uuid()::pg_catalog.text, @extschema@.presence_feed_place('@extschema@.presence_event'::pg_catalog.regclass),
         pg_catalog.clock_timestamp());
 
+CREATE TABLE @extschema@.presence_change (
+    at         timestamptz NOT NULL,
+    only_added boolean NOT NULL
+);
+COMMENT ON TABLE @extschema@.presence_change IS 'Changes of the tables by hand that the next cleanup reviews; used where the library is not preloaded. Not dumped.';
+COMMENT ON COLUMN @extschema@.presence_change.at IS 'When it was.';
+COMMENT ON COLUMN @extschema@.presence_change.only_added IS 'Rows were only added, as when a dump is read: more may come.';
+
+-- Changes of these tables that the extension did not make itself are reviewed soon after. Also those of a session with
+-- session_replication_role = replica.
+CREATE FUNCTION @extschema@.presence_note_change() RETURNS trigger AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.presence_note_change() IS 'Has a table of the extension reviewed after it was changed by hand.';
+
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_user
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_user ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_user IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_session
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_session ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_session IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_event
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_event ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_event IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_feed_range
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_feed_range ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_feed_range IS 'Notices changes by hand.';
+
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     last_at   timestamptz NOT NULL
@@ -278,10 +309,11 @@ CREATE TABLE @extschema@.presence_admin_log (
 );
 ALTER SEQUENCE @extschema@.presence_admin_log_id_seq OWNED BY @extschema@.presence_admin_log.id;
 CREATE INDEX presence_admin_log_at ON @extschema@.presence_admin_log (at);
-COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, and departures on purpose.';
+CREATE INDEX presence_admin_log_review ON @extschema@.presence_admin_log (at) WHERE action = 'review';
+COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, departures on purpose, and reviews that found rows changed by hand.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called.';
+COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called; or review.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.actor IS 'Role that called it.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and results.';
 
@@ -380,6 +412,11 @@ CREATE FUNCTION @extschema@.presence_feed_position(OUT epoch text, OUT seq bigin
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_feed_position() IS
     'Where the feed ends, and its epoch: with another epoch than before, start again from presence_snapshot().';
+
+CREATE FUNCTION @extschema@.presence_reset()
+RETURNS void AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000;
+COMMENT ON FUNCTION @extschema@.presence_reset() IS
+    'Forgets everything: users, sessions, events, the admin log, cached heartbeats; the feed begins anew, with another epoch. For test suites.';
 
 CREATE FUNCTION @extschema@.presence_verify()
 RETURNS TABLE (invariant text, user_id text, details text)
@@ -534,6 +571,7 @@ WITH server AS MATERIALIZED (
 ), facts AS MATERIALIZED (
     SELECT (SELECT pg_catalog.count(*) FROM @extschema@.presence_user) AS total_users,
            (SELECT at FROM @extschema@.presence_event ORDER BY id LIMIT 1) AS oldest_event,
+           (SELECT pg_catalog.max(at) FROM @extschema@.presence_admin_log WHERE action = 'review') AS reviewed_at,
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_event'::pg_catalog.regclass)
@@ -575,7 +613,9 @@ SELECT facts.total_users,
                      AND facts.oldest_event < pg_catalog.clock_timestamp()
                          - pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
                          - '1 day'::pg_catalog.interval THEN
-               'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END
+               'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END,
+           CASE WHEN facts.reviewed_at > pg_catalog.clock_timestamp() - '1 hour'::pg_catalog.interval THEN
+               pg_catalog.format('Tables of the extension were changed by hand; a review brought everything in line again at %s: see the rows with action review in presence_admin_log, and use the functions instead.', facts.reviewed_at) END
        ], NULL) AS problem
 FROM server, live, waiting, cleanup, facts;
 COMMENT ON VIEW @extschema@.presence_health IS 'One row for the DBA: numbers, and in problem what is wrong and what to do.';
@@ -647,6 +687,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_snapshot(),
     @extschema@.presence_feed_position(),
     @extschema@.presence_verify(),
+    @extschema@.presence_reset(),
+    @extschema@.presence_note_change(),
     @extschema@.presence_feed_place(regclass),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)
 FROM PUBLIC;

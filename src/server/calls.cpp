@@ -8,6 +8,7 @@
 #include "feed.h"
 #include "log.h"
 #include "retention.h"
+#include "review.h"
 #include "settings.h"
 #include "storage.h"
 
@@ -255,8 +256,10 @@ int clean_up(const OwnerWork &work, const char *action, bool scheduled)
         run(note_cleanup);
     if (ended.sessions > 0 || scheduled)
         log_call(work, action, nullptr, nullptr, ended.users, ended.sessions);
-    if (!worker_is_expected())
+    if (!worker_is_expected()) {
+        review_without_worker(scheduled);
         bring_feed_up_to_date();
+    }
     return ended.users;
 }
 

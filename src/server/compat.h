@@ -12,6 +12,7 @@ extern "C" {
 #include "nodes/nodes.h"
 #include "parser/analyze.h"
 #include "storage/proc.h"
+#include "utils/backend_status.h"
 }
 
 // Name and version of the library, which pg_get_loaded_modules() shows from 18 on.
@@ -184,5 +185,16 @@ private:
 #endif
     JsonbValue *value_ = nullptr;
 };
+
+// What the server's statistics say of a process; numbers begin with 1.
+inline const PgBackendStatus *backend_status(int number)
+{
+#if PG_VERSION_NUM >= 160000
+    const LocalPgBackendStatus *status = pgstat_get_local_beentry_by_index(number);
+#else
+    const LocalPgBackendStatus *status = pgstat_fetch_stat_local_beentry(number);
+#endif
+    return status != nullptr ? &status->backendStatus : nullptr;
+}
 
 }  // namespace presence::compat

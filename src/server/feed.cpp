@@ -41,6 +41,22 @@ Statement insert_head = {
     8,
     {INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}};
 
+// Number 0 stands for those who are online at the beginning. What is written meanwhile is not seen, and gets its number
+// later. The last count makes the rows go before the new one comes.
+Statement restart = {
+    "WITH events AS (DELETE FROM @.presence_event), dropped AS (DELETE FROM @.presence_feed_dropped WHERE seq > 0), waiting AS (DELETE FROM @.presence_unannounced),"
+    " ranges AS (DELETE FROM @.presence_feed_range RETURNING first_seq)"
+    " INSERT INTO @.presence_feed_range (first_seq, first_id, events, online_users, last_id)"
+    " SELECT 0, 0, 1, (SELECT count(*) FROM @.presence_user WHERE online), 0 FROM (SELECT count(*) FROM ranges) AS gone",
+    0,
+    {}};
+
+// That ranges without any of them are not the beginning.
+Statement note_beginning = {
+    "INSERT INTO @.presence_feed_dropped (seq) SELECT 0 WHERE NOT EXISTS (SELECT FROM @.presence_feed_dropped) ON CONFLICT DO NOTHING",
+    0,
+    {}};
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Telling the worker
 // ---------------------------------------------------------------------------------------------------------------------
@@ -387,6 +403,8 @@ bool number_events(bool first, bool &all)
     if (!ranges.empty()) {
         store_ranges(ranges.first(ranges.size() - 1));
         store_head(pass, ranges.back());
+        if (!head.exists)
+            run(note_beginning);
         // A number that somebody has seen is never given again, whatever synchronous_commit says.
         ForceSyncCommit();
     }
@@ -411,6 +429,14 @@ bool begin_feed_task(FeedTask task)
 {
     const LOCKTAG tag = tag_of(task);
     return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+void begin_all_feed_tasks()
+{
+    for (const FeedTask task : {FeedTask::number, FeedTask::drop}) {
+        const LOCKTAG tag = tag_of(task);
+        (void)LockAcquire(&tag, ExclusiveLock, false, false);
+    }
 }
 
 bool worker_is_expected()
@@ -448,6 +474,8 @@ void write_events(std::span<const WantedUser> users)
     note_written(leave_until);
 }
 
+void note_events_written() { note_written(0); }
+
 void events_may_be_written() { tell_worker(my_known_database(), 1); }
 
 void bring_feed_up_to_date()
@@ -484,6 +512,17 @@ Numbered number_committed_events()
     bool all = false;
     (void)number_events(my_database()->worker.event_commits() > 0, all);
     return all ? Numbered::all : Numbered::more_left;
+}
+
+bool begin_new_feed()
+{
+    if (!begin_feed_task(FeedTask::number) || !begin_feed_task(FeedTask::drop))
+        return false;
+    run(restart);
+    run(note_beginning);
+    renew_epoch();
+    ForceSyncCommit();
+    return true;
 }
 
 }  // namespace presence

@@ -18,6 +18,8 @@ bool worker_is_expected();
 void watch_transactions();
 // Within owner work: the events of these users become part of this transaction; the worker is told when it has committed.
 void write_events(std::span<const WantedUser> users);
+// The same for events that were written otherwise.
+void note_events_written();
 // Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 
@@ -35,5 +37,11 @@ void begin_feed();
 // transaction.
 enum class FeedTask : std::uint16_t { number = 1, drop = 2, first_cleanup = 3 };
 bool begin_feed_task(FeedTask task);
+// The same, but waits until nobody else does either.
+void begin_all_feed_tasks();
+
+// Within owner work: with nothing in it but who is online. Readers begin again, because of the new epoch. False: somebody
+// else is at work on the feed.
+bool begin_new_feed();
 
 }  // namespace presence

@@ -65,6 +65,12 @@ const char *ensure_epoch()
     return kept_epoch();
 }
 
+void renew_epoch()
+{
+    Datum place = PointerGetDatum(place_of(table_oid(Table::event)));
+    run(make_epoch, &place);
+}
+
 }  // namespace presence
 
 PRESENCE_FUNCTION(presence_feed_place) { PG_RETURN_TEXT_P(presence::place_of(PG_GETARG_OID(0))); }

@@ -11,5 +11,7 @@ namespace presence {
 const char *feed_epoch();
 // The same, but it is made where it is missing. With the feed's lock held.
 const char *ensure_epoch();
+// Another one, whatever is in force.
+void renew_epoch();
 
 }  // namespace presence

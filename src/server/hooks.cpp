@@ -196,7 +196,9 @@ struct {
     bool all;         // any may have
     bool dropped;     // one has gone
     bool extension;   // of this database, has come or gone
-    bool sessions;    // of this database, were written and may not be in the cache
+    bool sessions;    // of this database, may not be in the cache
+    bool added;       // to this database's tables by hand
+    bool rewritten;   // the same, and not only added to
 } changed;
 
 // By the command that is being executed.
@@ -211,13 +213,15 @@ void note_changed(Oid database)
     MemoryContextSwitchTo(caller);
 }
 
-bool is_session_table(const RangeVar *name)
+// Of another transaction, which this command has committed; which one that was, nobody knows by now.
+void tell_of_prepared_change()
 {
-    if (name == nullptr || strcmp(name->relname, "presence_session") != 0)
-        return false;
-    const Oid table = RangeVarGetRelid(name, NoLock, true);
-    const Oid extension = OidIsValid(table) ? getExtensionOfObject(RelationRelationId, table) : InvalidOid;
-    return OidIsValid(extension) && extension == get_extension_oid("presence", true);
+    SharedDatabase *database = my_known_database();
+    if (database == nullptr || !database->worker.has_prepared_change())
+        return;
+    database->worker.note_change_by_hand(false);
+    database->worker.note_cache_gap();
+    database->worker.wake();
 }
 
 void note_changes(Node *command)
@@ -241,18 +245,12 @@ void note_changes(Node *command)
             changed.all = true;
         break;
     }
-    case T_CopyStmt: {
-        // A dump is being restored, and nobody calls a function: its sessions are to be watched.
-        const auto *copy = reinterpret_cast<CopyStmt *>(command);
-        if (copy->is_from && is_session_table(copy->relation))
-            changed.sessions = my_database() != nullptr;
-        break;
-    }
     case T_TransactionStmt:
         if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED) {
             events_may_be_written();
             SharedDatabase *database = my_known_database();
             changed.sessions |= database != nullptr && database->worker.sessions_prepared();
+            tell_of_prepared_change();
         }
         break;
     default:
@@ -309,9 +307,12 @@ void on_access(ObjectAccessType access, Oid catalog, Oid object, int part, void 
 void tell_processes()
 {
     if (SharedDatabase *database = my_known_database()) {
-        if (changed.sessions)
+        const bool by_hand = changed.added || changed.rewritten;
+        if (by_hand)
+            database->worker.note_change_by_hand(!changed.rewritten);
+        if (changed.sessions || by_hand)
             database->worker.note_cache_gap();
-        if (changed.sessions || changed.extension) {
+        if (changed.sessions || by_hand || changed.extension) {
             changed.extension ? database->worker.request_restart() : database->worker.want();
             database->worker.wake();
             wake_launcher();
@@ -336,7 +337,10 @@ void at_transaction_end(XactEvent event, void *)
         if (dropped)
             paused->worker.stop_wanting();
         tell_processes();
-    } else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) {
+    } else if (event == XACT_EVENT_PREPARE) {
+        if (SharedDatabase *database = my_known_database(); database != nullptr && (changed.added || changed.rewritten))
+            database->worker.note_prepared_change();
+    } else if (event != XACT_EVENT_ABORT) {
         return;
     }
     if (dropped)
@@ -355,6 +359,13 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionI
 }  // namespace
 
 void note_cache_gap_at_commit() { changed.sessions = true; }
+
+void note_change_by_hand_at_commit(bool only_added)
+{
+    // Made now, because nothing may fail at commit.
+    if (my_database() != nullptr)
+        (only_added ? changed.added : changed.rewritten) = true;
+}
 
 void install_hooks()
 {

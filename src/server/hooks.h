@@ -8,5 +8,7 @@ namespace presence {
 void install_hooks();
 // This transaction has written a session for which the cache had no memory: whoever fills the cache meanwhile can't see it.
 void note_cache_gap_at_commit();
+// This transaction has changed the tables by hand. only_added: it has only added rows.
+void note_change_by_hand_at_commit(bool only_added);
 
 }  // namespace presence

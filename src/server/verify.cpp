@@ -1,4 +1,5 @@
-// presence_verify(): whether tables, cache, counts and feed agree with each other. Changes nothing, decides nothing.
+#include "verify.h"
+
 #include "cache_check.h"
 #include "datums.h"
 #include "extension.h"
@@ -41,40 +42,48 @@ Statement broken_users = {
     {}};
 
 // As far as retention has kept the events. The feed knows of all who are online since its beginning only where it has no
-// event number 0, which stands for a list.
-Statement broken_feed = {
+// number 0, which stands for those who were online when it began.
+Statement broken_turns = {
     "WITH dropped AS MATERIALIZED (SELECT coalesce(max(seq), 0) AS seq FROM @.presence_feed_dropped),"
-    " ranges AS MATERIALIZED (SELECT *, first_seq + events - 1 AS last_seq, first_id + events - 1 AS last_of_range FROM @.presence_feed_range),"
-    " head AS MATERIALIZED (SELECT * FROM ranges ORDER BY first_seq DESC LIMIT 1),"
-    " queue AS MATERIALIZED (SELECT id, event FROM @.presence_event_queue),"
-    " turns AS MATERIALIZED (SELECT id, user_id COLLATE \"C\" AS user_id, event, lag(event) OVER w AS before, lead(id) OVER w IS NULL AS is_last"
-    " FROM @.presence_event WHERE event IN ('user_online', 'user_offline') WINDOW w AS (PARTITION BY user_id COLLATE \"C\" ORDER BY id)),"
-    " last AS (SELECT user_id, event FROM turns WHERE is_last),"
-    " numbered AS MATERIALIZED (SELECT generate_series(first_id, last_of_range) AS id FROM ranges)"
-    " SELECT 'user_online and user_offline alternate', user_id, format('event %s is another %s', id, event) FROM turns WHERE event = before"
-    " UNION ALL SELECT 'a user''s last event agrees with the user', l.user_id, format('it is %s', l.event)"
+    " last AS MATERIALIZED (SELECT DISTINCT ON (user_id COLLATE \"C\") user_id COLLATE \"C\" AS user_id, event"
+    " FROM @.presence_event WHERE event IN ('user_online', 'user_offline') ORDER BY user_id COLLATE \"C\", id DESC)"
+    " SELECT 'a user''s last event agrees with the user', l.user_id, format('it is %s', l.event)"
     " FROM last AS l LEFT JOIN @.presence_user AS u ON u.user_id = l.user_id WHERE (l.event = 'user_online') <> coalesce(u.online, false)"
     " UNION ALL SELECT 'a user who is online came online', u.user_id, 'there is no user_online'"
     " FROM @.presence_user AS u LEFT JOIN last AS l ON l.user_id = u.user_id, dropped"
-    " WHERE u.online AND l.user_id IS NULL AND dropped.seq = 0 AND NOT EXISTS (SELECT FROM ranges WHERE first_seq = 0)"
+    " WHERE u.online AND l.user_id IS NULL AND dropped.seq = 0 AND NOT EXISTS (SELECT FROM @.presence_feed_range WHERE first_seq = 0)"
+    " UNION ALL SELECT 'the feed counts who is online', NULL, format('it counts %s, but %s are online', counted, online)"
+    " FROM (SELECT coalesce((SELECT online_users FROM @.presence_feed_range ORDER BY first_seq DESC LIMIT 1), 0)"
+    " + count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') AS counted,"
+    " (SELECT count(*) FROM @.presence_user WHERE online) AS online FROM @.presence_event_queue) AS c WHERE counted <> online",
+    0,
+    {}};
+
+Statement broken_numbers = {
+    "WITH dropped AS MATERIALIZED (SELECT coalesce(max(seq), 0) AS seq FROM @.presence_feed_dropped),"
+    " ranges AS MATERIALIZED (SELECT *, first_seq + events - 1 AS last_seq, first_id + events - 1 AS last_of_range FROM @.presence_feed_range),"
+    " start AS (SELECT CASE WHEN min(first_seq) = 0 THEN -1 ELSE least(min(dropped.seq), greatest(min(first_seq) - 1, 0)) END AS seq FROM ranges, dropped),"
+    " queue AS MATERIALIZED (SELECT id FROM @.presence_event_queue),"
+    " numbered AS MATERIALIZED (SELECT generate_series(first_id, last_of_range) AS id FROM ranges),"
+    " turns AS (SELECT id, user_id, event, lag(event) OVER (PARTITION BY user_id COLLATE \"C\" ORDER BY id) AS before"
+    " FROM @.presence_event WHERE event IN ('user_online', 'user_offline'))"
+    " SELECT 'user_online and user_offline alternate', user_id, format('event %s is another %s', id, event) FROM turns WHERE event = before"
     " UNION ALL SELECT 'numbers have no gap', NULL, format('after %s comes %s', before, first_seq)"
-    " FROM (SELECT first_seq, lag(last_seq, 1, (SELECT CASE WHEN min(first_seq) = 0 THEN -1 ELSE least(seq, greatest(min(first_seq) - 1, 0)) END FROM ranges, dropped GROUP BY seq))"
-    " OVER (ORDER BY first_seq) AS before FROM ranges) AS r WHERE first_seq <> before + 1"
+    " FROM (SELECT first_seq, coalesce(lag(last_seq) OVER (ORDER BY first_seq), (SELECT seq FROM start)) AS before FROM ranges) AS r WHERE first_seq <> before + 1"
     " UNION ALL SELECT 'an event has one number', NULL, format('ids %s to %s have a number, and so has %s', first_id, last_of_range, following)"
     " FROM (SELECT first_id, last_of_range, lead(first_id) OVER (ORDER BY first_id) AS following FROM ranges) AS r WHERE following <= last_of_range"
-    " UNION ALL SELECT 'a number has an event', NULL, format('events with numbers %s to %s are missing', first_seq, last_seq)"
-    " FROM (SELECT r.*, greatest(last_seq - greatest(first_seq - 1, dropped.seq), 0) AS expected,"
+    " UNION ALL SELECT 'a number has an event', NULL, format('of events with numbers %s to %s, some are missing', first_seq, last_seq)"
+    " FROM (SELECT r.first_seq, r.last_seq, greatest(last_seq - greatest(first_seq - 1, dropped.seq), 0) AS expected,"
     " (SELECT count(*) FROM @.presence_event AS e WHERE e.id BETWEEN r.first_id + greatest(dropped.seq + 1 - r.first_seq, 0) AND r.last_of_range) AS found"
     " FROM ranges AS r, dropped) AS r WHERE expected <> found"
     " UNION ALL SELECT 'every event is numbered or waits for it', NULL, format('event %s is neither', id)"
     " FROM (SELECT id FROM @.presence_event EXCEPT SELECT id FROM numbered EXCEPT SELECT id FROM queue) AS e"
     " UNION ALL SELECT 'an event that waits for its number has none', NULL, format('event %s has one', id)"
     " FROM (SELECT id FROM queue INTERSECT SELECT id FROM numbered) AS e"
-    " UNION ALL SELECT 'the feed counts who is online', NULL, format('it counts %s, but %s are online', counted, online)"
-    " FROM (SELECT coalesce((SELECT online_users FROM head), 0) + count(*) FILTER (WHERE event = 'user_online') - count(*) FILTER (WHERE event = 'user_offline') AS counted,"
-    " (SELECT count(*) FROM @.presence_user WHERE online) AS online FROM queue) AS c WHERE counted <> online"
     " UNION ALL SELECT 'what waits to be announced has a number', NULL, format('%s to %s have none', first_seq, last_seq)"
-    " FROM @.presence_unannounced WHERE last_seq > coalesce((SELECT last_seq FROM head), 0)"
+    " FROM @.presence_unannounced WHERE last_seq > coalesce((SELECT max(last_seq) FROM ranges), 0)"
+    " UNION ALL SELECT 'numbers that were given are kept', NULL, 'there are none any more'"
+    " WHERE EXISTS (SELECT FROM @.presence_feed_dropped) AND NOT EXISTS (SELECT FROM ranges)"
     " UNION ALL SELECT 'the feed has an epoch', NULL, 'there is none' WHERE NOT EXISTS (SELECT FROM @.presence_feed)",
     0,
     {}};
@@ -111,14 +120,12 @@ void report_difference(const CacheDifference &difference, void *context)
     tuplestore_putvalues(result->setResult, result->setDesc, values, const_cast<bool *>(nulls));
 }
 
-// What changes them waits; heartbeats of known sessions, and whoever reads, do not. In the order of those who write.
-void keep_changes_out()
-{
-    for (const Table table : {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped})
-        LockRelationOid(table_oid(table), ShareLock);
-}
+// In the order of those who write.
+constexpr Table watched_tables[] = {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped};
 
 }  // namespace
+
+bool feed_is_damaged() { return run(broken_numbers) > 0; }
 
 }  // namespace presence
 
@@ -129,15 +136,22 @@ PRESENCE_FUNCTION(presence_verify)
     extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work();
-    if (!RecoveryInProgress())
-        keep_changes_out();
+    // What changes them waits for the end of this call; heartbeats of known sessions, and whoever reads, do not.
+    const bool lock = !RecoveryInProgress();
+    for (const Table table : watched_tables)
+        if (lock)
+            LockRelationOid(table_oid(table), ShareLock);
     CommandCounterIncrement();
     PushActiveSnapshot(GetLatestSnapshot());
     report(result, broken_users);
-    report(result, broken_feed);
-    if (!RecoveryInProgress())
+    report(result, broken_turns);
+    report(result, broken_numbers);
+    if (lock)
         compare_cache(true, report_difference, result);
     PopActiveSnapshot();
+    for (const Table table : watched_tables)
+        if (lock)
+            UnlockRelationOid(table_oid(table), ShareLock);
     end_owner_work(work);
     return 0;
 }

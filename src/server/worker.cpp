@@ -15,6 +15,7 @@
 #include "feed.h"
 #include "owner_guard.h"
 #include "retention.h"
+#include "review.h"
 #include "schedule.h"
 #include "settings.h"
 
@@ -42,6 +43,11 @@ constexpr std::uint64_t expiry_pause_ms = 250;
 constexpr std::uint64_t numbering_pause_ms = 5;
 // Sessions that came in by other ways than the functions, as a restored dump does, are found after so long.
 constexpr std::uint64_t review_ms = 600000;
+// Changes by hand that no trigger has told of: counts are compared so often, which costs at most this part of the time.
+constexpr std::uint64_t count_ms = 60000;
+constexpr std::uint64_t count_share = 100;
+// While a dump is being read, or somebody holds a user, it is tried again after so long.
+constexpr std::uint64_t review_retry_ms = 2000;
 // Without memory for the cache, everybody has to be looked at; at most this part of the time.
 constexpr std::uint64_t full_scan_share = 20;
 
@@ -247,8 +253,10 @@ struct WorkerState {
                                              {task_name(Retention::users)},
                                              {task_name(Retention::log)},
                                              {task_name(Retention::events)}};
-    Task *const tasks[12] = {&start,       &number,     &depart,    &expire,    &fill,      &search,
-                             &name_holder, &repair_job, &forget[0], &forget[1], &forget[2], &forget[3]};
+    Task compare = {"compare counts"};
+    Task review = {"review the tables"};
+    Task *const tasks[14] = {&start,      &number,    &depart,    &expire,    &fill,      &search,  &name_holder,
+                             &repair_job, &forget[0], &forget[1], &forget[2], &forget[3], &compare, &review};
 
     bool job_repaired = false;
     bool feed_begun = false;
@@ -263,6 +271,8 @@ struct WorkerState {
     std::uint64_t forget_at = 0;  // the next part of what is past its retention
     bool more_to_forget = false;  // in this round
     std::size_t forget_next = 0;  // which part
+    std::uint64_t count_at = 0;   // whether all counts agree
+    std::uint64_t retry_at = 0;   // a review, not before
 };
 
 void number_events(WorkerState &state)
@@ -372,6 +382,47 @@ void look_at_table(WorkerState &state)
         state.review_at = read ? end + review_ms : state.fill.retry_at;
 }
 
+// When the tables are to be reviewed next, or their counts compared.
+std::uint64_t next_review(const WorkerState &state)
+{
+    return std::max(std::min({state.count_at, database->worker.review_due_ms(), database->worker.next_review_ms()}),
+                    state.retry_at);
+}
+
+void review_tables(WorkerState &state)
+{
+    const std::uint64_t begin = monotonic_ms();
+    if (begin < next_review(state))
+        return;
+    state.retry_at = begin + review_retry_ms;
+    if (restore_is_running())
+        return;
+    // Counted before the tables are read: who comes later may not be seen.
+    const std::uint64_t changes = database->worker.changes_by_hand();
+    bool suspicious = begin >= database->worker.review_due_ms();
+    const bool due = begin >= database->worker.next_review_ms();
+    bool read = suspicious || in_transaction(state.compare, [&suspicious] { suspicious = !counts_agree(); });
+    Reviewed done;
+    while (read && (suspicious || due)) {
+        read = in_transaction(
+            state.review, [&done, suspicious] { done = review(suspicious ? ReviewDepth::feed : ReviewDepth::tables); });
+        state.more_events |= done.found_something();
+        if (!done.more || done.locked)
+            break;
+    }
+    const std::uint64_t end = monotonic_ms();
+    if (!read || done.locked) {
+        state.retry_at = end + std::max(review_retry_ms, full_scan_share * (end - begin));
+        return;
+    }
+    state.retry_at = 0;
+    state.count_at = end + std::max(count_ms, count_share * (end - begin));
+    if (suspicious)
+        database->worker.note_reviewed(changes);
+    if (suspicious || due)
+        database->worker.set_next_review_ms(end + review_ms);
+}
+
 void end_silent_sessions(WorkerState &state)
 {
     look_at_table(state);
@@ -438,6 +489,9 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
     state->forget_at = std::min(next_round(), monotonic_ms() + first_forget_ms);
+    state->count_at = monotonic_ms() + count_ms;
+    if (database->worker.next_review_ms() == 0)
+        database->worker.set_next_review_ms(state->count_at);
     MemoryContext loop = AllocSetContextCreate(TopMemoryContext, "presence worker", ALLOCSET_DEFAULT_SIZES);
     const std::uint64_t slot_ends = monotonic_ms() + turn_ms;
     for (;;) {
@@ -462,6 +516,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         const std::uint64_t next_leave = end_leaves(*state);
         end_silent_sessions(*state);
         report_locked(*state);
+        review_tables(*state);
         number_events(*state);
         forget_old_rows(*state);
 
@@ -472,8 +527,12 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
             next = std::min(next, state->number_at);
+        // Databases that take turns need not do so for the sake of counts.
+        const std::uint64_t next_slot =
+            std::min({next, database->worker.review_due_ms(), database->worker.next_review_ms()});
+        next = std::min(next, next_review(*state));
         if (database->worker.is_to_yield() && (next > now || now >= slot_ends)) {
-            database->worker.set_next_work_ms(next);
+            database->worker.set_next_work_ms(next_slot);
             leave(true);
         }
         if (next > now)

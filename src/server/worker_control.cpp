@@ -120,6 +120,11 @@ void WorkerControl::initialize()
     pg_atomic_init_u64(&cache_gaps_filled_, 0);
     pg_atomic_init_u32(&sessions_prepared_, 1);
     pg_atomic_init_u32(&cache_full_, 0);
+    pg_atomic_init_u64(&changes_by_hand_, 0);
+    pg_atomic_init_u64(&changes_reviewed_, 0);
+    pg_atomic_init_u64(&review_due_ms_, 0);
+    pg_atomic_init_u64(&next_review_ms_, 0);
+    pg_atomic_init_u32(&prepared_change_, 0);
 }
 
 bool WorkerControl::is_wanted() { return pg_atomic_read_u32(&wanted_) != 0; }
@@ -307,6 +312,32 @@ void WorkerControl::set_sessions_prepared(bool any) { pg_atomic_write_u32(&sessi
 bool WorkerControl::sessions_prepared() { return pg_atomic_read_u32(&sessions_prepared_) != 0; }
 
 bool WorkerControl::cache_is_full() { return pg_atomic_read_u32(&cache_full_) != 0; }
+
+void WorkerControl::note_change_by_hand(bool only_added)
+{
+    constexpr std::uint64_t pause_ms = 20000;
+    pg_atomic_write_u64(&review_due_ms_, only_added ? monotonic_ms() + pause_ms : 0);
+    pg_atomic_fetch_add_u64(&changes_by_hand_, 1);
+    set_next_work_ms(0);
+}
+
+std::uint64_t WorkerControl::changes_by_hand() { return pg_atomic_read_u64(&changes_by_hand_); }
+
+void WorkerControl::note_reviewed(std::uint64_t changes) { pg_atomic_write_u64(&changes_reviewed_, changes); }
+
+std::uint64_t WorkerControl::review_due_ms()
+{
+    return changes_by_hand() == pg_atomic_read_u64(&changes_reviewed_) ? PG_UINT64_MAX
+                                                                       : pg_atomic_read_u64(&review_due_ms_);
+}
+
+void WorkerControl::note_prepared_change() { pg_atomic_write_u32(&prepared_change_, 1); }
+
+bool WorkerControl::has_prepared_change() { return pg_atomic_read_u32(&prepared_change_) != 0; }
+
+std::uint64_t WorkerControl::next_review_ms() { return pg_atomic_read_u64(&next_review_ms_); }
+
+void WorkerControl::set_next_review_ms(std::uint64_t ms) { pg_atomic_write_u64(&next_review_ms_, ms); }
 
 void wake_launcher()
 {

@@ -139,6 +139,22 @@ public:
     void set_sessions_prepared(bool any);
     bool sessions_prepared();
 
+    // --- Changes of the tables by hand: backends count their commits; the worker, or where there is none the cleanup,
+    // reviews the tables. Rows that were only added may be those of a dump, of which more comes: they wait for a pause.
+
+    void note_change_by_hand(bool only_added);
+    std::uint64_t changes_by_hand();
+    // Of those that were counted before it began.
+    void note_reviewed(std::uint64_t changes);
+    // When they are to be reviewed, in monotonic milliseconds; PG_UINT64_MAX: there were none.
+    std::uint64_t review_due_ms();
+    // A prepared transaction has some; whether there has been such a one.
+    void note_prepared_change();
+    bool has_prepared_change();
+    // When the tables are to be reviewed in any case; 0: nobody knows.
+    std::uint64_t next_review_ms();
+    void set_next_review_ms(std::uint64_t ms);
+
 private:
     ProcessSlot process_;
     pg_atomic_uint32 problem_;
@@ -163,6 +179,12 @@ private:
     pg_atomic_uint64 cache_gaps_filled_;
     pg_atomic_uint32 sessions_prepared_;
     pg_atomic_uint32 cache_full_;
+
+    pg_atomic_uint64 changes_by_hand_;
+    pg_atomic_uint64 changes_reviewed_;
+    pg_atomic_uint64 review_due_ms_;
+    pg_atomic_uint64 next_review_ms_;
+    pg_atomic_uint32 prepared_change_;
 };
 
 // These do nothing where the library is not preloaded.

@@ -1,0 +1,43 @@
+// presence_reset(): everything as after CREATE EXTENSION.
+#include "cache.h"
+#include "extension.h"
+#include "feed.h"
+#include "feed_epoch.h"
+
+extern "C" {
+#include "storage/lmgr.h"
+}
+
+namespace presence {
+
+namespace {
+
+Statement empty_tables = {
+    "WITH users AS (DELETE FROM @.presence_user), sessions AS (DELETE FROM @.presence_session), events AS (DELETE FROM @.presence_event),"
+    " ranges AS (DELETE FROM @.presence_feed_range), dropped AS (DELETE FROM @.presence_feed_dropped), waiting AS (DELETE FROM @.presence_unannounced),"
+    " cleanup AS (DELETE FROM @.presence_cleanup), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_admin_log",
+    0,
+    {}};
+
+}  // namespace
+
+}  // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(presence_reset)
+{
+    require_writable("presence_reset");
+    extension_of(fcinfo);
+    const OwnerWork work = begin_owner_work();
+    // In the order of those who write. Nobody holds a user's row from here on, so nobody enters a session into the cache.
+    begin_all_feed_tasks();
+    for (const Table table : {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped})
+        LockRelationOid(table_oid(table), ExclusiveLock);
+    run(empty_tables);
+    renew_epoch();
+    // Should this be rolled back, the worker enters them again.
+    cache_clear();
+    end_owner_work(work);
+    PG_RETURN_VOID();
+}

@@ -1,0 +1,328 @@
+#include "review.h"
+
+#include "cache_check.h"
+#include "compat.h"
+#include "datums.h"
+#include "extension.h"
+#include "feed.h"
+#include "feed_tables.h"
+#include "hooks.h"
+#include "lists.h"
+#include "log.h"
+#include "owner_guard.h"
+#include "settings.h"
+#include "verify.h"
+
+extern "C" {
+#include "access/table.h"
+#include "access/tableam.h"
+#include "commands/progress.h"
+#include "commands/trigger.h"
+#include "utils/backend_status.h"
+#include "utils/fmgroids.h"
+}
+
+namespace presence {
+
+namespace {
+
+constexpr int most_users = 20000;
+
+Statement counts = {
+    "SELECT (SELECT count(*) FROM @.presence_user WHERE online),"
+    " (SELECT coalesce(sum(sessions), 0)::bigint FROM @.presence_user WHERE online),"
+    " (SELECT count(*) FROM @.presence_session WHERE online) - (SELECT count(*) FROM @.presence_session WHERE leave_until IS NOT NULL)",
+    0,
+    {}};
+
+// The first argument is a list of users, or NULL: all.
+#define USERS_WITH_SESSIONS                                                                                                                                  \
+    "WITH ranked AS (SELECT *, array_position(ARRAY['active', 'busy', 'idle', 'away'], status) AS rank"                                                      \
+    " FROM @.presence_session WHERE $1 IS NULL OR user_id = ANY ($1)),"                                                                                      \
+    " owned AS (SELECT user_id, bool_or(online) AS online,"                                                                                                  \
+    " (count(*) FILTER (WHERE online AND ended_at IS NULL))::int4 AS sessions,"                                                                              \
+    " (ARRAY['active', 'busy', 'idle', 'away'])[coalesce(min(rank) FILTER (WHERE online AND ended_at IS NULL), min(rank) FILTER (WHERE online))] AS status," \
+    " min(online_since) FILTER (WHERE online) AS online_since, max(online_since) FILTER (WHERE online) AS last_since,"                                       \
+    " max(ended_at) AS ended_at FROM ranked GROUP BY user_id)"
+// What the feed tells of them last. Where its history is complete, who is not in it has never been online.
+#define USERS_IN_FEED                                                                                                  \
+    " complete AS (SELECT NOT EXISTS (SELECT FROM @.presence_feed_dropped WHERE seq > 0) AND NOT EXISTS (SELECT FROM @.presence_feed_range WHERE first_seq = 0) AS it),"
+#define LAST_OF_USERS                                                                                                        \
+    " told AS (SELECT DISTINCT ON (user_id COLLATE \"C\") user_id COLLATE \"C\" AS user_id, event = 'user_online' AS online" \
+    " FROM @.presence_event WHERE event IN ('user_online', 'user_offline')"
+
+// Those who disagree with their sessions, or ($2) with what the feed tells of them; and whose rows are missing.
+Statement find_users = {
+    USERS_WITH_SESSIONS
+    "," USERS_IN_FEED LAST_OF_USERS " AND $2 ORDER BY user_id COLLATE \"C\", id DESC)"
+    " SELECT array_agg(user_id ORDER BY user_id), array_agg(user_id ORDER BY user_id) FILTER (WHERE missing), count(*)"
+    " FROM (SELECT coalesce(u.user_id, o.user_id, t.user_id) AS user_id, u.user_id IS NULL AS missing"
+    " FROM @.presence_user AS u FULL JOIN owned AS o ON o.user_id = u.user_id FULL JOIN told AS t ON t.user_id = coalesce(u.user_id, o.user_id), complete"
+    " WHERE CASE WHEN u.user_id IS NULL THEN o.user_id IS NOT NULL OR t.online"
+    " ELSE u.online <> coalesce(o.online, false) OR u.sessions <> coalesce(o.sessions, 0) OR u.status IS DISTINCT FROM o.status"
+    " OR (o.online AND (u.online_since IS DISTINCT FROM o.online_since OR o.online_since <> o.last_since)) OR t.online <> u.online"
+    " OR ($2 AND u.online AND t.user_id IS NULL AND complete.it) END LIMIT $3) AS found",
+    3,
+    {TEXTARRAYOID, BOOLOID, INT4OID}};
+
+// As if they had been there, offline: from here on nobody else can make them.
+Statement create_users = {
+    "INSERT INTO @.presence_user (user_id, offline_at) SELECT name, clock_timestamp() FROM unnest($1) AS name ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING",
+    1,
+    {TEXTARRAYOID}};
+Statement lock_users = {
+    "SELECT array_agg(user_id), array_agg(user_id) FILTER (WHERE online), count(*) FROM (SELECT user_id, online FROM @.presence_user"
+    " WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED) AS held",
+    1,
+    {TEXTARRAYOID}};
+// Returns those who stay online and are now shown with another status.
+Statement correct_users = {
+    USERS_WITH_SESSIONS
+    ", corrected AS (UPDATE @.presence_user AS u SET online = coalesce(o.online, false), sessions = coalesce(o.sessions, 0), status = o.status,"
+    " online_since = coalesce(o.online_since, old.online_since),"
+    " offline_at = CASE WHEN o.online THEN old.offline_at WHEN old.online OR old.offline_at IS NULL THEN coalesce(o.ended_at, clock_timestamp()) ELSE old.offline_at END"
+    " FROM @.presence_user AS old LEFT JOIN owned AS o ON o.user_id = old.user_id WHERE old.user_id = ANY ($1) AND u.user_id = old.user_id"
+    " RETURNING u.user_id, u.online AND old.online AND u.status <> old.status AS changed)"
+    " SELECT array_agg(user_id) FROM corrected WHERE changed",
+    1,
+    {TEXTARRAYOID}};
+Statement correct_sessions = {
+    "UPDATE @.presence_session AS s SET online_since = u.online_since FROM @.presence_user AS u"
+    " WHERE s.user_id = ANY ($1) AND u.user_id = s.user_id AND s.online AND s.online_since <> u.online_since",
+    1,
+    {TEXTARRAYOID}};
+// What the feed has to tell of them to agree again. $2: whose rows said that they were online; $3: whose status is another;
+// $4 and $5: where events of users and of sessions are announced.
+Statement write_changes = {
+    "WITH" USERS_IN_FEED LAST_OF_USERS " AND user_id = ANY ($1) ORDER BY user_id COLLATE \"C\", id DESC),"
+    " told_sessions AS (SELECT DISTINCT ON (user_id COLLATE \"C\", coalesce(session_id, '') COLLATE \"C\") user_id COLLATE \"C\" AS user_id,"
+    " coalesce(session_id, '') COLLATE \"C\" AS session_id, event = 'session_start' AS online FROM @.presence_event"
+    " WHERE event IN ('session_start', 'session_end') AND user_id = ANY ($1)"
+    " ORDER BY user_id COLLATE \"C\", coalesce(session_id, '') COLLATE \"C\", id DESC),"
+    " live AS (SELECT user_id, session_id FROM @.presence_session WHERE user_id = ANY ($1) AND online AND ended_at IS NULL),"
+    " users AS (SELECT u.user_id, u.online, u.sessions, u.status, coalesce(t.online, NOT complete.it AND u.user_id = ANY ($2), false) AS told_online"
+    " FROM @.presence_user AS u LEFT JOIN told AS t ON t.user_id = u.user_id, complete WHERE u.user_id = ANY ($1)),"
+    " changes AS (SELECT coalesce(t.user_id, l.user_id) AS user_id, nullif(coalesce(t.session_id, l.session_id), '') AS session_id,"
+    " CASE WHEN t.online THEN 'session_end' ELSE 'session_start' END AS event, $5 AS channel, 1 AS step"
+    " FROM told_sessions AS t FULL JOIN live AS l ON l.user_id = t.user_id AND l.session_id = t.session_id, complete"
+    " WHERE coalesce(t.online, NOT complete.it) <> (l.user_id IS NOT NULL)"
+    " UNION ALL SELECT user_id, NULL, CASE WHEN online THEN 'user_online' ELSE 'user_offline' END, $4, 2 FROM users WHERE online <> told_online"
+    " UNION ALL SELECT user_id, NULL, 'update', $4, 3 FROM users WHERE online AND told_online AND user_id = ANY ($3))"
+    " INSERT INTO @.presence_event (at, event, user_id, session_id, reason, sessions, details, channel)"
+    " SELECT clock_timestamp(), c.event, c.user_id, c.session_id, 'admin', u.sessions,"
+    " CASE WHEN u.online THEN jsonb_build_object('status', u.status, 'metadata', (SELECT metadata FROM @.presence_session AS s"
+    " WHERE s.user_id = u.user_id AND s.online ORDER BY s.ended_at IS NULL DESC, s.heartbeat_at DESC LIMIT 1)) END, c.channel"
+    " FROM changes AS c JOIN users AS u ON u.user_id = c.user_id ORDER BY c.user_id, c.step",
+    5,
+    {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID}};
+Statement forget_bare_users = {
+    "DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id)",
+    1,
+    {TEXTARRAYOID}};
+
+// Where there is no shared memory in which to note them. Whoever reviews takes them first, so that none is lost.
+Statement note_change = {"INSERT INTO @.presence_change (at, only_added) VALUES (clock_timestamp(), $1)", 1, {BOOLOID}};
+Statement take_changes = {
+    "WITH taken AS (DELETE FROM @.presence_change WHERE (SELECT NOT bool_and(only_added) OR max(at) < clock_timestamp() - '20 seconds'::interval FROM @.presence_change)"
+    " RETURNING at) SELECT count(*) FROM taken",
+    0,
+    {}};
+
+// In the caller's memory, because the next statement takes its place.
+NullableDatum kept_column(int column)
+{
+    NullableDatum kept = null_datum;
+    if (SPI_processed > 0)
+        kept.value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &kept.isnull);
+    if (!kept.isnull)
+        kept.value = PointerGetDatum(DatumGetArrayTypePCopy(kept.value));
+    return kept;
+}
+
+Datum or_empty(const NullableDatum &names) { return names.isnull ? text_array(nullptr, 0) : names.value; }
+
+// A transaction that has not ended yet makes this user, or somebody has just done so.
+bool exists_by_now(Relation table, IndexScanDesc scan, TupleTableSlot *slot, Datum name)
+{
+    ScanKeyData key;
+    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, name);
+    key.sk_collation = table->rd_att->attrs[0].attcollation;
+    index_rescan(scan, &key, 1, nullptr, 0);
+    return index_getnext_slot(scan, ForwardScanDirection, slot);
+}
+
+// Those of the names that nobody else is about to make; to make those would be to wait for that.
+Datum makable(Datum names, bool &locked)
+{
+    Datum *all;
+    int count, makable_count = 0;
+    deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &all, nullptr, &count);
+    SnapshotData dirty;
+    InitDirtySnapshot(dirty);
+    Relation table = table_open(table_oid(Table::user), AccessShareLock);
+    list_free(RelationGetIndexList(table));
+    Relation index = index_open(table->rd_pkindex, AccessShareLock);
+    TupleTableSlot *slot = table_slot_create(table, nullptr);
+    IndexScanDesc scan = compat::begin_index_scan(table, index, &dirty, 1);
+    for (int i = 0; i < count; ++i) {
+        if (exists_by_now(table, scan, slot, all[i]))
+            locked = true;
+        else
+            all[makable_count++] = all[i];
+    }
+    index_endscan(scan);
+    ExecDropSingleTupleTableSlot(slot);
+    index_close(index, AccessShareLock);
+    table_close(table, NoLock);
+    return text_array(all, static_cast<std::size_t>(makable_count));
+}
+
+void bring_users_in_line(ReviewDepth depth, Reviewed &done)
+{
+    Datum find[] = {0, BoolGetDatum(depth == ReviewDepth::feed), Int32GetDatum(most_users)};
+    run(find_users, find, "n  ");
+    const std::int64_t found = DatumGetInt64(first_value(3));
+    if (found == 0)
+        return;
+    Datum names = kept_column(1).value;
+    const NullableDatum missing = kept_column(2);
+    done.more = found == most_users;
+
+    Datum created = 0;
+    if (!missing.isnull) {
+        created = makable(missing.value, done.locked);
+        run(create_users, &created);
+    }
+    run(lock_users, &names);
+    const std::int64_t held = DatumGetInt64(first_value(3));
+    done.locked |= held < found;
+    if (held == 0)
+        return;
+    names = kept_column(1).value;
+    const Datum were_online = or_empty(kept_column(2));
+    run(correct_users, &names);
+    const Datum other_status = or_empty(kept_column(1));
+    run(correct_sessions, &names);
+    Datum changes[] = {names, were_online, other_status, CStringGetTextDatum(notify_channel),
+                       CStringGetTextDatum(notify_channel)};
+    const char nulls[] = {' ', ' ', ' ', notifications_wanted() ? ' ' : 'n',
+                          notifications_wanted() && notify_level == notify_session ? ' ' : 'n'};
+    if (run(write_changes, changes, nulls) > 0)
+        note_events_written();
+    if (created != 0)
+        run(forget_bare_users, &created);
+    done.users = static_cast<int>(held);
+}
+
+void correct_cache(const CacheDifference &difference, void *context)
+{
+    // Whoever is not in the cache is entered by the worker.
+    if (difference.claim != nullptr)
+        cache_retract(*difference.claim);
+    else
+        my_database()->worker.note_cache_gap();
+    ++*static_cast<int *>(context);
+}
+
+}  // namespace
+
+bool counts_agree()
+{
+    begin_consistent_reading();
+    const std::int64_t told = recorded_online_users(GetActiveSnapshot());
+    run(counts, nullptr, nullptr, true);
+    const bool agree =
+        DatumGetInt64(first_value(1)) == told && DatumGetInt64(first_value(2)) == DatumGetInt64(first_value(3));
+    end_consistent_reading();
+    return agree;
+}
+
+bool restore_is_running()
+{
+    pgstat_clear_backend_activity_snapshot();
+    bool running = false;
+    for (int i = 1; i <= pgstat_fetch_stat_numbackends() && !running; ++i) {
+        const PgBackendStatus *backend = compat::backend_status(i);
+        if (backend == nullptr || backend->st_databaseid != MyDatabaseId || backend->st_procpid == MyProcPid)
+            continue;
+        const bool copies = backend->st_progress_command == PROGRESS_COMMAND_COPY &&
+                            backend->st_progress_param[PROGRESS_COPY_COMMAND] == PROGRESS_COPY_COMMAND_FROM;
+        running = copies || (backend->st_appname != nullptr && strcmp(backend->st_appname, "pg_restore") == 0);
+    }
+    return running;
+}
+
+Reviewed review(ReviewDepth depth)
+{
+    Reviewed done;
+    if (depth == ReviewDepth::feed && feed_is_damaged()) {
+        if (!begin_new_feed()) {
+            done.locked = true;
+            return done;
+        }
+        done.new_feed = true;
+    }
+    bring_users_in_line(depth, done);
+    if (!done.more)
+        compare_cache(false, correct_cache, &done.cache_entries);
+    // What retention has dropped from the feed cannot tell who was online.
+    if (depth == ReviewDepth::feed && !done.more && !done.locked && !counts_agree()) {
+        done.new_feed = begin_new_feed();
+        done.locked = !done.new_feed;
+    }
+    if (done.found_something())
+        log_review(done.users, done.cache_entries, done.new_feed);
+    return done;
+}
+
+void review_without_worker(bool scheduled)
+{
+    // Under a snapshot of its own, a transaction does not see what it would have to go by.
+    if (IsolationUsesXactSnapshot() || restore_is_running())
+        return;
+    SharedDatabase *database = my_database();
+    const std::uint64_t changes = database != nullptr ? database->worker.changes_by_hand() : 0;
+    bool suspicious = database != nullptr && database->worker.review_due_ms() <= monotonic_ms();
+    if (run(take_changes) > 0)
+        suspicious |= DatumGetInt64(first_value(1)) > 0;
+    suspicious = suspicious || !counts_agree();
+    if (!suspicious && !scheduled)
+        return;
+    Reviewed done;
+    do
+        done = review(suspicious ? ReviewDepth::feed : ReviewDepth::tables);
+    while (done.more && !done.locked);
+    if (!suspicious)
+        return;
+    Datum rewritten = BoolGetDatum(false);
+    if (done.locked)
+        run(note_change, &rewritten);
+    else if (database != nullptr)
+        database->worker.note_reviewed(changes);
+}
+
+}  // namespace presence
+
+using namespace presence;
+
+PRESENCE_FUNCTION(presence_note_change)
+{
+    if (!CALLED_AS_TRIGGER(fcinfo))
+        ereport(ERROR,
+                (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("presence_note_change() is a trigger")));
+    // By the extension itself.
+    if (guarded_statement != nullptr)
+        return 0;
+    const auto *trigger = reinterpret_cast<TriggerData *>(fcinfo->context);
+    const bool only_added = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+    extension_of(fcinfo);
+    if (my_database() != nullptr) {
+        note_change_by_hand_at_commit(only_added);
+        return 0;
+    }
+    const OwnerWork work = begin_owner_work();
+    Datum value = BoolGetDatum(only_added);
+    run(note_change, &value);
+    end_owner_work(work);
+    return 0;
+}
