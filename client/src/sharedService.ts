@@ -35,8 +35,9 @@ export function acquirePresence(options: PresenceOptions): PresenceLease {
   }
   const mine = shared;
   clearTimeout(mine.stopping);
-  mine.users++;
   mine.service.start();
+  // Signed out, with leave(), and in again before the service has stopped.
+  if (mine.users++ === 0 && options.autoJoin !== false) mine.service.join();
 
   let held = true;
   return {

@@ -48,12 +48,19 @@ export class PresenceError extends Error {
 
 export type HeaderSource = Record<string, string> | (() => Record<string, string>);
 
+/** A server, or a proxy before it, that asks for more (ms) would keep a page offline for a mistake of its own. */
+const LONGEST_WAIT = 5 * 60_000;
+
 /** Turns an answer that says no into a PresenceError. */
 export async function refuseUnlessOk(response: Response): Promise<Response> {
   if (response.ok) return response;
   const text = (await response.text()).slice(0, 300);
   const seconds = Number(response.headers.get("retry-after"));
-  throw new PresenceError(`${response.status} ${text}`.trim(), response.status, seconds > 0 ? seconds * 1000 : null);
+  throw new PresenceError(
+    `${response.status} ${text}`.trim(),
+    response.status,
+    seconds > 0 ? Math.min(seconds * 1000, LONGEST_WAIT) : null,
+  );
 }
 
 /** fetch() of a JSON answer within a time limit. Whatever goes wrong is a PresenceError. */

@@ -63,6 +63,18 @@ test("values that follow the feed", async () => {
   expect(host.textContent).toBe("on: ada");
 });
 
+test("signed out and in again at once: joined again", async () => {
+  await show(createElement(People, { me: "ada" }));
+  await arrive();
+  last.service?.leave();
+  await act(async () => root.render(createElement(People, { me: null })));
+  await act(async () => root.render(createElement(People, { me: "ada" })));
+  await pass(0);
+  expect(last.joined).toBe(true);
+  expect(transport.goodbyes).toHaveLength(1);
+  expect(transport.beats).toHaveLength(2);
+});
+
 test("strict mode mounts twice and makes one session, which never said goodbye", async () => {
   await show(createElement(StrictMode, null, createElement(People, { me: "ada" })));
   await pass(1000);

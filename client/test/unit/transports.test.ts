@@ -63,6 +63,8 @@ describe("answers", () => {
   test("a refusal says its status and how long to wait", async () => {
     answer = async () => new Response("slow down", { status: 429, headers: { "retry-after": "7" } });
     await expect(send()).rejects.toMatchObject({ name: "PresenceError", status: 429, retryAfter: 7000 });
+    answer = async () => new Response("maintenance", { status: 503, headers: { "retry-after": "86400" } });
+    await expect(send()).rejects.toMatchObject({ status: 503, retryAfter: 300_000 });
   });
 
   test("no network, and no JSON: status 0", async () => {
