@@ -138,7 +138,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
 
   async function viewerOf(request: Request): Promise<Viewer | null> {
     const viewer = await options.authenticate(request);
-    return viewer == null ? null : { ...viewer, userId: String(viewer.userId) };
+    // Nobody, too: an id that a half-made look-up left undefined would be one and the same user for everybody.
+    return viewer?.userId == null || viewer.userId === "" ? null : { ...viewer, userId: String(viewer.userId) };
   }
 
   /** What all endpoints share: method, origin, authentication, rate, and errors as answers. */
@@ -155,7 +156,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
         if (closing) return refuse(503, "shutting down", { "retry-after": "1" });
         if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: cors });
         if (request.method !== method) return refuse(405, `use ${method}`, { allow: method });
-        if (method === "POST" && !comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
+        // Also where nothing changes: a foreign page could not read a stream, but could use up its reader's places.
+        if (!comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
         const viewer = await viewerOf(request);
         if (viewer === null) return refuse(401, "not signed in");
         limit(rate, viewer);
@@ -221,7 +223,12 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (asked.length > limits.lookUps) throw new Refusal(400, `more than ${limits.lookUps} users`);
     const seen = <User extends { user_id: string }>(users: User[]) =>
       canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id));
-    if (asked.length > 0) return { users: seen(await db.lookUp(pool, asked)) };
+    if (asked.length > 0) {
+      const users = await db.lookUp(pool, asked.filter(canBeId));
+      const nobody = { online: false, status: null, last_seen: null, sessions: null, metadata: null };
+      for (const user_id of new Set(asked)) if (!canBeId(user_id)) users.push({ user_id, ...nobody });
+      return { users: seen(users) };
+    }
     const { users, ...position } = await db.snapshot(pool);
     return { ...position, users: seen(users) };
   });
@@ -298,4 +305,9 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       await pool.end();
     },
   };
+}
+
+/** What the database would refuse, and with it the whole look-up, is nobody's id. */
+function canBeId(text: string): boolean {
+  return text !== "" && Buffer.byteLength(text) <= 255 && !/\p{Cc}/u.test(text);
 }

@@ -18,7 +18,7 @@ export function nodeAdapter(server: PresenceServer) {
     try {
       const request = await toRequest(incoming, url, server.bodyBytes);
       // More than we read is still coming: this connection is of no further use.
-      if (!incoming.complete) outgoing.setHeader("connection", "close");
+      if (!incoming.complete && incoming.httpVersionMajor < 2) outgoing.setHeader("connection", "close");
       const answer = server.handle(request, { remoteAddress: incoming.socket.remoteAddress });
       if (answer !== undefined) await sendResponse(await answer, outgoing);
     } catch {
@@ -35,6 +35,9 @@ async function toRequest(incoming: IncomingMessage, url: string, most: number): 
     if (value !== undefined && !name.startsWith(":"))
       headers.set(name, Array.isArray(value) ? value.join(", ") : value);
   }
+  // HTTP/2 has it in place of Host.
+  const authority = incoming.headers[":authority"];
+  if (typeof authority === "string" && !headers.has("host")) headers.set("host", authority);
   const method = incoming.method ?? "GET";
   const init: RequestInit = { method, headers };
   if (method === "POST") init.body = await readBody(incoming, most);

@@ -7,7 +7,7 @@ export function comesFromOurPages(request: Request, allowedOrigins: readonly str
   if (origin !== null && allowedOrigins.includes(origin)) return true;
   // Set by the browser, out of a script's reach; but only on https and localhost.
   const site = request.headers.get("sec-fetch-site");
-  if (site !== null) return site === "same-origin";
+  if (site !== null) return site === "same-origin" || site === "none"; // none: the address was typed in
   // Each browser sends Origin with a POST. Without one it is a program, which has no cookies to steal the use of.
   if (origin === null) return true;
   // Hosts only: behind a proxy that ends TLS, the scheme of our own address is not what the browser saw.
@@ -24,6 +24,7 @@ export function corsHeaders(request: Request, allowedOrigins: readonly string[])
     "access-control-allow-credentials": "true",
     "access-control-allow-headers": "content-type, authorization, last-event-id",
     "access-control-allow-methods": "GET, POST",
+    "access-control-max-age": "7200", // longer is cut by browsers
     vary: "origin",
   };
 }

@@ -1,5 +1,7 @@
-import { connect } from "node:net";
+import { connect as connectHttp2, createServer as createHttp2Server } from "node:http2";
+import { connect, type AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { nodeAdapter } from "../../src/server/index.js";
 import { createDatabase, openSite, openStream, type Site } from "./site.js";
 
 let db: Awaited<ReturnType<typeof createDatabase>>;
@@ -112,6 +114,12 @@ describe("heartbeat", () => {
     });
     expect((await site.post("/api/heartbeat", null, { user_id: 42, session_id: "s" })).status).toBe(200);
     user = undefined;
+    expect((await site.post("/api/heartbeat", null, { session_id: "s" })).status).toBe(401);
+  });
+
+  test.each([undefined, null, ""])("a viewer whose id is %j is nobody", async (userId) => {
+    await site.close();
+    site = await openSite(db.name, { authenticate: () => ({ userId: userId as string }) });
     expect((await site.post("/api/heartbeat", null, { session_id: "s" })).status).toBe(401);
   });
 
@@ -296,6 +304,32 @@ describe("foreign pages", () => {
     expect(await status({})).toBe(200); // not a browser
   });
 
+  test("a foreign page opens no stream and asks for no list", async () => {
+    const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
+    expect((await site.get("/api/presence/events", "ada", foreign)).status).toBe(403);
+    expect((await site.get("/api/presence", "ada", foreign)).status).toBe(403);
+    expect((await site.get("/api/presence", "ada", { "sec-fetch-site": "none" })).status).toBe(200);
+  });
+
+  test("HTTP/2: the host that the origin is compared with is in :authority", async () => {
+    const adapter = nodeAdapter(site.presence);
+    const server = createHttp2Server((request, response) => void adapter(request as never, response as never));
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const client = connectHttp2(url);
+    const post = (origin: string) =>
+      new Promise<number>((resolve) => {
+        const request = client.request({ ":method": "POST", ":path": "/api/user-disconnect", origin, "x-user": "ada" });
+        request.on("response", (headers) => resolve(Number(headers[":status"])));
+        request.resume();
+        request.end(JSON.stringify({ session_id: "s" }));
+      });
+    expect(await post(url)).toBe(200);
+    expect(await post("https://evil.example")).toBe(403);
+    client.close();
+    await new Promise((resolve) => server.close(resolve));
+  });
+
   test("allowed origins may call and read", async () => {
     await site.close();
     site = await openSite(db.name, { allowedOrigins: ["https://app.example"] });
@@ -307,6 +341,7 @@ describe("foreign pages", () => {
       method: "OPTIONS",
       headers: { origin: "https://app.example" },
     });
+    expect(preflight.headers.get("access-control-max-age")).toBe("7200");
     expect([preflight.status, preflight.headers.get("access-control-allow-credentials")]).toEqual([204, "true"]);
     expect(
       (await site.get("/api/presence", "ada", { origin: "https://evil.example" })).headers.has(
@@ -360,6 +395,14 @@ describe("list and cleanup", () => {
       asked.users.map((user: { user_id: string; online: boolean }) => [user.user_id, user.online]),
     );
     expect(byId).toEqual({ lena: true, nobody: false });
+  });
+
+  test("one id that is none does not fail the others' look-up", async () => {
+    await site.post("/api/heartbeat", "lena", { session_id: "1" });
+    const bad = ["", "x".repeat(256), "a\u0007"].map((id) => `user=${encodeURIComponent(id)}`).join("&");
+    const answer = await site.get(`/api/presence?user=lena&${bad}`, "bob");
+    const { users } = (await answer.json()) as { users: { online: boolean }[] };
+    expect(users.map(({ online }) => online).sort()).toEqual([false, false, false, true]);
   });
 
   test("canSee hides users from lists and look-ups", async () => {
