@@ -411,7 +411,8 @@ bool apply_at_commit(SharedDatabase &database, const PendingChange &change, cons
 
 void at_transaction_end(XactEvent event, void *)
 {
-    if (pending_count == 0)
+    // Also where subtransactions have taken back all changes: the memory goes with the transaction.
+    if (pending == nullptr)
         return;
     SharedDatabase *database = my_known_database();
     if (event == XACT_EVENT_COMMIT && database != nullptr) {
@@ -421,7 +422,7 @@ void at_transaction_end(XactEvent event, void *)
                 database->worker.note_cache_gap();
     }
     // Of a prepared transaction, others will open what they find committed.
-    if (event == XACT_EVENT_PREPARE && database != nullptr)
+    if (event == XACT_EVENT_PREPARE && pending_count > 0 && database != nullptr)
         database->worker.set_sessions_prepared(true);
     if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         forget_pending();
