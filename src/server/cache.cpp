@@ -25,6 +25,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "../core/tombstones.h"
 #include "extension.h"
 #include "hooks.h"
 #include "settings.h"
@@ -598,9 +599,74 @@ void cache_shrink()
     }
 }
 
+namespace {
+
+Tombstones *tombstones_of(const SharedShard &shard)
+{
+    return DsaPointerIsValid(shard.tombstones)
+               ? static_cast<Tombstones *>(dsa_get_address(shared_area(), shard.tombstones))
+               : nullptr;
+}
+
+}  // namespace
+
+bool cache_reserve_tombstones(const SessionName &name)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return false;
+    SharedShard &shard = shard_of(*database, cache_key(name));
+    if (with_shard(shard, LW_SHARED, [&shard](HeartbeatShard *) { return tombstones_of(shard) != nullptr; }))
+        return true;
+    dsa_pointer block = try_allocate(sizeof(Tombstones), 0);
+    if (!DsaPointerIsValid(block))
+        return false;
+    static_cast<Tombstones *>(dsa_get_address(shared_area(), block))->clear();
+    with_shard(shard, LW_EXCLUSIVE, [&shard, &block](HeartbeatShard *) {
+        if (!DsaPointerIsValid(shard.tombstones))
+            std::swap(shard.tombstones, block);
+        (void)tombstones_of(shard);
+    });
+    if (DsaPointerIsValid(block))
+        dsa_free(shared_area(), block);
+    return true;
+}
+
+void cache_add_tombstone(const SessionKey &key, std::uint64_t lasting_ms)
+{
+    SharedDatabase *database = my_known_database();
+    if (database == nullptr)
+        return;
+    SharedShard &shard = shard_of(*database, key);
+    const std::uint64_t now = monotonic_ms();
+    LWLockAcquire(&shard.lock.lock, LW_EXCLUSIVE);
+    if (Tombstones *tombstones = tombstones_of(shard))
+        tombstones->add(key, now, now + lasting_ms);
+    LWLockRelease(&shard.lock.lock);
+}
+
+bool cache_has_tombstone(const SessionKey &key)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return false;
+    SharedShard &shard = shard_of(*database, key);
+    const std::uint64_t now = monotonic_ms();
+    return with_shard(shard, LW_SHARED, [&](HeartbeatShard *) {
+        const Tombstones *tombstones = tombstones_of(shard);
+        return tombstones != nullptr && tombstones->contains(key, now);
+    });
+}
+
 void cache_clear()
 {
     with_each_shard(LW_EXCLUSIVE, [](HeartbeatShard &sessions) { sessions.clear(); });
+    if (SharedDatabase *database = my_database())
+        for (SharedShard &shard : database->shards)
+            with_shard(shard, LW_EXCLUSIVE, [&shard](HeartbeatShard *) {
+                if (Tombstones *tombstones = tombstones_of(shard))
+                    tombstones->clear();
+            });
     // Should the extension stay after all, its sessions must not be forgotten.
     if (SharedDatabase *database = my_database())
         database->worker.note_cache_gap();

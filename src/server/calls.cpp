@@ -11,6 +11,7 @@
 #include "review.h"
 #include "settings.h"
 #include "storage.h"
+#include "tombstones.h"
 
 namespace presence {
 
@@ -244,7 +245,11 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
             ended += event.type == EventType::session_end && event.reason == reason;
     }
     close_storage(storage);
-    log_call(work, function, name, session_name, went, ended);
+    const bool known = wanted.user != nullptr && (session_name == nullptr || target != nullptr);
+    if (known)
+        log_call(work, function, name, session_name, went, ended);
+    else if (session_name != nullptr)
+        leave_tombstone({text_view(name), text_view(session_name)});
     end_owner_work(work);
     PG_RETURN_BOOL(went);
 }
@@ -282,6 +287,8 @@ PRESENCE_FUNCTION(update_user_heartbeat)
         PG_RETURN_BOOL(true);
 
     const Details details = checked_details(fcinfo);
+    if (session != nullptr && has_tombstone({text_view(user), text_view(session)}))
+        PG_RETURN_BOOL(false);
     const OwnerWork work = begin_owner_work();
     const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");
@@ -329,7 +336,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count)));
     int left = 0;
     for (int i = 0; i < user_count; ++i)
-        if (!taken[i])
+        if (!taken[i] && (session_nulls[i] || !has_tombstone(names[i])))
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
     std::sort(order, order + left, [names](int a, int b) {

@@ -9,6 +9,7 @@
 #include "owner_guard.h"
 #include "settings.h"
 #include "shared.h"
+#include "tombstones.h"
 
 #pragma GCC visibility push(default)
 extern "C" {
@@ -22,6 +23,7 @@ extern "C" void _PG_init(void)
     presence::define_settings();
     presence::watch_catalog();
     presence::watch_roles();
+    presence::watch_goodbyes();
     presence::watch_transactions();
     presence::watch_commits();
     presence::install_owner_guard();

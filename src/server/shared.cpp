@@ -96,6 +96,7 @@ dsa_pointer make(Oid database)
     for (SharedShard &shard : added->shards) {
         LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);
         shard.block = InvalidDsaPointer;
+        shard.tombstones = InvalidDsaPointer;
     }
     return pointer;
 }
@@ -227,8 +228,9 @@ bool free_dropped_database(SharedDatabase *gone)
     if (paused)
         return false;
     for (const SharedShard &shard : gone->shards)
-        if (DsaPointerIsValid(shard.block))
-            dsa_free(area, shard.block);
+        for (const dsa_pointer block : {shard.block, shard.tombstones})
+            if (DsaPointerIsValid(block))
+                dsa_free(area, block);
     dsa_free(area, pointer);
     return true;
 }

@@ -18,7 +18,8 @@ inline constexpr unsigned shard_count = 64;
 
 struct SharedShard {
     LWLockPadded lock;
-    dsa_pointer block;  // of a HeartbeatShard; InvalidDsaPointer until the first session
+    dsa_pointer block;       // of a HeartbeatShard; InvalidDsaPointer until the first session
+    dsa_pointer tombstones;  // of Tombstones; InvalidDsaPointer until the first
 };
 
 // One for each database in which the extension is used. Its lifetime is simple, so that nobody can meet freed memory:
