@@ -122,6 +122,13 @@ sub try_block {
     }
 }
 
+# One paragraph, one line: a line of text does not follow another one, except in what a program writes.
+for my $document (map {s{^\Q$root\E/}{}r} glob "$root/*.md $root/docs/*.md $root/client/*.md $root/test/*.md") {
+    my $text = content($document) =~ s/^<!-- results -->.*//msr =~ s/^( *)```.*?^\1```$//gmsr;
+    my @wrapped = $text =~ /^(?![ \t]*$|[#|<])[^\n]+\n((?![ \t]*(?:$|[-*|<#]|\d+\.))[^\n]+)$/gm;
+    is_deeply(\@wrapped, [], "$document has no paragraph of several lines");
+}
+
 # Links within the repository lead somewhere, for all documents.
 for my $document (map {s{^\Q$root\E/}{}r} glob "$root/*.md $root/docs/*.md $root/client/*.md") {
     my $text = content($document);
@@ -149,7 +156,8 @@ sub compare_tables {
         FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
         LEFT JOIN LATERAL unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, position) ON true
         WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'presence') AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
-          AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname NOT IN ('presence_event_payload', 'presence_feed_place')
+          AND NOT has_function_privilege('public', p.oid, 'EXECUTE') AND p.prorettype <> 'trigger'::regtype
+          AND p.proname NOT IN ('presence_event_payload', 'presence_feed_place')
         GROUP BY p.oid, p.proname ORDER BY 1}
         )
     ) {
