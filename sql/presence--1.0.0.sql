@@ -263,6 +263,7 @@ CREATE TABLE @extschema@.presence_change (
     at         timestamptz NOT NULL,
     only_added boolean NOT NULL
 );
+ALTER TABLE @extschema@.presence_change REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.presence_change IS 'Changes of the tables by hand that the next cleanup reviews; used where the library is not preloaded. Not dumped.';
 COMMENT ON COLUMN @extschema@.presence_change.at IS 'When it was.';
 COMMENT ON COLUMN @extschema@.presence_change.only_added IS 'Rows were only added, as when a dump is read: more may come.';
