@@ -469,25 +469,25 @@ COMMENT ON COLUMN @extschema@.presence_user_summary.online IS 'Has a session tha
 COMMENT ON COLUMN @extschema@.presence_user_summary.status IS 'Most present status of the live sessions; NULL when offline.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.sessions IS 'Number of live sessions.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.online_since IS 'When the user came online; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence_user_summary.last_seen IS 'heartbeat_at of an online user; the last heartbeat or goodbye of an offline one.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.heartbeat_at IS 'Last heartbeat, of the live sessions where there are any.';
 COMMENT ON COLUMN @extschema@.presence_user_summary.session_id IS 'The session that beat last; empty for the unnamed one.';
 
 CREATE FUNCTION @extschema@.presence_summary_transfn(internal, user_id text, session_id text, online boolean, status text,
                                                  online_since timestamptz, heartbeat_at timestamptz, heartbeat_interval interval,
-                                                 ended_at timestamptz, leave_until timestamptz, pass uuid)
+                                                 ended_at timestamptz, end_reason text, leave_until timestamptz, pass uuid)
 RETURNS internal AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
+COMMENT ON FUNCTION @extschema@.presence_summary_transfn(internal, text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, text, timestamptz, uuid) IS
     'Adds a session to presence_summary.';
 
 CREATE FUNCTION @extschema@.presence_summary_finalfn(internal)
 RETURNS @extschema@.presence_user_summary AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION @extschema@.presence_summary_finalfn(internal) IS 'Result of presence_summary.';
 
-CREATE AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) (
+CREATE AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, text, timestamptz, uuid) (
     SFUNC = @extschema@.presence_summary_transfn, STYPE = internal, SSPACE = 160, FINALFUNC = @extschema@.presence_summary_finalfn, PARALLEL = SAFE
 );
-COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, timestamptz, uuid) IS
+COMMENT ON AGGREGATE @extschema@.presence_summary(text, text, boolean, text, timestamptz, timestamptz, interval, timestamptz, text, timestamptz, uuid) IS
     'Adds up the rows of a user''s sessions by what is recorded and cached of each. For the view presence, and for the owner of the extension.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -542,7 +542,7 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        latest.metadata
 FROM (SELECT u.user_id,
              @extschema@.presence_summary(s.user_id, s.session_id, s.online, s.status, s.online_since, s.heartbeat_at,
-                                          s.heartbeat_interval, s.ended_at, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
+                                          s.heartbeat_interval, s.ended_at, s.end_reason, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
       FROM @extschema@.presence_session AS s
       JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id
       GROUP BY u.user_id) AS u
@@ -553,7 +553,7 @@ COMMENT ON COLUMN @extschema@.presence.online IS 'Has a session that is neither 
 COMMENT ON COLUMN @extschema@.presence.status IS 'Most present status of the live sessions: active, busy, idle, away; NULL when offline.';
 COMMENT ON COLUMN @extschema@.presence.sessions IS 'Number of live sessions.';
 COMMENT ON COLUMN @extschema@.presence.online_since IS 'When the user came online; NULL when offline.';
-COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user, the end of an offline one.';
+COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user; the last heartbeat or goodbye of an offline one.';
 COMMENT ON COLUMN @extschema@.presence.heartbeat_at IS 'Last heartbeat of any live session, cached ones included.';
 COMMENT ON COLUMN @extschema@.presence.session_id IS 'The session that beat last; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence.user_agent IS 'Its client software.';

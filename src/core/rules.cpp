@@ -123,8 +123,7 @@ bool UserSummary::add(const SessionSnapshot &session) noexcept
         online_since = std::min(online_since, session.online_since);
     }
     sessions += session.state == SessionState::online ? 1 : 0;
-    const Time over = session.ended_at != 0 ? session.ended_at : session.heartbeat_at;
-    ended_at = any ? std::max(ended_at, over) : over;
+    seen_at = any ? std::max(seen_at, session.seen_at) : session.seen_at;
     any = true;
     return latest_so_far;
 }

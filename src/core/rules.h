@@ -30,6 +30,9 @@ std::string_view to_text(Reason reason) noexcept;
 bool parse(std::string_view text, Status &status) noexcept;
 bool parse(std::string_view text, Reason &reason) noexcept;
 
+// Whether the session ended by a sign of life.
+constexpr bool is_goodbye(Reason reason) noexcept { return reason == Reason::leave || reason == Reason::disconnect; }
+
 // What a session is to its user, in the order of precedence. `leaving`: it has ended, but until its grace is over the user
 // counts as online.
 enum class SessionState : std::uint8_t { offline, leaving, online };
@@ -48,7 +51,7 @@ struct SessionSnapshot {
     std::int64_t id = 0;  // of two that beat at the same time, the one with the higher id counts as the later
     Time online_since = 0;
     Time heartbeat_at = 0;
-    Time ended_at = 0;  // 0: not recorded as ended
+    Time seen_at = 0;  // its last sign of life: a heartbeat, or a goodbye
 };
 
 // A user as the sum of the user's sessions. All zero: a user without any.
@@ -60,7 +63,7 @@ struct UserSummary {
     std::int64_t latest = 0;         // id of the session that beat last, of those that count or, offline, of all
     Time online_since = 0;
     Time heartbeat_at = 0;  // of that session
-    Time ended_at = 0;      // when the last of them was over, for a user who is offline
+    Time seen_at = 0;       // the last sign of life of any
 
     bool online() const noexcept { return state != SessionState::offline; }
 

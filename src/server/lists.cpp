@@ -185,10 +185,11 @@ SessionSnapshot snapshot_at(const SessionRow &row, const EffectiveTimes &times, 
                              .id = tie_breaker(row.name.session),
                              .online_since = row.online_since,
                              .heartbeat_at = row.heartbeat_at,
-                             .ended_at = row.ended_at};
+                             .seen_at = is_goodbye(row.end_reason) ? row.ended_at : row.heartbeat_at};
     if (!row.online)
         return snapshot;
     snapshot.heartbeat_at = times.heartbeat_at;
+    snapshot.seen_at = std::max(snapshot.seen_at, times.heartbeat_at);
     if (now <= live_until(times.stale_after, row.leave_until))
         snapshot.state = row.ended_at != 0 ? SessionState::leaving : SessionState::online;
     return snapshot;
@@ -248,6 +249,9 @@ std::string_view add_row(Receiver &receiver, TupleTableSlot *slot)
     s.interval = interval_time(NullableDatum{value(session_heartbeat_interval), is_null(session_heartbeat_interval)});
     s.ended_at = time(session_ended_at);
     s.leave_until = time(session_leave_until);
+    s.end_reason = Reason::none;
+    if (!is_null(session_end_reason))
+        parse(text_view(DatumGetTextPP(value(session_end_reason))), s.end_reason);
     row.metadata = is_null(session_metadata) || !list.with_metadata
                        ? null_datum
                        : NullableDatum{kept(list, value(session_metadata)), false};

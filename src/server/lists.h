@@ -13,6 +13,7 @@ struct SessionRow {
     bool online;  // as recorded
     Status status;
     Time online_since, heartbeat_at, interval, ended_at, leave_until;
+    Reason end_reason;
 };
 
 // What it counts for now, with what the cache knows of it.

@@ -262,7 +262,7 @@ struct SummaryState {
 
 PRESENCE_FUNCTION(presence_summary_transfn)
 {
-    require_view(fcinfo, 10);
+    require_view(fcinfo, 11);
     MemoryContext context;
     if (AggCheckCallContext(fcinfo, &context) == 0)
         elog(ERROR, "called outside of an aggregate");
@@ -281,7 +281,10 @@ PRESENCE_FUNCTION(presence_summary_transfn)
     s.heartbeat_at = PG_GETARG_TIMESTAMPTZ(6);
     s.interval = interval_time(fcinfo->args[7]);
     s.ended_at = time_or_zero(fcinfo, 8);
-    s.leave_until = time_or_zero(fcinfo, 9);
+    s.end_reason = Reason::none;
+    if (!PG_ARGISNULL(9))
+        parse(text_view(PG_GETARG_TEXT_PP(9)), s.end_reason);
+    s.leave_until = time_or_zero(fcinfo, 10);
     if (sum->user.add(snapshot_of(s))) {
         if (sum->room < s.name.session.size()) {
             sum->room = std::max<std::size_t>(s.name.session.size(), 40);
@@ -312,7 +315,7 @@ PRESENCE_FUNCTION(presence_summary_finalfn)
                       PointerGetDatum(status_text(s.status)),
                       Int32GetDatum(s.sessions),
                       TimestampTzGetDatum(s.online_since),
-                      TimestampTzGetDatum(s.online() ? s.heartbeat_at : s.ended_at),
+                      TimestampTzGetDatum(s.online() ? s.heartbeat_at : s.seen_at),
                       TimestampTzGetDatum(s.heartbeat_at),
                       PointerGetDatum(make_text({sum->session, sum->length}))};
     bool nulls[] = {false, !s.online(), false, !s.online(), false, false, false};
@@ -403,7 +406,7 @@ PRESENCE_FUNCTION(get_presence)
         Datum values[] = {PointerGetDatum(user.name),
                           BoolGetDatum(sum.online()),
                           PointerGetDatum(status_text(sum.status)),
-                          TimestampTzGetDatum(sum.online() ? sum.heartbeat_at : sum.ended_at),
+                          TimestampTzGetDatum(sum.online() ? sum.heartbeat_at : sum.seen_at),
                           Int32GetDatum(sum.sessions),
                           user.metadata.value};
         bool nulls[] = {false, false, !sum.online(), !sum.any, !sum.any, user.metadata.isnull};

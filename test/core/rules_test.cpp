@@ -590,24 +590,22 @@ TEST(UserSummary, SaysWhichSessionBeatLast)
     EXPECT_EQ(sum.heartbeat_at, 11);
 }
 
-TEST(UserSummary, OfAnOfflineUserSaysWhenTheLastSessionWasOver)
+TEST(UserSummary, OfAnOfflineUserSaysWhenThereWasTheLastSignOfLife)
 {
     const UserSummary sum =
-        sum_of({{.id = 1, .heartbeat_at = 10, .ended_at = 30}, {.id = 2, .heartbeat_at = 20, .ended_at = 25}});
+        sum_of({{.id = 1, .heartbeat_at = 10, .seen_at = 30}, {.id = 2, .heartbeat_at = 20, .seen_at = 20}});
     EXPECT_TRUE(sum.any);
     EXPECT_FALSE(sum.online());
     EXPECT_EQ(sum.sessions, 0);
     EXPECT_EQ(sum.latest, 2);
     EXPECT_EQ(sum.heartbeat_at, 20);
-    EXPECT_EQ(sum.ended_at, 30);
-    // A stale session, which nobody has ended yet, was over with its last heartbeat.
-    EXPECT_EQ(sum_of({{.heartbeat_at = 10}}).ended_at, 10);
+    EXPECT_EQ(sum.seen_at, 30);
 }
 
 TEST(UserSummary, ALeavingSessionCountsOnlyWhereNoneIsOnline)
 {
     const SessionSnapshot leaving{
-        .state = SessionState::leaving, .status = Status::active, .id = 1, .heartbeat_at = 20, .ended_at = 25};
+        .state = SessionState::leaving, .status = Status::active, .id = 1, .heartbeat_at = 20, .seen_at = 25};
     UserSummary sum = sum_of({leaving});
     EXPECT_TRUE(sum.online());
     EXPECT_EQ(sum.sessions, 0);
@@ -631,7 +629,7 @@ TEST(UserSummary, DoesNotDependOnTheOrderOfTheSessions)
                        .online_since = static_cast<Time>(random() % 4),
                        .heartbeat_at = static_cast<Time>(10 + random() % 4)};
             if (session.state != SessionState::online)
-                session.ended_at = static_cast<Time>(20 + random() % 4);
+                session.seen_at = static_cast<Time>(20 + random() % 4);
         }
         const UserSummary sum = sum_of(sessions);
         std::shuffle(sessions.begin(), sessions.end(), random);
@@ -642,7 +640,7 @@ TEST(UserSummary, DoesNotDependOnTheOrderOfTheSessions)
         ASSERT_EQ(sum.latest, other.latest);
         ASSERT_EQ(sum.online_since, other.online_since);
         ASSERT_EQ(sum.heartbeat_at, other.heartbeat_at);
-        ASSERT_EQ(sum.ended_at, other.ended_at);
+        ASSERT_EQ(sum.seen_at, other.seen_at);
     }
 }
 

@@ -1,6 +1,6 @@
 -- Views and functions that read: each shows what it should, and all show the same.
 \ir helpers.psql
-SELECT plan(41);
+SELECT plan(44);
 
 SELECT is((SELECT count(*) FROM get_active_users()), 0::bigint, 'nobody is online at first');
 SELECT is(presence_count(), 0::bigint, 'nobody is counted');
@@ -24,7 +24,7 @@ SELECT mark_user_offline('ida', 'old tab');
 SELECT is((SELECT row(sessions, session_id, metadata)::text FROM presence WHERE user_id = 'ida'), row(1, 'new tab'::text, '{"n": 2}'::jsonb)::text, 'a session that has ended is not the one that beat last');
 SELECT pg_sleep(0.002), mark_user_offline('ida');
 SELECT is((SELECT row(online, status, sessions, online_since)::text FROM presence WHERE user_id = 'ida'), row(false, NULL::text, 0, NULL::timestamptz)::text, 'offline: no status, no sessions, no online_since');
-SELECT is((SELECT last_seen FROM presence WHERE user_id = 'ida'), (SELECT max(ended_at) FROM presence_sessions WHERE user_id = 'ida'), 'last_seen of an offline user is the end');
+SELECT is((SELECT last_seen FROM presence WHERE user_id = 'ida'), (SELECT max(ended_at) FROM presence_sessions WHERE user_id = 'ida'), 'last_seen of a user who said goodbye is when that was');
 SELECT is((SELECT last_seen FROM get_presence(ARRAY['ida'])), (SELECT last_seen FROM presence WHERE user_id = 'ida'), 'get_presence says the same');
 SELECT ok((SELECT bool_and(ended_at IS NOT NULL AND end_reason = 'leave' AND NOT online) FROM presence_sessions WHERE user_id = 'ida'), 'the sessions keep their end and its reason');
 SELECT update_user_heartbeat('jon');
@@ -70,9 +70,13 @@ BEGIN;
 SELECT update_user_heartbeat('silent', 's'), update_user_heartbeat('silent', 't');
 SET LOCAL presence.timeout = '1ms';
 SELECT pg_sleep(0.01);
+SELECT last_seen FROM presence WHERE user_id = 'silent' \gset
 SET LOCAL presence.worker = off;
 SELECT is((SELECT array_agg(user_id) FROM get_active_users()), ARRAY['lives'], 'elsewhere');
 SELECT is((SELECT count(*) FROM presence_session WHERE user_id = 'silent' AND online), 0::bigint, 'it ends those that it meets, without a worker');
+SELECT is((SELECT last_seen FROM presence WHERE user_id = 'silent'), :'last_seen'::timestamptz, 'after which last_seen is still the last heartbeat');
+SELECT is((SELECT last_seen FROM get_presence(ARRAY['silent'])), :'last_seen'::timestamptz, 'in get_presence too');
+SELECT ok((SELECT bool_and(ended_at > :'last_seen') FROM presence_sessions WHERE user_id = 'silent'), 'and not the end, which is the timeout later');
 SELECT is((SELECT array_agg(event || ' ' || reason ORDER BY id) FROM presence_event_queue WHERE user_id = 'silent' AND reason = 'timeout'),
           ARRAY['session_end timeout', 'session_end timeout', 'user_offline timeout'], 'with their events');
 ROLLBACK;

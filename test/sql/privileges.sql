@@ -42,7 +42,7 @@ SELECT presence_is_live('alice', 'tab', now(), NULL, NULL);
 SELECT presence_effective_heartbeat('alice', 'tab', now());
 SELECT * FROM presence_server_state();
 SELECT * FROM presence_totals();
-SELECT presence_summary('alice', 'tab', true, 'active', now(), now(), NULL, NULL, NULL, gen_random_uuid());
+SELECT presence_summary('alice', 'tab', true, 'active', now(), now(), NULL, NULL, NULL, NULL, gen_random_uuid());
 SELECT * FROM presence_view_pass;
 SET presence.timeout = '1s';
 RESET ROLE;
