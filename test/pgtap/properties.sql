@@ -47,7 +47,8 @@ BEGIN
     END CASE;
     IF operation IN ('beat', 'change') AND said AND NOT is_user_online(who) THEN
         INSERT INTO broken VALUES ('results', step, operation, 'true, but not online'); END IF;
-    IF operation IN ('beat', 'change') AND NOT said AND (tab IS NULL OR NOT EXISTS (SELECT FROM presence_sessions WHERE user_id = who AND session_id = tab AND NOT online AND end_reason <> 'timeout')) THEN
+    -- Nothing but a tombstone knows of a session whose goodbye came first.
+    IF operation IN ('beat', 'change') AND NOT said AND (tab IS NULL OR EXISTS (SELECT FROM presence_sessions WHERE user_id = who AND session_id = tab AND (online OR end_reason = 'timeout'))) THEN
         INSERT INTO broken VALUES ('results', step, operation, 'ignored, but did not end on purpose'); END IF;
     IF operation IN ('leave', 'disconnect', 'leave all') AND said IS DISTINCT FROM (was AND NOT is_user_online(who)) THEN
         INSERT INTO broken VALUES ('results', step, operation, format('%s said %s', who, said)); END IF;
