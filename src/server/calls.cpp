@@ -27,6 +27,8 @@ Statement renew_cleanup = {
     0,
     {}};
 constexpr int max_agent_bytes = 1024;
+constexpr std::size_t max_metadata_bytes = 4096;
+constexpr int max_metadata_depth = 32;
 
 // Positions of arguments: of update_user_heartbeat(), whose first two are those of every call for one user.
 namespace argument {
@@ -81,6 +83,24 @@ bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
     return true;
 }
 
+// Measured before it is made a text, which may be much longer than the document.
+void check_metadata(Jsonb *metadata)
+{
+    constexpr DocumentSize shown_at_most{65536, max_metadata_depth};
+    const DocumentSize size = document_size(metadata, shown_at_most);
+    if (size.depth > max_metadata_depth)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is nested too deeply"),
+                        errdetail("Its arrays and objects are nested more than %d levels deep.", max_metadata_depth)));
+    if (size.bytes > shown_at_most.bytes)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long"),
+                        errdetail("It has more than %zu bytes; metadata has at most %zu.", shown_at_most.bytes,
+                                  max_metadata_bytes)));
+    const char *shown = JsonbToCString(nullptr, &metadata->root, VARSIZE(metadata));
+    if (strlen(shown) > max_metadata_bytes)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
+                        errdetail("It has %zu bytes; metadata has at most %zu.", strlen(shown), max_metadata_bytes)));
+}
+
 Details checked_details(FunctionCallInfo fcinfo)
 {
     Details d;
@@ -109,14 +129,8 @@ Details checked_details(FunctionCallInfo fcinfo)
         d.status = status;
     }
     d.metadata = fcinfo->args[argument::metadata];
-    if (!d.metadata.isnull) {
-        Jsonb *json = DatumGetJsonbP(d.metadata.value);
-        const char *shown = JsonbToCString(nullptr, &json->root, VARSIZE(json));
-        if (strlen(shown) > 4096)
-            ereport(ERROR,
-                    (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
-                     errdetail("It has %zu bytes; metadata has at most 4096.", strlen(shown))));
-    }
+    if (!d.metadata.isnull)
+        check_metadata(DatumGetJsonbP(d.metadata.value));
     return d;
 }
 

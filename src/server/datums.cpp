@@ -48,4 +48,34 @@ const char *excerpt(std::string_view value)
     return shown.data;
 }
 
+DocumentSize document_size(Jsonb *document, const DocumentSize &most)
+{
+    DocumentSize size{0, 0};
+    int depth = 0;
+    JsonbIterator *iterator = JsonbIteratorInit(&document->root);
+    for (;;) {
+        JsonbValue value;
+        const JsonbIteratorToken token = JsonbIteratorNext(&iterator, &value, false);
+        if (token == WJB_DONE || size.bytes > most.bytes || size.depth > most.depth)
+            return size;
+        if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT) {
+            // A scalar is the only element of an array that is not shown.
+            if (token == WJB_BEGIN_ARRAY && value.val.array.rawScalar)
+                continue;
+            size.depth = std::max(size.depth, ++depth);
+            size.bytes += 2;
+        } else if (token == WJB_END_ARRAY || token == WJB_END_OBJECT) {
+            --depth;
+        } else if (value.type == jbvString) {
+            size.bytes += static_cast<std::size_t>(value.val.string.len) + 2;
+        } else if (value.type == jbvNumeric) {
+            char *digits = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+            size.bytes += strlen(digits);
+            pfree(digits);
+        } else {
+            size.bytes += 4;  // true, null
+        }
+    }
+}
+
 }  // namespace presence

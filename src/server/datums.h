@@ -44,6 +44,14 @@ inline std::uint64_t datum_fingerprint(const NullableDatum &value)
 // Of a text, inet or jsonb.
 bool same_bytes(Datum a, Datum b);
 
+// How long the text of a document is at least, and how deep its arrays and objects are nested; no further than one of them
+// exceeds what is given. Costs no more than that, whatever the document is like.
+struct DocumentSize {
+    std::size_t bytes;
+    int depth;
+};
+DocumentSize document_size(Jsonb *document, const DocumentSize &most);
+
 // The beginning of what was passed, for error messages: whole characters, none of which garbles a log.
 const char *excerpt(std::string_view value);
 
