@@ -121,42 +121,26 @@ Level parse_level(FunctionCallInfo fcinfo)
     pg_unreachable();
 }
 
-void execute(const char *format, const char *what, const char *role)
+enum class Change : std::uint8_t { grant, revoke };
+
+// "GRANT … TO role" or "REVOKE … FROM role".
+void execute(Change change, const char *what, const char *role)
 {
-    const char *const schema = quote_identifier(get_namespace_name(schema_oid()));
-    StringInfoData sql;
-    initStringInfo(&sql);
-    char *const statement = psprintf(format, what, role);
-    for (const char *c = statement; *c != '\0'; ++c) {
-        if (c[0] == '@' && c[1] == '.') {
-            appendStringInfo(&sql, "%s.", schema);
-            ++c;
-        } else {
-            appendStringInfoCharMacro(&sql, *c);
-        }
-    }
-    if (SPI_execute(sql.data, false, 0) != SPI_OK_UTILITY)
-        elog(ERROR, "could not change privileges: %s", sql.data);
+    const char *const statement =
+        change == Change::grant ? psprintf("GRANT %s TO %s", what, role) : psprintf("REVOKE %s FROM %s", what, role);
+    const char *const sql = with_schema(statement);
+    if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+        elog(ERROR, "could not change privileges: %s", sql);
 }
 
-void grant(Level level, const char *role)
+void change_level(Change change, Level level, const char *role)
 {
-    execute("GRANT SELECT (%s) ON @.presence_access TO %s", quote_identifier(level_names[level].data()), role);
+    execute(change, psprintf("SELECT (%s) ON @.presence_access", quote_identifier(level_names[level].data())), role);
     for (const char *functions : rights[level].functions)
         if (functions != nullptr)
-            execute("GRANT EXECUTE ON FUNCTION %s TO %s", functions, role);
+            execute(change, psprintf("EXECUTE ON FUNCTION %s", functions), role);
     if (rights[level].relations != nullptr)
-        execute("GRANT SELECT ON %s TO %s", rights[level].relations, role);
-}
-
-void revoke(Level level, const char *role)
-{
-    execute("REVOKE SELECT (%s) ON @.presence_access FROM %s", quote_identifier(level_names[level].data()), role);
-    for (const char *functions : rights[level].functions)
-        if (functions != nullptr)
-            execute("REVOKE EXECUTE ON FUNCTION %s FROM %s", functions, role);
-    if (rights[level].relations != nullptr)
-        execute("REVOKE SELECT ON %s FROM %s", rights[level].relations, role);
+        execute(change, psprintf("SELECT ON %s", rights[level].relations), role);
 }
 
 // To the role itself, not to one that it is a member of, nor by being the owner or a superuser.
@@ -279,8 +263,9 @@ PRESENCE_FUNCTION(presence_grant)
     const bool may_enter = compat::may_use_schema(schema_oid(), grantee.oid);
     const OwnerWork work = begin_owner_work();
     if (!may_enter)
-        execute("GRANT USAGE ON SCHEMA %s TO %s", quote_identifier(get_namespace_name(schema_oid())), grantee.name);
-    grant(grantee.level, grantee.name);
+        execute(Change::grant, psprintf("USAGE ON SCHEMA %s", quote_identifier(get_namespace_name(schema_oid()))),
+                grantee.name);
+    change_level(Change::grant, grantee.level, grantee.name);
     end_owner_work(work);
     PG_RETURN_VOID();
 }
@@ -290,12 +275,12 @@ PRESENCE_FUNCTION(presence_revoke)
     (void)extension_of(fcinfo);
     const Grantee grantee = checked_grantee(fcinfo);
     const OwnerWork work = begin_owner_work();
-    revoke(grantee.level, grantee.name);
+    change_level(Change::revoke, grantee.level, grantee.name);
     // What another level gives stays.
     CommandCounterIncrement();
     for (std::uint8_t level = 0; level < level_count; ++level)
         if (level != grantee.level && is_granted(static_cast<Level>(level), grantee.oid))
-            grant(static_cast<Level>(level), grantee.name);
+            change_level(Change::grant, static_cast<Level>(level), grantee.name);
     end_owner_work(work);
     PG_RETURN_VOID();
 }

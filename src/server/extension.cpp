@@ -169,6 +169,22 @@ void end_owner_work(const OwnerWork &work)
     SetUserIdAndSecContext(work.role, work.security_context);
 }
 
+char *with_schema(const char *text)
+{
+    const char *const schema = quote_identifier(get_namespace_name(extension.schema));
+    StringInfoData sql;
+    initStringInfo(&sql);
+    for (const char *c = text; *c != '\0'; ++c) {
+        if (c[0] == '@' && c[1] == '.') {
+            appendStringInfo(&sql, "%s.", schema);
+            ++c;
+        } else {
+            appendStringInfoCharMacro(&sql, *c);
+        }
+    }
+    return sql.data;
+}
+
 SPIPlanPtr prepared(Statement &statement)
 {
     if (likely(statement.plan != nullptr && statement.generation == generation))
@@ -179,24 +195,14 @@ SPIPlanPtr prepared(Statement &statement)
         SPI_freeplan(old);
     }
 
-    StringInfoData sql;
-    initStringInfo(&sql);
-    const char *const schema = quote_identifier(get_namespace_name(extension.schema));
-    for (const char *c = statement.text; *c != '\0'; ++c) {
-        if (c[0] == '@' && c[1] == '.') {
-            appendStringInfo(&sql, "%s.", schema);
-            ++c;
-        } else {
-            appendStringInfoCharMacro(&sql, *c);
-        }
-    }
+    char *const sql = with_schema(statement.text);
     SPIPlanPtr plan = nullptr;
-    guarded(sql.data, [&] { plan = SPI_prepare(sql.data, statement.argument_count, statement.argument_types); });
+    guarded(sql, [&] { plan = SPI_prepare(sql, statement.argument_count, statement.argument_types); });
     if (plan == nullptr || SPI_keepplan(plan) != 0)
         elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
     if (statement.sql != nullptr)
         pfree(statement.sql);
-    statement.sql = MemoryContextStrdup(TopMemoryContext, sql.data);
+    statement.sql = MemoryContextStrdup(TopMemoryContext, sql);
     statement.plan = plan;
     statement.generation = generation;
     return plan;

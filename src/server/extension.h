@@ -45,6 +45,9 @@ void end_owner_work(const OwnerWork &work);
 
 inline constexpr int max_statement_arguments = 14;
 
+// The text with the schema in the place of each "@".
+char *with_schema(const char *text);
+
 // "@." in the text stands for the schema.
 struct Statement {
     const char *text;
