@@ -83,6 +83,7 @@ told_all($tail, 'a storm: no gap and no repeat');
 
 # An extension made anew gives the same numbers to other events, here more than it had printed.
 my $printed = split / /, numbers($tail);
+
 # It looks again when that is so.
 $tail->{process}->signal('STOP');
 sql('DROP EXTENSION presence');
