@@ -13,6 +13,10 @@
 #include "storage.h"
 #include "tombstones.h"
 
+extern "C" {
+#include "optimizer/plancat.h"
+}
+
 namespace presence {
 
 namespace {
@@ -164,6 +168,33 @@ struct HeartbeatCall {
     }
 };
 
+void require_room_for_sessions(const StoredUser &user)
+{
+    if (likely(max_sessions_per_user == 0 || user.sessions <= max_sessions_per_user))
+        return;
+    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                    errmsg("user_id \"%s\" has too many sessions", excerpt(text_view(user.name))),
+                    errdetail("No more than %d may be online at once (presence.max_sessions_per_user).",
+                              max_sessions_per_user),
+                    errhint("A client that comes back should use its session id again.")));
+}
+
+// By the planner's estimate, which costs nothing and is near enough for a bound.
+void require_room_for_users(const Storage &storage)
+{
+    if (likely(max_users == 0))
+        return;
+    BlockNumber pages = 0;
+    double rows = 0, all_visible = 0;
+    estimate_rel_size(storage.users->relation, nullptr, &pages, &rows, &all_visible);
+    if (rows <= max_users)
+        return;
+    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("there are too many users"),
+                    errdetail("About %.0f are known, online or not; no more than %d may be (presence.max_users).", rows,
+                              max_users),
+                    errhint("Set presence.user_retention, so that users who have long been gone are forgotten.")));
+}
+
 // Of each session wanted of a user.
 void apply_heartbeats(const WantedUser &wanted, void *context)
 {
@@ -183,6 +214,7 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
         const HeartbeatResult result = apply_heartbeat(user, group, target, heartbeat, user.events);
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
+        require_room_for_sessions(user);
         replace_if_given(target.user_agent, d.user_agent);
         replace_if_given(target.ip_address, d.ip_address);
         replace_if_given(target.interval, d.interval);
@@ -198,9 +230,12 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
     HeartbeatCall call(details);
     const NewUserRule rule{apply_heartbeats, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
-    for (const WantedUser &each : wanted)
+    for (const WantedUser &each : wanted) {
         if (!each.user->created)
             apply_heartbeats(each, &call);
+        else
+            require_room_for_users(storage);
+    }
     store_users(storage, wanted);
     for (const WantedUser &each : wanted)
         for (std::size_t i = 0; i < each.sessions.size(); ++i)

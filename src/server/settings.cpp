@@ -12,6 +12,8 @@ char *notify_channel;
 int notify_level;
 int storm_threshold;
 int feed_horizon_s;
+int max_sessions_per_user;
+int max_users;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
@@ -82,6 +84,11 @@ void define_settings()
     DefineCustomIntVariable("presence.storm_threshold", "More changes than this at once are announced as one.",
                             "0 announces each, however many there are.", &storm_threshold, 1000, 0, INT_MAX, PGC_SUSET,
                             0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("presence.max_sessions_per_user", "How many sessions of one user may be online.",
+                            "0 sets no limit.", &max_sessions_per_user, 1000, 0, INT_MAX, PGC_SUSET, 0, nullptr,
+                            nullptr, nullptr);
+    DefineCustomIntVariable("presence.max_users", "About how many users may be known, online or not.",
+                            "0 sets no limit.", &max_users, 0, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
     define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
                    nullptr, &feed_horizon_s, 10 * 60, 0);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,

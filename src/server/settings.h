@@ -17,6 +17,8 @@ extern char *notify_channel;
 extern int notify_level;
 extern int storm_threshold;
 extern int feed_horizon_s;
+extern int max_sessions_per_user;
+extern int max_users;
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;

@@ -72,5 +72,13 @@ SELECT user_id, online FROM get_presence(ARRAY['agent']);
 SELECT count(*) FROM presence_snapshot();
 SELECT count(*) >= 0 AS works FROM presence_changes_since(0);
 ROLLBACK;
+-- Limits of what one caller can fill.
+SET presence.max_sessions_per_user = 2;
+SELECT update_user_heartbeats(ARRAY['limited', 'limited'], ARRAY['1', '2']);
+CALL show_error($$SELECT update_user_heartbeat('limited', '3')$$);
+CALL show_error($$SELECT update_user_heartbeats(ARRAY['other', 'limited'], ARRAY['1', '3'])$$);
+SELECT update_user_heartbeat('limited', '2', status => 'busy');
+SELECT user_id, sessions FROM get_active_users() WHERE user_id IN ('limited', 'other');
+RESET presence.max_sessions_per_user;
 DROP PROCEDURE show_error;
 DROP EXTENSION presence;
