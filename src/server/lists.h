@@ -60,7 +60,7 @@ struct ListPage {
     std::string_view user;
     bool is_last = false;  // nobody follows
 
-    bool has(const ListedUser &user) const;
+    bool has(const ListedUser &listed) const;
 };
 inline constexpr ListPage first_page{DT_NOEND, {}};
 // By index at least the first so many of them, if there are as many; others may be in the list too. Then the page is what

@@ -34,7 +34,7 @@ struct OpenTable {
 };
 
 // column_types: what the caller takes the first columns for.
-OpenTable *open_for_writing(Table table, std::span<const Oid> column_types);
+OpenTable *open_for_writing(Table which, std::span<const Oid> column_types);
 // Keeps the locks until the end of the transaction. Nothing may be left in the batch.
 void close_table(OpenTable *table);
 
@@ -77,7 +77,7 @@ void insert_rows(OpenTable &table);
 
 // Of a row that the caller has locked, or whose user the caller has locked. Then it knows where the new version is.
 TupleTableSlot *next_version(OpenTable &table, HeapTuple row);
-void update_row(OpenTable &table, HeapTuple row);
+void update_row(OpenTable &table, HeapTuple old);
 void delete_row(OpenTable &table, HeapTuple row);
 
 }  // namespace presence
