@@ -146,7 +146,7 @@ bool exists_by_now(Relation table, IndexScanDesc scan, TupleTableSlot *slot, Dat
 {
     ScanKeyData key;
     ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, name);
-    key.sk_collation = table->rd_att->attrs[0].attcollation;
+    key.sk_collation = TupleDescAttr(table->rd_att, 0)->attcollation;
     index_rescan(scan, &key, 1, nullptr, 0);
     return index_getnext_slot(scan, ForwardScanDirection, slot);
 }
