@@ -238,34 +238,12 @@ void insert_rows(OpenTable &table)
     }
 }
 
-void update_row(OpenTable &table, HeapTuple old)
-{
-    TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
-    check_row(table, row);
-    TM_FailureData failure;
-    LockTupleMode mode = LockTupleExclusive;
-    compat::ChangedIndexes changed = compat::no_indexes;
-    switch (compat::update_row(table.relation, &old->t_self, row, GetActiveSnapshot(), &failure, &mode, &changed)) {
-    case TM_Ok:
-        break;
-    // Others change rows of a user only with the user locked, unless by hand.
-    case TM_Updated:
-        report_concurrent_change("update");
-    case TM_Deleted:
-        report_concurrent_change("delete");
-    case TM_SelfModified:
-    default:
-        elog(ERROR, "a row could not be updated because the current command has changed it");
-    }
-    if (changed != compat::no_indexes)
-        insert_index_entries(table, row, changed, nullptr);
-    old->t_self = row->tts_tid;
-}
+namespace {
 
-void delete_row(OpenTable &table, HeapTuple row)
+// Others change rows of a user only with the user locked, unless by hand.
+void require_written(TM_Result result)
 {
-    TM_FailureData failure;
-    switch (compat::delete_row(table.relation, &row->t_self, GetActiveSnapshot(), true, &failure)) {
+    switch (result) {
     case TM_Ok:
         return;
     case TM_Updated:
@@ -274,8 +252,30 @@ void delete_row(OpenTable &table, HeapTuple row)
         report_concurrent_change("delete");
     case TM_SelfModified:
     default:
-        elog(ERROR, "a row could not be deleted because the current command has changed it");
+        elog(ERROR, "a row could not be written because the current command has changed it");
     }
+}
+
+}  // namespace
+
+void update_row(OpenTable &table, HeapTuple old)
+{
+    TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
+    check_row(table, row);
+    TM_FailureData failure;
+    LockTupleMode mode = LockTupleExclusive;
+    compat::ChangedIndexes changed = compat::no_indexes;
+    require_written(
+        compat::update_row(table.relation, &old->t_self, row, GetActiveSnapshot(), &failure, &mode, &changed));
+    if (changed != compat::no_indexes)
+        insert_index_entries(table, row, changed, nullptr);
+    old->t_self = row->tts_tid;
+}
+
+void delete_row(OpenTable &table, HeapTuple row)
+{
+    TM_FailureData failure;
+    require_written(compat::delete_row(table.relation, &row->t_self, GetActiveSnapshot(), true, &failure));
 }
 
 }  // namespace presence
