@@ -82,6 +82,9 @@ export class ChangeFeed {
       lost: () => {
         if (current()) this.#setOpen(false);
       },
+      renew: () => {
+        if (current()) this.reopen();
+      },
       snapshot: (snapshot) => {
         if (!current()) return;
         const again = roster.position !== null;

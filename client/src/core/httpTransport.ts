@@ -69,6 +69,7 @@ export class HttpTransport implements PresenceTransport {
         if (event.event === "snapshot") sink.snapshot(data as PresenceSnapshot);
         else if (event.event === "ready") sink.opened();
         else if (event.event === "lost") sink.lost();
+        else if (event.event === "renew") sink.renew();
         else if (event.event === "position") sink.position(data as FeedPosition);
         else if (event.event === "message") sink.change(data as PresenceEvent);
       },

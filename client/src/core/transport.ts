@@ -10,7 +10,7 @@ export interface PresenceTransport {
   /** Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. */
   follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
   lookUp(users: readonly string[]): Promise<UserPresence[]>;
-  /** Ends stale sessions now; how many users went offline. */
+  /** Ends stale sessions now, if the viewer may; how many users went offline. */
   cleanup(): Promise<number>;
 }
 
@@ -19,6 +19,8 @@ export interface FeedSink {
   opened(): void;
   /** The connection stands, but what is behind it is away; `opened` follows. */
   lost(): void;
+  /** The server is about to end the connection, and nothing is wrong: another one is due. */
+  renew(): void;
   /** Any sign of life, keep-alive comments included. */
   alive(): void;
   /** The list as a whole: at the beginning, where the feed cannot continue from our position, or where we missed too much. */

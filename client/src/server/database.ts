@@ -1,10 +1,11 @@
+import { createHash } from "node:crypto";
 import type pg from "pg";
 import type { FeedPosition } from "../core/feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "../core/types.js";
 
 /** Anything that runs a query: a pool, or the one connection that listens. */
 export interface Queryable {
-  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<pg.QueryResult<Row>>;
+  query<Row extends pg.QueryResultRow>(query: string | pg.QueryConfig): Promise<pg.QueryResult<Row>>;
 }
 
 export interface SessionDetails {
@@ -31,6 +32,10 @@ type Argument = [type: "id" | "id[]" | "text" | "inet" | "interval" | "jsonb" | 
  */
 export class Database {
   #schema: Promise<string> | undefined;
+  #edition = 0;
+
+  /** `prepare`: by name, once for each connection. A pooler that hands connections on between transactions may not know the name. */
+  constructor(private readonly prepare = false) {}
 
   heartbeat(db: Queryable, user: string, session: string, details: SessionDetails): Promise<boolean> {
     const { userAgent, address, interval, status, metadata } = details;
@@ -138,17 +143,19 @@ export class Database {
     );
     const text = statement(`${schema}.${name}(${casts.join(", ")})`, schema);
     try {
-      return (
-        await db.query<Row>(
-          text,
-          args.map(([, value]) => value),
-        )
-      ).rows;
+      const values = args.map(([, value]) => value);
+      return (await db.query<Row>({ text, values, ...(this.prepare && { name: this.#nameOf(text) }) })).rows;
     } catch (error) {
+      // The result of a prepared statement is no longer what it was: the extension was upgraded.
+      if (codeOf(error) === "0A000") this.#edition++;
       // No such schema, type or function: the extension was moved, or made anew elsewhere.
       if (/^(3F000|42704|42883)$/.test(codeOf(error))) this.#schema = undefined;
       throw error;
     }
+  }
+
+  #nameOf(text: string): string {
+    return `presence_${createHash("sha256").update(`${this.#edition} ${text}`).digest("hex").slice(0, 32)}`;
   }
 
   /** Where the extension is, quoted: by the catalog, in which nothing else can say that it is the extension. */

@@ -4,6 +4,8 @@ import type { FeedPage } from "./database.js";
 import type { EventHub, HubListener } from "./eventHub.js";
 
 const READY = "event: ready\ndata: {}\n\n";
+/** Open another one: this one ends, and nothing is wrong. */
+const RENEW = "event: renew\ndata: {}\n\n";
 /** The stream stands, but the database behind it is away. */
 const LOST = "event: lost\ndata: {}\n\n";
 
@@ -47,9 +49,8 @@ export interface EventStreamOptions {
   keepAlive: number;
   /** Unread bytes at which a client is dropped. */
   mostUnread: number;
-  /** Asked every `recheck` ms; false ends the stream. */
-  stillAllowed: () => Promise<boolean>;
-  recheck: number;
+  /** After this long (ms) the page is asked to open another one. */
+  lifetime: number;
   closed: () => void;
 }
 
@@ -62,6 +63,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
   let position = options.since;
   let ended = false;
   let ready = false;
+  let caughtUp = false;
   let drained = () => {};
   let timer: ReturnType<typeof setInterval>;
   let output: ReadableStreamDefaultController<Uint8Array>;
@@ -129,6 +131,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
       if (full()) return end();
       // It may be more than the limit allows to lie unread; what comes after it waits in the feed.
       hub.remove(listener);
+      caughtUp = false;
       sendSnapshot(snapshot);
       catchUp().catch(end);
     },
@@ -170,18 +173,16 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (position !== null && !maybeSameFeed(position, hubPosition())) return end();
     // No await since the last comparison: nothing can fall between.
     hub.add(listener);
+    caughtUp = true;
     if (hub.connected) tell(true);
   };
 
-  let checked = Date.now();
-  const recheck = () => {
-    if (Date.now() - checked < options.recheck) return;
-    checked = Date.now();
-    // Where the question itself fails, the stream goes on: a fault there must not cut off everybody.
-    options.stillAllowed().then(
-      (allowed) => allowed || end(),
-      () => {},
-    );
+  const began = performance.now();
+  const renew = () => {
+    // Not before the list has arrived: on a slow line it never would.
+    if (!caughtUp || full() || performance.now() - began < options.lifetime) return;
+    send(RENEW);
+    end();
   };
 
   return new ReadableStream<Uint8Array>(
@@ -195,9 +196,9 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
             stuck = full() ? stuck + 1 : 0;
             if (stuck > 2) end();
             else if (stuck === 0) send(": keep-alive\n\n");
-            recheck();
+            renew();
           },
-          Math.min(options.keepAlive, options.recheck),
+          Math.min(options.keepAlive, options.lifetime),
         );
         timer.unref?.();
         catchUp().catch(end);

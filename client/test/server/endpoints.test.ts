@@ -2,6 +2,7 @@ import { connect as connectHttp2, createServer as createHttp2Server } from "node
 import { connect, type AddressInfo } from "node:net";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { nodeAdapter } from "../../src/server/index.js";
+import { Database } from "../../src/server/database.js";
 import { createDatabase, openSite, openStream, type Site } from "./site.js";
 
 let db: Awaited<ReturnType<typeof createDatabase>>;
@@ -155,6 +156,18 @@ describe("heartbeat", () => {
     expect(await Promise.all(all.map(beat))).toEqual(all.map((i) => ({ online: i !== 13 })));
     expect(await online("half13")).toBe(false);
   });
+});
+
+test.each([true, false])("statements are prepared by name only where that is asked for (%s)", async (prepare) => {
+  const client = await db.pool.connect();
+  const database = new Database(prepare);
+  for (let i = 0; i < 2; i++) expect(await database.lookUp(client, ["ada"])).toHaveLength(1);
+  const { rows } = await client.query("SELECT name FROM pg_prepared_statements");
+  expect(rows).toHaveLength(prepare ? 1 : 0);
+  client.release(true);
+  await site.close();
+  site = await openSite(db.name, { preparedStatements: prepare });
+  for (let i = 0; i < 2; i++) expect((await site.post("/api/heartbeat", "ada", { session_id: "s" })).status).toBe(200);
 });
 
 describe("goodbye", () => {

@@ -114,6 +114,7 @@ describe("the feed through a gateway", () => {
       since,
       {
         alive: () => {},
+        renew: () => {},
         lost: () => {},
         position: () => {},
         opened: () => {
