@@ -4,6 +4,7 @@ export type { PresenceOptions } from "./core/options.js";
 export { EMPTY_STATE, type PresenceEvents, type PresenceState, type PresenceStats } from "./core/state.js";
 export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.js";
 export { RpcTransport, type RpcTransportOptions } from "./core/rpcTransport.js";
+export type { CleanupResult } from "./core/cleanup.js";
 export type { FeedPosition } from "./core/feedPosition.js";
 export { PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./core/transport.js";
 export type * from "./core/types.js";

@@ -1,5 +1,6 @@
 import { Activity } from "./core/activity.js";
 import { ChangeFeed } from "./core/changeFeed.js";
+import { resultOf, type CleanupResult } from "./core/cleanup.js";
 import { Emitter } from "./core/emitter.js";
 import type { BeatResult } from "./core/heartbeatLoop.js";
 import { HttpTransport } from "./core/httpTransport.js";
@@ -84,7 +85,7 @@ export class PresenceService {
         if (!this.#page.gone) this.#wake();
       },
       woken: () => this.#wake(),
-      networkLost: () => this.#refresh(),
+      networkLost: () => this.#networkLost(),
     });
   }
 
@@ -144,9 +145,9 @@ export class PresenceService {
     this.#statusChanged();
   }
 
-  /** For admins: ends stale sessions now; how many users went offline. */
-  triggerCleanup(): Promise<number> {
-    return this.#transport.cleanup();
+  /** For admins: ends stale sessions now. Never rejects. */
+  triggerCleanup(): Promise<CleanupResult> {
+    return resultOf(this.#transport.cleanup());
   }
 
   /** A friend list: each asked-for user, online or not, with `last_seen`. */
@@ -189,6 +190,14 @@ export class PresenceService {
     this.#refresh();
   }
 
+  /** So says the browser; whether it is so for us, a try will tell. */
+  #networkLost(): void {
+    if (this.#page.gone) return;
+    if (this.#wanted) this.#session.restart();
+    else if (this.#feed.running) this.#feed.reopen();
+    this.#refresh();
+  }
+
   #hide(): void {
     if (this.#page.gone) return;
     // At once, because this one tells the server to expect the longer interval.
@@ -206,13 +215,14 @@ export class PresenceService {
 
   #connection(): ConnectionStatus {
     if (!this.#started) return "stopped";
-    if (globalThis.navigator?.onLine === false) return "offline";
     const heartbeatsFine = !this.#wanted || this.#session.beat === "ok";
     const feedFine = !this.#feed.running || this.#feed.open;
     if (heartbeatsFine && feedFine && !this.#page.gone) {
       this.#everOnline = true;
       return "online";
     }
+    // Says why nothing works, but not that nothing does: a page may well reach a server without what the browser calls a network.
+    if (globalThis.navigator?.onLine === false) return "offline";
     return this.#everOnline ? "reconnecting" : "connecting";
   }
 

@@ -1,6 +1,7 @@
 "use client";
 
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
+import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState } from "../core/state.js";
 import type { PresenceService } from "../presenceService.js";
@@ -12,7 +13,8 @@ export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> 
 }
 
 export interface PresenceManager extends PresenceState {
-  triggerCleanup: () => Promise<number>;
+  /** Never rejects: `outcome` says what came of it. */
+  triggerCleanup: () => Promise<CleanupResult>;
   /** For everything else; null on the server and while nobody is signed in. */
   service: PresenceService | null;
 }
@@ -46,9 +48,6 @@ export function usePresenceManager(options: PresenceManagerOptions): PresenceMan
     () => service?.state ?? EMPTY_STATE,
     () => EMPTY_STATE,
   );
-  const triggerCleanup = useCallback(
-    () => service?.triggerCleanup() ?? Promise.reject(new Error("presence: nobody is signed in")),
-    [service],
-  );
+  const triggerCleanup = useCallback(() => service?.triggerCleanup() ?? nobodyCleansUp(), [service]);
   return { ...state, triggerCleanup, service };
 }

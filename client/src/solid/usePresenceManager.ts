@@ -1,4 +1,5 @@
 import { createEffect, createMemo, createSignal, on, onCleanup, type Accessor } from "solid-js";
+import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
 import type { ConnectionStatus, PresenceStatus, PresenceUser } from "../core/types.js";
@@ -20,7 +21,8 @@ export interface PresenceManager {
   joined: Accessor<boolean>;
   stats: Accessor<PresenceStats>;
   lastSeen: Accessor<ReadonlyMap<string, string>>;
-  triggerCleanup: () => Promise<number>;
+  /** Never rejects: `outcome` says what came of it. */
+  triggerCleanup: () => Promise<CleanupResult>;
   /** For everything else; null on the server and while nobody is signed in. */
   service: Accessor<PresenceService | null>;
 }
@@ -61,7 +63,7 @@ export function usePresenceManager(options: PresenceManagerOptions): PresenceMan
     joined: createMemo(() => state().joined),
     stats: () => state().stats,
     lastSeen: () => state().lastSeen,
-    triggerCleanup: () => service()?.triggerCleanup() ?? Promise.reject(new Error("presence: nobody is signed in")),
+    triggerCleanup: () => service()?.triggerCleanup() ?? nobodyCleansUp(),
     service,
   };
 }

@@ -443,14 +443,55 @@ describe("connection status", () => {
     transport.last.sink.opened();
     await pass(0);
     onLine = false;
+    transport.answer = () => {
+      throw new PresenceError("no network", 0);
+    };
     page("offline");
     await pass(0);
     onLine = true;
+    transport.answer = () => true;
     page("online");
+    await pass(0);
+    transport.connect();
     await pass(0);
     service.stop();
     await pass(0);
     expect(told).toEqual(["connecting", "online", "reconnecting", "online", "offline", "online", "stopped"]);
+  });
+
+  test.each([true, false])(
+    "what works is online, whatever the browser says of the network (joined: %s)",
+    async (autoJoin) => {
+      onLine = false;
+      make({ autoJoin }).start();
+      await pass(0);
+      expect(service.state.connection).toBe("offline");
+      transport.connect({ seq: 1, users: [] });
+      await pass(0);
+      expect(service.state.connection).toBe("online");
+      page("offline");
+      await pass(0);
+      if (!autoJoin) transport.connect(); // the watcher's only way to try
+      await pass(0);
+      expect([service.state.connection, service.state.isConnected]).toEqual(["online", true]);
+      if (autoJoin) expect(transport.beats).toHaveLength(2); // asked at once
+    },
+  );
+
+  test("a connection that the server wants renewed is followed by another without a blink", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 7, users: [] });
+    await pass(0);
+    const told: string[] = [];
+    service.on("connection", (connection) => told.push(connection));
+    transport.last.sink.renew();
+    transport.connections[0]?.finish();
+    await pass(0);
+    expect([transport.connections.length, transport.standing, transport.last.since?.seq]).toEqual([2, 1, 7]);
+    transport.connect();
+    await pass(0);
+    expect([told, service.state.stats.reconnects]).toEqual([[], 0]);
   });
 
   test("a look at another tab and back does not make the light blink", async () => {
@@ -501,6 +542,16 @@ describe("connection status", () => {
   });
 });
 
-test("triggerCleanup asks the server", async () => {
-  expect(await make().triggerCleanup()).toBe(3);
+test("triggerCleanup asks the server, and says what came of it", async () => {
+  make();
+  expect(await service.triggerCleanup()).toEqual({ outcome: "done", offline: 3, error: null });
+  for (const [status, outcome] of [
+    [403, "forbidden"],
+    [401, "forbidden"],
+    [503, "failed"],
+    [0, "failed"],
+  ] as const) {
+    transport.cleanup = () => Promise.reject(new PresenceError("no", status));
+    expect(await service.triggerCleanup()).toMatchObject({ outcome, offline: 0, error: { status } });
+  }
 });

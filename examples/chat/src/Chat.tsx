@@ -81,12 +81,10 @@ export function Chat(props: Props) {
   const [cleaned, setCleaned] = createSignal("");
   const clean = async () => {
     setCleaned("Cleaning up…");
-    try {
-      const gone = await triggerCleanup();
-      setCleaned(gone === 0 ? "Nobody was stale." : `${gone} ${gone === 1 ? "user" : "users"} went offline.`);
-    } catch (error) {
-      setCleaned(`That failed: ${error instanceof Error ? error.message : String(error)}`);
-    }
+    const { outcome, offline, error } = await triggerCleanup();
+    if (outcome === "done")
+      setCleaned(offline === 0 ? "Nobody was stale." : `${offline} ${offline === 1 ? "user" : "users"} went offline.`);
+    else setCleaned(outcome === "forbidden" ? "You may not do that." : `That failed: ${error?.message}`);
   };
 
   const mine = () => activeUsers().find((user) => user.user_id === props.me.id);
