@@ -77,8 +77,8 @@ test("join, tabs, status, leave: others see it at once", async () => {
   expect(Date.now() - left).toBeLessThan(3000);
   expect(watcher.state.lastSeen.has("ada")).toBe(true);
   expect((await watcher.lookUp(["ada"]))[0]).toMatchObject({ user_id: "ada", online: false });
-  expect(await watcher.triggerCleanup()).toBe(0);
-  await expect(ada.triggerCleanup()).rejects.toMatchObject({ status: 403 });
+  expect(await watcher.triggerCleanup()).toMatchObject({ outcome: "done", offline: 0 });
+  expect(await ada.triggerCleanup()).toMatchObject({ outcome: "forbidden", error: { status: 403 } });
   await site.close();
 });
 
@@ -243,7 +243,7 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     expect((await root.lookUp(["ada", "nobody"])).map((user) => user.online).sort()).toEqual([false, true]);
     ada.stop();
     await soon(() => expect(names(root)).toEqual(["root"]));
-    expect(await root.triggerCleanup()).toBe(0);
+    expect(await root.triggerCleanup()).toMatchObject({ outcome: "done", offline: 0 });
     await expect(transportOf("ada").cleanup()).rejects.toMatchObject({ status: 403 });
   });
 
@@ -313,7 +313,7 @@ test("the rights that the document grants are enough for a backend", async () =>
   await soon(() => expect(ada.state.stats.heartbeatsSent).toBeGreaterThan(2)); // batched, too
   ada.stop();
   await soon(() => expect(names(root)).toEqual(["root"]));
-  expect(await root.triggerCleanup()).toBe(0);
+  expect(await root.triggerCleanup()).toMatchObject({ outcome: "done", offline: 0 });
   expect((await root.lookUp(["ada"]))[0]?.online).toBe(false);
   root.stop();
   await site.close();
