@@ -451,7 +451,7 @@ CREATE FUNCTION @extschema@.presence_server_state(
     pass uuid DEFAULT NULL,
     OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
-    OUT notify_queue_full boolean)
+    OUT notify_queue_full boolean, OUT ends_held_since timestamptz, OUT silent_sessions bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 100;
 COMMENT ON FUNCTION @extschema@.presence_server_state(uuid) IS
     'What shared memory knows of this database: cache, worker, notification queue. For presence_health, and for the owner of the extension.';
@@ -597,6 +597,9 @@ SELECT facts.total_users,
            CASE WHEN server.cache_full THEN
                'Shared memory for heartbeats is used up, so some heartbeats write to the table: give the server more shared memory (/dev/shm).' END,
            server.worker_problem,
+           CASE WHEN server.ends_held_since IS NOT NULL THEN
+               pg_catalog.format('%s sessions are silent, and presence.expiry_guard has held their ends since %s: see whether the application servers reach the database. If heartbeats do not come back, the sessions end at %s (presence.max_timeout), or at once if you set presence.expiry_guard to 0 and reload.',
+                                 server.silent_sessions, server.ends_held_since, server.ends_held_since + pg_catalog.current_setting('presence.max_timeout')::pg_catalog.interval) END,
            CASE WHEN NOT server.in_recovery AND live.stale_users > 0 AND server.worker_pid IS NULL THEN
                pg_catalog.format('%s users are silent for longer than their timeout and not yet ended: run SELECT cleanup_stale_presence(), or schedule it with SELECT presence_schedule_cleanup().', live.stale_users) END,
            CASE WHEN NOT server.in_recovery AND waiting.oldest < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval

@@ -213,6 +213,19 @@ HeartbeatShard::Scan HeartbeatShard::collect_expired(std::uint64_t now_ms, const
     return {.found = found, .resume_at = no_slot};
 }
 
+Silence HeartbeatShard::silence(std::uint64_t now_ms, const Timeouts &timeouts) const noexcept
+{
+    Silence found = {.sessions = count_, .silent = 0};
+    for (std::uint32_t i = 0; i < used_; ++i) {
+        const std::uint64_t packed = word(i);
+        if (beat_word::state(packed) == SlotState::free)
+            continue;
+        const std::uint64_t heard = std::max(beat_word::beat_ms(packed), timeouts.floor_ms);
+        found.silent += now_ms > heard && is_silent(now_ms - heard, beat_word::deadline(packed, timeouts) - heard);
+    }
+    return found;
+}
+
 HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entry, const Timeouts &timeouts) noexcept
 {
     const std::uint64_t row_and_status = (entry.row_id << 4U) | (entry.status & 15U);

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "deadline.h"
+#include "outage.h"
 #include "siphash.h"
 
 #include <atomic>
@@ -207,6 +208,9 @@ public:
     // been given up, and what was seen then may be past. Sessions found stay, to be found again until they are erased.
     Scan collect_expired(std::uint64_t now_ms, const Timeouts &timeouts, std::span<ExpiredSession> out,
                          std::uint32_t from = 0) noexcept;
+
+    // How many sessions there are, and how many of them have been silent for most of their timeout.
+    [[nodiscard]] Silence silence(std::uint64_t now_ms, const Timeouts &timeouts) const noexcept;
 
     // Counters, for the health view.
     void count_hits(std::uint64_t n = 1) noexcept { hits_.fetch_add(n, std::memory_order_relaxed); }

@@ -745,6 +745,19 @@ bool cache_any_stale()
     return collect_stale({&one, 1}, from) > 0;
 }
 
+Silence cache_silence()
+{
+    Silence all;
+    const Timeouts timeouts = timeouts_without_guard();
+    const std::uint64_t now = monotonic_ms();
+    with_each_shard(LW_SHARED, [&](const HeartbeatShard &sessions) {
+        const Silence here = sessions.silence(now, timeouts);
+        all.sessions += here.sessions;
+        all.silent += here.silent;
+    });
+    return all;
+}
+
 SessionKey cache_key(const SessionName &name) { return key_of(name); }
 
 void cache_forget_stale(const SessionKey &key)

@@ -87,6 +87,8 @@ bool cache_watches_everybody();
 // When the next session can be stale at the earliest, by the monotonic clock.
 std::uint64_t cache_next_deadline();
 bool cache_any_stale();
+// How many sessions there are, and how many have been silent for most of their timeout, whether or not ends are held.
+Silence cache_silence();
 // Stale sessions, as many as there is room for; how many were found. Each search of a process begins where its last one
 // ended, so that those who are found in vain keep nobody else waiting.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);

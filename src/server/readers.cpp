@@ -7,6 +7,7 @@
 #include "cache.h"
 #include "datums.h"
 #include "expiry.h"
+#include "expiry_guard.h"
 #include "extension.h"
 #include "feed.h"
 #include "lists.h"
@@ -212,7 +213,8 @@ PRESENCE_FUNCTION(presence_server_state)
     }
     // Where there is no memory for what belongs to this database, there is none for its sessions.
     const bool full = shared_memory_exists() && (database == nullptr || database->worker.cache_is_full());
-    Datum values[11] = {BoolGetDatum(shared_memory_exists()),
+    const HeldEnds held = held_ends();
+    Datum values[13] = {BoolGetDatum(shared_memory_exists()),
                         BoolGetDatum(RecoveryInProgress()),
                         BoolGetDatum(worker_enabled),
                         Int32GetDatum(static_cast<int32>(worker)),
@@ -222,12 +224,16 @@ PRESENCE_FUNCTION(presence_server_state)
                         Int64GetDatum(cache.misses),
                         Int64GetDatum(cache.bytes),
                         BoolGetDatum(full),
-                        0};
+                        0,
+                        TimestampTzGetDatum(held.since),
+                        Int64GetDatum(static_cast<std::int64_t>(held.silent))};
     if (worker_problem != nullptr)
         values[4] = CStringGetTextDatum(worker_problem);
     values[10] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
-    bool nulls[11] = {false, false, false, worker == 0, worker_problem == nullptr, false, false,
-                      false, false, false, false};
+    bool nulls[13] = {};
+    nulls[3] = worker == 0;
+    nulls[4] = worker_problem == nullptr;
+    nulls[11] = nulls[12] = held.since == 0;
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 

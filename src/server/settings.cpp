@@ -8,6 +8,7 @@ int timeout_ms;
 int max_timeout_ms;
 int rejoin_guard_ms;
 int leave_grace_ms;
+double expiry_guard;
 char *notify_channel;
 int notify_level;
 int storm_threshold;
@@ -77,6 +78,10 @@ void define_settings()
     define_milliseconds("presence.leave_grace",
                         "How long a user counts as online after a disconnect took the last session away.",
                         &leave_grace_ms, 0, 0);
+    DefineCustomRealVariable("presence.expiry_guard",
+                             "When more than this share of all sessions falls silent at once, their ends are held.",
+                             "0 ends everybody in time.", &expiry_guard, 0, 0, 1, PGC_SUSET, 0, nullptr, nullptr,
+                             nullptr);
     DefineCustomStringVariable("presence.notify_channel", "Channel on which changes are announced; empty for none.",
                                nullptr, &notify_channel, "presence", PGC_SUSET, 0, check_channel, nullptr, nullptr);
     DefineCustomEnumVariable("presence.notify_level", "Which changes are announced.", nullptr, &notify_level,

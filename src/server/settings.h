@@ -13,6 +13,7 @@ extern int timeout_ms;
 extern int max_timeout_ms;
 extern int rejoin_guard_ms;
 extern int leave_grace_ms;
+extern double expiry_guard;
 extern char *notify_channel;
 extern int notify_level;
 extern int storm_threshold;

@@ -92,6 +92,10 @@ dsa_pointer make(Oid database)
     SharedDatabase *added = at(pointer);
     added->database = database;
     added->worker.initialize();
+    pg_atomic_init_u32(&added->held_expiry.state, 0);
+    pg_atomic_init_u64(&added->held_expiry.since_ms, 0);
+    pg_atomic_init_u64(&added->held_expiry.floor_ms, 0);
+    pg_atomic_init_u64(&added->held_expiry.silent, 0);
     pg_atomic_init_u64(&added->early_misses, 0);
     for (SharedShard &shard : added->shards) {
         LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);
@@ -286,9 +290,7 @@ Time accepting_since()
     return known;
 }
 
-}  // namespace
-
-Floor heartbeat_floor()
+Floor start_of_heartbeats()
 {
     if (state == nullptr)
         return {accepting_since(), 0};
@@ -304,10 +306,36 @@ Floor heartbeat_floor()
     return {static_cast<TimestampTz>(pg_atomic_read_u64(&state->floor_wall)), ms};
 }
 
-Timeouts current_timeouts()
+// 0: no ends are held, or this process belongs to no database.
+std::uint64_t held_floor_ms()
+{
+    SharedDatabase *database = OidIsValid(MyDatabaseId) ? my_database() : nullptr;
+    return database != nullptr ? pg_atomic_read_u64(&database->held_expiry.floor_ms) : 0;
+}
+
+}  // namespace
+
+Floor heartbeat_floor()
+{
+    const Floor start = start_of_heartbeats();
+    const std::uint64_t held = held_floor_ms();
+    if (likely(held <= start.monotonic_ms))
+        return start;
+    const auto age = static_cast<std::int64_t>(monotonic_ms() - held);
+    return {GetCurrentTimestamp() - age * 1000, held};
+}
+
+Timeouts timeouts_without_guard()
 {
     return {static_cast<std::uint64_t>(timeout_ms), static_cast<std::uint64_t>(max_timeout_ms),
-            heartbeat_floor().monotonic_ms};
+            start_of_heartbeats().monotonic_ms};
+}
+
+Timeouts current_timeouts()
+{
+    Timeouts timeouts = timeouts_without_guard();
+    timeouts.floor_ms = std::max(timeouts.floor_ms, held_floor_ms());
+    return timeouts;
 }
 
 }  // namespace presence

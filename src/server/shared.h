@@ -22,6 +22,14 @@ struct SharedShard {
     dsa_pointer tombstones;  // of Tombstones; InvalidDsaPointer until the first
 };
 
+// Of expiry_guard.cpp, which alone writes it; times are monotonic milliseconds.
+struct HeldExpiry {
+    pg_atomic_uint32 state;     // a GuardState
+    pg_atomic_uint64 since_ms;  // when it began to hold
+    pg_atomic_uint64 floor_ms;  // silence before that does not count; 0: all of it does
+    pg_atomic_uint64 silent;    // sessions, when it last looked
+};
+
 // One for each database in which the extension is used. Its lifetime is simple, so that nobody can meet freed memory:
 // - It is made by a process that is connected to the database, or by the launcher from the file of heartbeats.
 // - Only the launcher frees it: when the database's row is gone, which the server allows only while nobody is connected to
@@ -32,6 +40,7 @@ struct SharedDatabase {
     Oid database;
     dsa_pointer next;
 
+    HeldExpiry held_expiry;  // read by each heartbeat, so apart from what changes often
     WorkerControl worker;
     pg_atomic_uint64 early_misses;  // of shards that had no block yet
 
@@ -72,8 +81,8 @@ const HashKey &server_secret();
 // Monotonic milliseconds for the cache.
 std::uint64_t monotonic_ms();
 
-// The moment at which the server began to accept heartbeats: nobody could beat before. Without preloading, the start of
-// the server. Wall time, and the same by the monotonic clock.
+// The moment at which the server began to accept heartbeats, before which nobody could beat, or while ends are held
+// (expiry_guard.h) a later one. Without preloading, the start of the server. Wall time, and the same by the monotonic clock.
 struct Floor {
     TimestampTz wall;
     std::uint64_t monotonic_ms;
@@ -81,5 +90,7 @@ struct Floor {
 Floor heartbeat_floor();
 
 Timeouts current_timeouts();
+// The same as if no ends were held.
+Timeouts timeouts_without_guard();
 
 }  // namespace presence

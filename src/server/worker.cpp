@@ -11,6 +11,7 @@
 #include "compat.h"
 #include "datums.h"
 #include "expiry.h"
+#include "expiry_guard.h"
 #include "extension.h"
 #include "feed.h"
 #include "owner_guard.h"
@@ -262,6 +263,7 @@ struct WorkerState {
     bool feed_begun = false;
     bool more_events = true;      // at the start, nobody knows
     std::uint64_t number_at = 0;  // not before
+    std::uint64_t guard_at = 0;   // whether too many are silent
     std::uint64_t expire_at = 0;
     std::uint64_t scan_at = 0;    // the whole table, where the cache has no memory
     std::uint64_t review_at = 0;  // the whole table, for sessions that the cache does not know
@@ -423,9 +425,19 @@ void review_tables(WorkerState &state)
         database->worker.set_next_review_ms(end + review_ms);
 }
 
+void guard_ends(WorkerState &state)
+{
+    const std::uint64_t now = monotonic_ms();
+    if (now < state.guard_at)
+        return;
+    const std::uint64_t pause = guard_expiry();
+    state.guard_at = pause == PG_UINT64_MAX ? pause : now + pause;
+}
+
 void end_silent_sessions(WorkerState &state)
 {
     look_at_table(state);
+    guard_ends(state);
     const std::uint64_t now = monotonic_ms();
     if (now < state.expire_at || now <= cache_next_deadline())
         return;
@@ -502,6 +514,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
             ConfigReloadPending = 0;
             ProcessConfigFile(PGC_SIGHUP);
             state->forget_at = std::min(state->forget_at, next_round());
+            state->guard_at = 0;
         }
         if (!worker_enabled)
             leave(false);
@@ -522,7 +535,8 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
-        next = std::min({next, state->review_at, state->forget_at, forget_failures(*state, turn_began)});
+        next =
+            std::min({next, state->guard_at, state->review_at, state->forget_at, forget_failures(*state, turn_began)});
         if (!database->worker.cache_is_complete())
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())

@@ -107,6 +107,39 @@ TEST(BeatWord, KeepsItsPartsApart)
     }
 }
 
+TEST(HeartbeatShard, CountsWhoeverHasMissedAHeartbeat)
+{
+    OwnedShard shard;
+    const auto put = [&](std::uint64_t n, std::uint64_t beat_ms, std::uint64_t interval_ms, SlotState state) {
+        const SessionEntry entry{.key = {n, n},
+                                 .row_id = n,
+                                 .beat_ms = beat_ms,
+                                 .wall_us = 0,
+                                 .interval_ms = interval_ms,
+                                 .fingerprints = {},
+                                 .state = state,
+                                 .status = 0};
+        ASSERT_EQ(shard->insert_or_update(entry, two_minutes), HeartbeatShard::Insert::inserted);
+    };
+    put(1, 1'000'000, 0, SlotState::open);
+    put(2, 1'010'000, 0, SlotState::closed);
+    put(3, 1'000'000, 120'000, SlotState::open);  // has twice as long
+    put(4, 1'200'000, 0, SlotState::open);        // from another processor, a moment ahead
+    const auto silent = [&](std::uint64_t now_ms, const Timeouts &timeouts) {
+        const Silence found = shard->silence(now_ms, timeouts);
+        EXPECT_EQ(found.sessions, shard->count());
+        return found.silent;
+    };
+    EXPECT_EQ(silent(1'080'000, two_minutes), 0U);
+    EXPECT_EQ(silent(1'080'001, two_minutes), 1U);
+    EXPECT_EQ(silent(1'160'001, two_minutes), 3U);
+    Timeouts started = two_minutes;
+    started.floor_ms = 1'080'001;
+    EXPECT_EQ(silent(1'160'001, started), 0U);
+    shard->erase(shard->find({1, 1}));
+    EXPECT_EQ(silent(1'160'001, two_minutes), 2U);
+}
+
 TEST(BeatWord, RoundsAPromiseUpAndSaturates)
 {
     EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 1, SlotState::open)), 10U);
