@@ -69,8 +69,14 @@ CREATE CAST (integer AS @extschema@.presence_id) WITH FUNCTION @extschema@.prese
 CREATE CAST (bigint AS @extschema@.presence_id) WITH FUNCTION @extschema@.presence_id(bigint) AS IMPLICIT;
 CREATE CAST (@extschema@.presence_id AS text) WITHOUT FUNCTION AS ASSIGNMENT;
 
+CREATE FUNCTION @extschema@.presence_is_id(text) RETURNS boolean
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_is_id(text) IS 'Whether a text can be a presence_id; for the constraints of the tables.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
--- Tables: closed to everybody; the functions below work on them as their owner.
+-- Tables: closed to everybody; the functions below work on them as their owner. Their constraints say what the library
+-- takes for granted of each row. The library itself, which writes the rows of users, sessions and events without SQL, does
+-- not evaluate them: presence_verify() does.
 -- ---------------------------------------------------------------------------------------------------------------------
 
 -- One row per user. Its row lock is the one lock that every change of a user's presence takes.
@@ -80,7 +86,12 @@ CREATE TABLE @extschema@.presence_user (
     sessions     integer NOT NULL DEFAULT 0,
     status       text,
     online_since timestamptz,
-    offline_at   timestamptz
+    offline_at   timestamptz,
+    CONSTRAINT presence_user_id CHECK (@extschema@.presence_is_id(user_id)),
+    CONSTRAINT presence_user_sessions CHECK (sessions >= 0),
+    CONSTRAINT presence_user_status CHECK (status IN ('active', 'busy', 'idle', 'away')),
+    CONSTRAINT presence_user_online CHECK (CASE WHEN online THEN status IS NOT NULL AND online_since IS NOT NULL ELSE status IS NULL AND sessions = 0 END),
+    CONSTRAINT presence_user_times CHECK (least(online_since, offline_at) > '1900-01-01 00:00+00' AND greatest(online_since, offline_at) < '10000-01-01 00:00+00')
 ) WITH (fillfactor = 80);
 -- The views show ids with the default collation, for which the primary key is of no use. A hash does not depend on its rules.
 CREATE INDEX presence_user_default_collation ON @extschema@.presence_user USING hash (user_id COLLATE pg_catalog."default");
@@ -108,7 +119,18 @@ CREATE TABLE @extschema@.presence_session (
     user_agent         text,
     ip_address         inet,
     metadata           jsonb,
-    PRIMARY KEY (user_id, session_id)
+    PRIMARY KEY (user_id, session_id),
+    CONSTRAINT presence_session_user_id CHECK (@extschema@.presence_is_id(user_id)),
+    CONSTRAINT presence_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
+    CONSTRAINT presence_session_status CHECK (status IN ('active', 'busy', 'idle', 'away')),
+    CONSTRAINT presence_session_online CHECK (CASE WHEN online THEN (ended_at IS NULL) = (leave_until IS NULL) ELSE ended_at IS NOT NULL AND leave_until IS NULL END),
+    CONSTRAINT presence_session_end CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
+    CONSTRAINT presence_session_end_reason CHECK (end_reason IN ('leave', 'disconnect', 'timeout', 'admin')),
+    CONSTRAINT presence_session_interval CHECK (heartbeat_interval > '0' AND heartbeat_interval <= '1 day'),
+    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until) > '1900-01-01 00:00+00'
+                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_session_user_agent CHECK (pg_catalog.octet_length(user_agent) <= 1024),
+    CONSTRAINT presence_session_metadata CHECK (pg_catalog.octet_length(metadata::pg_catalog.text) <= 4096)
 ) WITH (fillfactor = 60);
 -- For lists, for a user's live sessions (they have the user's online_since) and for the cache, which keeps online_since.
 CREATE INDEX presence_session_online ON @extschema@.presence_session (online_since, user_id) WHERE online;
@@ -142,7 +164,15 @@ CREATE TABLE @extschema@.presence_event (
     reason     text,
     sessions   integer NOT NULL,
     details    jsonb,
-    channel    text
+    channel    text,
+    CONSTRAINT presence_event_id CHECK (id > 0),
+    CONSTRAINT presence_event_at CHECK (at > '1900-01-01 00:00+00' AND at < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_event_event CHECK (event IN ('user_online', 'user_offline', 'session_start', 'session_end', 'update')),
+    CONSTRAINT presence_event_user_id CHECK (@extschema@.presence_is_id(user_id)),
+    CONSTRAINT presence_event_session_id CHECK (@extschema@.presence_is_id(session_id)),
+    CONSTRAINT presence_event_reason CHECK (reason IN ('heartbeat', 'leave', 'disconnect', 'timeout', 'admin')),
+    CONSTRAINT presence_event_sessions CHECK (sessions >= 0),
+    CONSTRAINT presence_event_channel CHECK (pg_catalog.octet_length(channel) BETWEEN 1 AND 63)
 );
 ALTER SEQUENCE @extschema@.presence_event_id_seq OWNED BY @extschema@.presence_event.id;
 COMMENT ON TABLE @extschema@.presence_event IS 'Everything that changed somebody''s presence, in the order of writing; presence_feed_range gives the numbers.';
@@ -159,16 +189,20 @@ COMMENT ON COLUMN @extschema@.presence_event.channel IS 'Where whoever numbers i
 -- Runs of ids that have numbers: event first_id + n is number first_seq + n. Insert-only, so that a long snapshot keeps no
 -- dead row from being skipped cheaply. The row with the highest first_seq is the head of the feed: it has the last five columns,
 -- which say what has been looked at, so that whoever looks next reads only what is new. A feed that began with users online has
--- a number 0 without an event, which stands for them.
+-- a number 0 without an event, which stands for them. online_users may be anything: numbering goes on where events were changed
+-- by hand, and a review finds that out.
 CREATE TABLE @extschema@.presence_feed_range (
-    first_seq    bigint PRIMARY KEY,
-    first_id     bigint NOT NULL,
+    first_seq    bigint PRIMARY KEY CHECK (first_seq >= 0),
+    first_id     bigint NOT NULL CHECK (first_id >= 0),
     events       integer NOT NULL CHECK (events > 0),
     online_users bigint,
     last_id      bigint,
     open_from    bigint[],
     open_to      bigint[],
-    open_until   bigint[]
+    open_until   bigint[],
+    CONSTRAINT presence_feed_range_last CHECK (first_seq <= 9223372036854775807 - events AND first_id <= 9223372036854775807 - events),
+    CONSTRAINT presence_feed_range_open CHECK (coalesce(pg_catalog.cardinality(open_from), 0) = coalesce(pg_catalog.cardinality(open_to), 0)
+                                               AND coalesce(pg_catalog.cardinality(open_from), 0) = coalesce(pg_catalog.cardinality(open_until), 0))
 );
 COMMENT ON TABLE @extschema@.presence_feed_range IS 'Numbers of events: each row gives consecutive numbers to events with consecutive ids.';
 COMMENT ON COLUMN @extschema@.presence_feed_range.first_seq IS 'Number of the first of them.';
@@ -182,7 +216,7 @@ COMMENT ON COLUMN @extschema@.presence_feed_range.open_until IS 'Where the rows 
 
 -- Insert-only and without a key, so that a restored dump adds its rows to that of CREATE EXTENSION.
 CREATE TABLE @extschema@.presence_feed (
-    epoch   text NOT NULL,
+    epoch   text NOT NULL CHECK (pg_catalog.octet_length(epoch) BETWEEN 1 AND 255),
     place   text NOT NULL,
     made_at timestamptz NOT NULL
 );
@@ -193,15 +227,15 @@ COMMENT ON COLUMN @extschema@.presence_feed.made_at IS 'When it was made.';
 
 -- Insert and delete only, the highest row counts.
 CREATE TABLE @extschema@.presence_feed_dropped (
-    seq bigint PRIMARY KEY
+    seq bigint PRIMARY KEY CHECK (seq >= 0)
 );
 COMMENT ON TABLE @extschema@.presence_feed_dropped IS 'Up to where retention has removed events.';
 COMMENT ON COLUMN @extschema@.presence_feed_dropped.seq IS 'Highest number that has been removed; 0: numbering has begun.';
 
 -- Numbered while the notification queue was too full; announced in the order of seq once it has room. Not dumped.
 CREATE TABLE @extschema@.presence_unannounced (
-    first_seq bigint PRIMARY KEY,
-    last_seq  bigint NOT NULL
+    first_seq bigint PRIMARY KEY CHECK (first_seq > 0),
+    last_seq  bigint NOT NULL CHECK (last_seq >= first_seq)
 );
 COMMENT ON TABLE @extschema@.presence_unannounced IS 'Events that are numbered but wait for room in the server''s notification queue.';
 COMMENT ON COLUMN @extschema@.presence_unannounced.first_seq IS 'Number of the first of them.';

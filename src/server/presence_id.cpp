@@ -30,9 +30,11 @@ namespace {
     pg_unreachable();
 }
 
+IdFault fault_of(std::string_view id) { return check_id(id, GetDatabaseEncoding() == PG_UTF8); }
+
 void check(std::string_view id)
 {
-    const IdFault fault = check_id(id, GetDatabaseEncoding() == PG_UTF8);
+    const IdFault fault = fault_of(id);
     if (fault != IdFault::none)
         refuse(id, fault);
 }
@@ -62,6 +64,11 @@ PRESENCE_FUNCTION(presence_id_recv)
 }
 
 PRESENCE_FUNCTION(presence_id_send) { return DirectFunctionCall1(textsend, PG_GETARG_DATUM(0)); }
+
+PRESENCE_FUNCTION(presence_is_id)
+{
+    PG_RETURN_BOOL(presence::fault_of(presence::text_view(PG_GETARG_TEXT_PP(0))) == presence::IdFault::none);
+}
 
 PRESENCE_FUNCTION(presence_id_from_text) { return presence::checked(PG_GETARG_TEXT_PP(0)); }
 

@@ -51,12 +51,17 @@ void insert_index_entries(OpenTable &table, TupleTableSlot *row, compat::Changed
         list_free(compat::insert_index_entries(table.result, row, table.state, changed, conflict));
 }
 
-void check_row(OpenTable &table, TupleTableSlot *row)
+void prepare_row(OpenTable &table, TupleTableSlot *row)
 {
     ResetPerTupleExprContext(table.state);
     row->tts_tableOid = RelationGetRelid(table.relation);
-    if (table.relation->rd_att->constr != nullptr)
-        ExecConstraints(table.result, row, table.state);
+    const TupleDesc shape = RelationGetDescr(table.relation);
+    for (int i = 0; i < shape->natts; ++i)
+        if (row->tts_isnull[i] && TupleDescAttr(shape, i)->attnotnull)
+            ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
+                            errmsg("null value in column \"%s\" of relation \"%s\" violates not-null constraint",
+                                   NameStr(TupleDescAttr(shape, i)->attname), RelationGetRelationName(table.relation)),
+                            errtablecol(table.relation, i + 1)));
 }
 
 bool has_conflict(OpenTable &table, TupleTableSlot *row)
@@ -190,7 +195,7 @@ TupleTableSlot *next_version(OpenTable &table, HeapTuple row)
 bool insert_unless_present(OpenTable &table)
 {
     TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
-    check_row(table, row);
+    prepare_row(table, row);
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         if (has_conflict(table, row)) {
@@ -213,7 +218,7 @@ bool insert_unless_present(OpenTable &table)
 void add_row(OpenTable &table)
 {
     TupleTableSlot *row = ExecStoreVirtualTuple(table.batch[table.batched]);
-    check_row(table, row);
+    prepare_row(table, row);
     // The values must live until they are inserted, whatever becomes of the caller's.
     ExecMaterializeSlot(row);
     if (++table.batched == OpenTable::batch_size)
@@ -261,7 +266,7 @@ void require_written(TM_Result result)
 void update_row(OpenTable &table, HeapTuple old)
 {
     TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
-    check_row(table, row);
+    prepare_row(table, row);
     TM_FailureData failure;
     LockTupleMode mode = LockTupleExclusive;
     compat::ChangedIndexes changed = compat::no_indexes;

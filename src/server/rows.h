@@ -1,7 +1,9 @@
 // Rows of the extension's tables, found, locked, inserted and updated the way the executor does it, but by the oids of the
-// tables: no SQL, so no name is resolved and nothing is planned. Isolation levels, waits, unique keys, CHECK constraints,
-// HOT updates, predicate locks and logical decoding are those of the same SQL statements; triggers do not fire. Lives
-// here: access to rows of any table. Does not live here: what the columns of one mean.
+// tables: no SQL, so no name is resolved and nothing is planned. Isolation levels, waits, unique keys, NOT NULL, HOT
+// updates, predicate locks and logical decoding are those of the same SQL statements; triggers do not fire. CHECK constraints
+// are for those who write by hand: what is written here is right by construction, to parse them costs more than to write
+// the row, and presence_verify() applies them to every row. Lives here: access to rows of any table. Does not live here:
+// what the columns of one mean.
 //
 // A table that is open has memory of the context in which it was opened. Errors need no cleanup.
 #pragma once
