@@ -1,6 +1,7 @@
 #include "hooks.h"
 
 #include "cache.h"
+#include "catalog.h"
 #include "compat.h"
 #include "extension.h"
 #include "feed.h"
@@ -102,25 +103,10 @@ bool owns(Oid database) { return compat::owns_database(database, GetUserId()); }
 
 bool may_create_databases()
 {
-    if (superuser())
-        return true;
-    HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
-    if (!HeapTupleIsValid(role))
-        return false;
-    const bool may = reinterpret_cast<Form_pg_authid>(GETSTRUCT(role))->rolcreatedb;
-    ReleaseSysCache(role);
-    return may;
+    return superuser() || catalog_field(AUTHOID, GetUserId(), &FormData_pg_authid::rolcreatedb);
 }
 
-bool is_template(Oid database)
-{
-    HeapTuple row = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-    if (!HeapTupleIsValid(row))
-        return false;
-    const bool is = reinterpret_cast<Form_pg_database>(GETSTRUCT(row))->datistemplate;
-    ReleaseSysCache(row);
-    return is;
-}
+bool is_template(Oid database) { return catalog_field(DATABASEOID, database, &FormData_pg_database::datistemplate); }
 
 // The server's own rule, which it applies only later.
 bool is_permitted(Node *command, Oid database)

@@ -1,6 +1,6 @@
 #include "owner_guard.h"
 
-#include "compat.h"
+#include "catalog.h"
 
 extern "C" {
 #include "catalog/dependency.h"
@@ -52,22 +52,14 @@ void check_type(const Trusted &trusted, Oid type)
         check_relation(trusted, relation);
         return;
     }
-    HeapTuple row = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-    if (!HeapTupleIsValid(row))
-        return;
-    const Oid schema = reinterpret_cast<Form_pg_type>(GETSTRUCT(row))->typnamespace;
-    ReleaseSysCache(row);
-    require_trusted(trusted, TypeRelationId, type, schema, "type", format_type_be(type));
+    require_trusted(trusted, TypeRelationId, type, catalog_field(TYPEOID, type, &FormData_pg_type::typnamespace),
+                    "type", format_type_be(type));
 }
 
 void check_operator(const Trusted &trusted, Oid oid)
 {
-    HeapTuple row = SearchSysCache1(OPEROID, ObjectIdGetDatum(oid));
-    if (!HeapTupleIsValid(row))
-        return;
-    const Oid schema = reinterpret_cast<Form_pg_operator>(GETSTRUCT(row))->oprnamespace;
-    ReleaseSysCache(row);
-    require_trusted(trusted, OperatorRelationId, oid, schema, "operator", get_opname(oid));
+    require_trusted(trusted, OperatorRelationId, oid, catalog_field(OPEROID, oid, &FormData_pg_operator::oprnamespace),
+                    "operator", get_opname(oid));
 }
 
 bool check_function(Oid function, void *context)

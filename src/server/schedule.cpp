@@ -2,7 +2,7 @@
 // whoever owns the schema gains nothing by doing so.
 #include "schedule.h"
 
-#include "compat.h"
+#include "catalog.h"
 #include "extension.h"
 #include "owner_guard.h"
 
@@ -83,22 +83,11 @@ std::uint64_t remove_jobs()
     return count;
 }
 
-Oid database_owner()
-{
-    HeapTuple row = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(MyDatabaseId));
-    const Oid owner = reinterpret_cast<Form_pg_database>(GETSTRUCT(row))->datdba;
-    ReleaseSysCache(row);
-    return owner;
-}
-
 Oid schema_owner(Oid schema)
 {
-    HeapTuple row = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(schema));
-    if (!HeapTupleIsValid(row))
-        elog(ERROR, "cache lookup failed for schema %u", schema);
-    const Oid owner = reinterpret_cast<Form_pg_namespace>(GETSTRUCT(row))->nspowner;
-    ReleaseSysCache(row);
-    return owner == ROLE_PG_DATABASE_OWNER ? database_owner() : owner;
+    const Oid owner = catalog_field(NAMESPACEOID, schema, &FormData_pg_namespace::nspowner);
+    return owner == ROLE_PG_DATABASE_OWNER ? catalog_field(DATABASEOID, MyDatabaseId, &FormData_pg_database::datdba)
+                                           : owner;
 }
 
 // The owner of the extension, unless somebody with fewer rights could put a function of his own in the place of ours.
@@ -111,10 +100,7 @@ Oid job_role(const Extension &extension)
 void require_usable_role(const Extension &extension, Oid role)
 {
     const char *const name = GetUserNameFromId(role, false);
-    HeapTuple row = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-    const bool can_log_in = reinterpret_cast<Form_pg_authid>(GETSTRUCT(row))->rolcanlogin;
-    ReleaseSysCache(row);
-    if (!can_log_in)
+    if (!catalog_field(AUTHOID, role, &FormData_pg_authid::rolcanlogin))
         ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                         errmsg("the job would run as role \"%s\", which cannot log in", name),
                         errdetail("The job runs as the owner of the schema of the extension."),
