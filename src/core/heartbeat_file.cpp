@@ -49,6 +49,14 @@ Number get(const FileBlock &block, std::size_t at) noexcept
     return static_cast<Number>(value);
 }
 
+constexpr std::array<std::string_view, 7> error_texts{"it is valid",
+                                                      "it is incomplete",
+                                                      "it is not a heartbeat file",
+                                                      "it was written by another version",
+                                                      "it belongs to another database cluster",
+                                                      "it claims to hold more than fits into it",
+                                                      "it is damaged"};
+
 bool zero_from(const FileBlock &block, std::size_t at) noexcept
 {
     return std::all_of(block.begin() + static_cast<std::ptrdiff_t>(at), block.end(),
@@ -57,26 +65,7 @@ bool zero_from(const FileBlock &block, std::size_t at) noexcept
 
 }  // namespace
 
-std::string_view to_text(FileError error) noexcept
-{
-    switch (error) {
-    case FileError::none:
-        return "it is valid";
-    case FileError::truncated:
-        return "it is incomplete";
-    case FileError::not_ours:
-        return "it is not a heartbeat file";
-    case FileError::wrong_version:
-        return "it was written by another version";
-    case FileError::foreign_system:
-        return "it belongs to another database cluster";
-    case FileError::absurd_count:
-        return "it claims to hold more than fits into it";
-    case FileError::damaged:
-        return "it is damaged";
-    }
-    return "it is unreadable";
-}
+std::string_view to_text(FileError error) noexcept { return error_texts[static_cast<std::size_t>(error)]; }
 
 FileBlock HeartbeatFileWriter::header(const FileHeader &header) noexcept
 {

@@ -13,6 +13,17 @@ constexpr std::array<std::string_view, 5> event_texts{"user_online", "user_offli
                                                       "update"};
 constexpr std::array<std::string_view, 6> reason_texts{"", "heartbeat", "leave", "disconnect", "timeout", "admin"};
 
+// False: none of the texts.
+template <typename Enum, std::size_t count>
+bool parse(const std::array<std::string_view, count> &texts, std::string_view text, Enum &value) noexcept
+{
+    const auto found = std::find(texts.begin(), texts.end(), text);
+    if (found == texts.end())
+        return false;
+    value = static_cast<Enum>(found - texts.begin());
+    return true;
+}
+
 // A tab that says nothing neither hides nor reveals what another has said; the events of the sessions themselves tell it.
 bool other_metadata_shown(std::uint64_t before, std::uint64_t after) noexcept
 {
@@ -79,23 +90,8 @@ std::string_view to_text(Status status) noexcept { return status_texts[static_ca
 std::string_view to_text(EventType type) noexcept { return event_texts[static_cast<std::size_t>(type)]; }
 std::string_view to_text(Reason reason) noexcept { return reason_texts[static_cast<std::size_t>(reason)]; }
 
-bool parse(std::string_view text, Status &status) noexcept
-{
-    const auto *found = std::find(status_texts.begin(), status_texts.end(), text);
-    if (found == status_texts.end())
-        return false;
-    status = static_cast<Status>(found - status_texts.begin());
-    return true;
-}
-
-bool parse(std::string_view text, Reason &reason) noexcept
-{
-    const auto *found = std::find(reason_texts.begin(), reason_texts.end(), text);
-    if (found == reason_texts.end())
-        return false;
-    reason = static_cast<Reason>(found - reason_texts.begin());
-    return true;
-}
+bool parse(std::string_view text, Status &status) noexcept { return parse(status_texts, text, status); }
+bool parse(std::string_view text, Reason &reason) noexcept { return parse(reason_texts, text, reason); }
 
 void EventList::add(const Event &event) noexcept
 {

@@ -215,17 +215,9 @@ bool forget_events(Time cutoff, Time until)
 
 const char *task_name(Retention retention)
 {
-    switch (retention) {
-    case Retention::sessions:
-        return "remove old sessions";
-    case Retention::users:
-        return "remove users without sessions";
-    case Retention::log:
-        return "remove old entries of the admin log";
-    case Retention::events:
-        return "remove old events";
-    }
-    return "";
+    constexpr const char *names[] = {"remove old sessions", "remove users without sessions",
+                                     "remove old entries of the admin log", "remove old events"};
+    return names[static_cast<std::size_t>(retention)];
 }
 
 bool forget_old(Retention retention, Time budget)
