@@ -272,9 +272,8 @@ PRESENCE_FUNCTION(presence_grant)
 
 PRESENCE_FUNCTION(presence_revoke)
 {
-    (void)extension_of(fcinfo);
     const Grantee grantee = checked_grantee(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     change_level(Change::revoke, grantee.level, grantee.name);
     // What another level gives stays.
     CommandCounterIncrement();

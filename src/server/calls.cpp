@@ -420,8 +420,7 @@ PRESENCE_FUNCTION(handle_user_disconnect)
 PRESENCE_FUNCTION(cleanup_stale_presence)
 {
     require_writable("cleanup_stale_presence");
-    extension_of(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     const int users = clean_up(work, "cleanup_stale_presence", false);
     end_owner_work(work);
     PG_RETURN_INT32(users);
@@ -430,8 +429,7 @@ PRESENCE_FUNCTION(cleanup_stale_presence)
 PRESENCE_FUNCTION(scheduled_presence_cleanup)
 {
     require_writable("scheduled_presence_cleanup");
-    extension_of(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     const int users = clean_up(work, "scheduled_presence_cleanup", true);
     forget_old();
     end_owner_work(work);

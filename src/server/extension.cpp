@@ -149,6 +149,12 @@ bool owns_tables(Oid role) { return has_privs_of_role(role, extension.owner); }
 
 OwnerWork begin_owner_work() { return begin_work_as(extension.owner, 0); }
 
+OwnerWork begin_owner_work(FunctionCallInfo fcinfo)
+{
+    (void)extension_of(fcinfo);
+    return begin_owner_work();
+}
+
 OwnerWork begin_work_as(Oid role, int restrictions)
 {
     OwnerWork work;

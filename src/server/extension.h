@@ -39,6 +39,8 @@ struct OwnerWork {
     int guc_level;
 };
 OwnerWork begin_owner_work();
+// For an entry point, which learns by it of which extension it is.
+OwnerWork begin_owner_work(FunctionCallInfo fcinfo);
 // The same as another role, with further restrictions.
 OwnerWork begin_work_as(Oid role, int restrictions);
 void end_owner_work(const OwnerWork &work);

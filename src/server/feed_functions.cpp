@@ -115,9 +115,8 @@ using namespace presence;
 
 PRESENCE_FUNCTION(presence_snapshot)
 {
-    extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     bring_epoch_up_to_date();
     bring_feed_up_to_date();
     Snapped taken = take_snapshot(work);
@@ -146,12 +145,9 @@ PRESENCE_FUNCTION(presence_snapshot)
 
 PRESENCE_FUNCTION(presence_feed_position)
 {
-    extension_of(fcinfo);
-    TupleDesc shape;
-    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
-        elog(ERROR, "return type must be a row type");
+    TupleDesc shape = row_type(fcinfo);
     MemoryContext caller = CurrentMemoryContext;
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     bring_epoch_up_to_date();
     bring_feed_up_to_date();
     begin_consistent_reading();
@@ -164,7 +160,7 @@ PRESENCE_FUNCTION(presence_feed_position)
         values[0] = CStringGetTextDatum(epoch);
     MemoryContextSwitchTo(inner);
     end_owner_work(work);
-    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+    return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
 }
 
 PRESENCE_FUNCTION(presence_changes_since)
@@ -177,10 +173,9 @@ PRESENCE_FUNCTION(presence_changes_since)
     if (limit <= 0)
         ereport(ERROR,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
-    extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     bring_feed_up_to_date();
     // Retention moves the low end and removes events in one transaction: both are to be seen, or neither.
     begin_consistent_reading();

@@ -124,6 +124,14 @@ ListPage page_after(std::string_view after, const OwnerWork &work)
 
 }  // namespace
 
+TupleDesc row_type(FunctionCallInfo fcinfo)
+{
+    TupleDesc type;
+    if (get_call_result_type(fcinfo, nullptr, &type) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    return BlessTupleDesc(type);
+}
+
 ReturnSetInfo *begin_list(FunctionCallInfo fcinfo)
 {
     constexpr int kilobytes = 64 * 1024;
@@ -187,9 +195,7 @@ PRESENCE_FUNCTION(presence_is_live)
 PRESENCE_FUNCTION(presence_server_state)
 {
     require_view(fcinfo, 0);
-    TupleDesc shape;
-    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
-        elog(ERROR, "return type must be a row type");
+    TupleDesc shape = row_type(fcinfo);
     const CacheNumbers cache = cache_numbers();
     SharedDatabase *database = my_database();
     const std::uint32_t worker = database != nullptr ? database->worker.pid() : 0;
@@ -234,16 +240,13 @@ PRESENCE_FUNCTION(presence_server_state)
     nulls[3] = worker == 0;
     nulls[4] = worker_problem == nullptr;
     nulls[11] = nulls[12] = held.since == 0;
-    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+    return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
 }
 
 PRESENCE_FUNCTION(presence_totals)
 {
     require_view(fcinfo, 0);
-    TupleDesc shape;
-    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
-        elog(ERROR, "return type must be a row type");
-    shape = BlessTupleDesc(shape);
+    TupleDesc shape = row_type(fcinfo);
     const OwnerWork work = begin_owner_work();
     const UserList *list = list_online(false);
     Datum values[3] = {Int64GetDatum(list->online_users), Int64GetDatum(list->count - list->online_users),
@@ -310,11 +313,8 @@ PRESENCE_FUNCTION(presence_summary_finalfn)
     const auto *sum = reinterpret_cast<const SummaryState *>(PG_GETARG_POINTER(0));
     const UserSummary &s = sum->user;
     if (fcinfo->flinfo->fn_extra == nullptr) {
-        TupleDesc shape;
         MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-        if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
-            elog(ERROR, "return type must be a row type");
-        fcinfo->flinfo->fn_extra = BlessTupleDesc(shape);
+        fcinfo->flinfo->fn_extra = row_type(fcinfo);
         MemoryContextSwitchTo(caller);
     }
     Datum values[] = {BoolGetDatum(s.online()),
@@ -335,9 +335,8 @@ PRESENCE_FUNCTION(get_active_users)
     if (left <= 0)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("max_rows must be greater than zero: %d", PG_GETARG_INT32(0))));
-    extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     begin_consistent_reading();
     ListPage page = PG_ARGISNULL(1) ? first_page : page_after(text_view(PG_GETARG_TEXT_PP(1)), work);
     bool stale = false, overdue = false;
@@ -372,8 +371,7 @@ PRESENCE_FUNCTION(is_user_online)
 {
     if (PG_ARGISNULL(0))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    extension_of(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     Datum user[] = {PG_GETARG_DATUM(0)};
     UserList *list = list_named(text_array(user, 1), false);
     hide_unseen(*list, work);
@@ -384,7 +382,6 @@ PRESENCE_FUNCTION(is_user_online)
 
 PRESENCE_FUNCTION(get_presence)
 {
-    extension_of(fcinfo);
     InitMaterializedSRF(fcinfo, 0);
     if (PG_ARGISNULL(0))
         return 0;
@@ -399,7 +396,7 @@ PRESENCE_FUNCTION(get_presence)
         if (!name_nulls[i])
             names[known++] = names[i];
 
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     // Inside, ids are text.
     UserList *list = list_named(text_array(names, static_cast<std::size_t>(known)), true);
     hide_unseen(*list, work);
@@ -424,8 +421,7 @@ PRESENCE_FUNCTION(get_presence)
 
 PRESENCE_FUNCTION(presence_count)
 {
-    extension_of(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     std::int64_t count = 0;
     if (unlikely(!begin_sight(work).everybody)) {
         UserList *list = list_online(false);

@@ -1,4 +1,4 @@
-// What functions that return lists of users have in common.
+// What functions that return rows and lists of users have in common.
 #pragma once
 
 #include "extension.h"
@@ -7,6 +7,8 @@
 
 namespace presence {
 
+// Of what the function returns.
+TupleDesc row_type(FunctionCallInfo fcinfo);
 // Like InitMaterializedSRF(), but a list that is in memory anyway is not written to a file because it is larger than work_mem.
 ReturnSetInfo *begin_list(FunctionCallInfo fcinfo);
 // Takes out whom the caller is not shown, as if they had never been there. Within owner work.

@@ -28,8 +28,7 @@ using namespace presence;
 PRESENCE_FUNCTION(presence_reset)
 {
     require_writable("presence_reset");
-    extension_of(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     // In the order of those who write. Nobody holds a user's row from here on, so nobody enters a session into the cache.
     begin_all_feed_tasks();
     for (const Table table : {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped})

@@ -166,9 +166,8 @@ using namespace presence;
 
 PRESENCE_FUNCTION(presence_verify)
 {
-    extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
-    const OwnerWork work = begin_owner_work();
+    const OwnerWork work = begin_owner_work(fcinfo);
     // What changes them waits for the end of this call; heartbeats of known sessions, and whoever reads, do not.
     const bool lock = !RecoveryInProgress();
     for (const Table table : watched_tables)
