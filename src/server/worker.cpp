@@ -59,16 +59,6 @@ constexpr std::uint64_t first_forget_ms = 60000;
 // Where databases take turns, one that always has something to do gives way after so long.
 constexpr std::uint64_t turn_ms = 1000;
 
-// The worker waits for nobody's lock for longer than that, and tries again after a pause that grows.
-constexpr const char *lock_patience = "500ms";
-constexpr std::uint64_t retry_ms = 500;
-constexpr std::uint64_t longest_lock_retry_ms = 5000;
-constexpr std::uint64_t longest_retry_ms = 60000;
-// After so many failures in succession, others number and send their events themselves.
-constexpr std::uint32_t failures_to_report = 3;
-// Of users whose rows others hold, it says so after so long.
-constexpr std::uint64_t report_locked_ms = 2000;
-
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
@@ -87,6 +77,16 @@ void at_exit(int, Datum) { database->worker.end(); }
         database->worker.exit_on_purpose(wanted);
     proc_exit(0);
 }
+
+// The worker waits for nobody's lock for longer than that, and tries again after a pause that grows.
+constexpr const char *lock_patience = "500ms";
+constexpr std::uint64_t retry_ms = 500;
+constexpr std::uint64_t longest_lock_retry_ms = 5000;
+constexpr std::uint64_t longest_retry_ms = 60000;
+// After so many failures in succession, others number and send their events themselves.
+constexpr std::uint32_t failures_to_report = 3;
+// Of users whose rows others hold, it says so after so long.
+constexpr std::uint64_t report_locked_ms = 2000;
 
 // A part of the work. Each stands alone: one that fails is reported in presence_health and tried again after a pause that
 // grows, while the others go on.

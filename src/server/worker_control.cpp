@@ -103,28 +103,20 @@ std::uint32_t LauncherControl::waiting_databases() { return pg_atomic_read_u32(&
 void WorkerControl::initialize()
 {
     process_.initialize();
+    for (pg_atomic_uint32 *flag : {&wanted_, &pauses_, &restart_requested_, &exited_on_purpose_, &yield_requested_,
+                                   &cache_full_, &prepared_change_})
+        pg_atomic_init_u32(flag, 0);
+    for (pg_atomic_uint64 *number : {&next_work_ms_, &event_commits_, &numbered_commits_, &cache_gaps_filled_,
+                                     &changes_by_hand_, &changes_reviewed_, &review_due_ms_, &next_review_ms_})
+        pg_atomic_init_u64(number, 0);
     pg_atomic_init_u32(&problem_, no_problem);
-    pg_atomic_init_u32(&wanted_, 0);
-    pg_atomic_init_u32(&pauses_, 0);
-    pg_atomic_init_u32(&restart_requested_, 0);
-    pg_atomic_init_u32(&exited_on_purpose_, 0);
-    pg_atomic_init_u32(&yield_requested_, 0);
-    pg_atomic_init_u64(&next_work_ms_, 0);
-    SpinLockInit(&trouble_lock_);
-    trouble_task_[0] = '\0';
-    pg_atomic_init_u64(&event_commits_, 0);
-    pg_atomic_init_u64(&numbered_commits_, 0);
-    ConditionVariableInit(&numbered_);
     pg_atomic_init_u64(&next_departure_, no_departure);
+    // Nobody knows yet: the first worker looks.
     pg_atomic_init_u64(&cache_gaps_, 1);
-    pg_atomic_init_u64(&cache_gaps_filled_, 0);
     pg_atomic_init_u32(&sessions_prepared_, 1);
-    pg_atomic_init_u32(&cache_full_, 0);
-    pg_atomic_init_u64(&changes_by_hand_, 0);
-    pg_atomic_init_u64(&changes_reviewed_, 0);
-    pg_atomic_init_u64(&review_due_ms_, 0);
-    pg_atomic_init_u64(&next_review_ms_, 0);
-    pg_atomic_init_u32(&prepared_change_, 0);
+    trouble_task_[0] = '\0';
+    SpinLockInit(&trouble_lock_);
+    ConditionVariableInit(&numbered_);
 }
 
 bool WorkerControl::is_wanted() { return pg_atomic_read_u32(&wanted_) != 0; }

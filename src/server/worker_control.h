@@ -128,16 +128,17 @@ public:
     // --- Whether the cache has an entry for each online session, so that it knows of each one's silence. Each event that may
     // have left one out counts as a gap; the worker fills all those that there were when it began to read the table.
 
+    bool cache_is_complete();
+    // There was no memory for all of them.
+    bool cache_is_full();
     void note_cache_gap();
     // The gap is that memory could not be had.
     void note_cache_full();
     std::uint64_t cache_gaps();
     void note_cache_filled(std::uint64_t gaps);
-    bool cache_is_complete();
-    bool cache_is_full();
     // Whether there may be prepared transactions that have written sessions: those come to light when they are committed.
-    void set_sessions_prepared(bool any);
     bool sessions_prepared();
+    void set_sessions_prepared(bool any);
 
     // --- Changes of the tables by hand: backends count their commits; the worker, or where there is none the cleanup,
     // reviews the tables. Rows that were only added may be those of a dump, of which more comes: they wait for a pause.

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -625,6 +626,11 @@ Options parse(int argc, char **argv)
                                           {"help", no_argument, nullptr, '?'},
                                           {nullptr, 0, nullptr, 0}};
     Options options;
+    const std::map<int, std::string *> texts{{schema_option, &options.schema},
+                                             {'h', &options.target.host},
+                                             {'p', &options.target.port},
+                                             {'U', &options.target.user},
+                                             {'d', &options.target.database}};
     opterr = 0;
     for (;;) {
         optopt = 0;
@@ -632,6 +638,10 @@ Options parse(int argc, char **argv)
         const int chosen = getopt_long(argc, argv, ":js:ch:p:U:d:V?", long_options, nullptr);
         if (chosen == -1)
             break;
+        if (const auto text = texts.find(chosen); text != texts.end()) {
+            *text->second = optarg;
+            continue;
+        }
         switch (chosen) {
         case 'j':
             options.json = true;
@@ -651,21 +661,6 @@ Options parse(int argc, char **argv)
         case channel_option:
             options.channel = optarg;
             options.channel_given = true;
-            break;
-        case schema_option:
-            options.schema = optarg;
-            break;
-        case 'h':
-            options.target.host = optarg;
-            break;
-        case 'p':
-            options.target.port = optarg;
-            break;
-        case 'U':
-            options.target.user = optarg;
-            break;
-        case 'd':
-            options.target.database = optarg;
             break;
         case 'V':
             std::puts("presence_tail " PRESENCE_VERSION);
