@@ -12,6 +12,11 @@ SELECT update_user_heartbeat('ann', 'tab');
 SELECT presence_grant('regress_presence_gateway', 'write');
 SELECT presence_grant('regress_presence_admin', 'admin');
 
+-- What PUBLIC may not call, an administrator may, except what is nobody's but the extension's.
+SELECT p.oid::regprocedure FROM pg_proc AS p JOIN pg_depend AS d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
+       JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'presence'
+WHERE NOT has_function_privilege('public', p.oid, 'EXECUTE') AND NOT has_function_privilege('regress_presence_admin', p.oid, 'EXECUTE') ORDER BY p.proname;
+
 -- A backend beats for everybody, and sees them.
 SET ROLE regress_presence_gateway;
 SELECT update_user_heartbeat('ann', 'tab'), update_user_heartbeats(ARRAY['bob', 'carl'], ARRAY['tab', NULL]);
