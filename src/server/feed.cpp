@@ -148,20 +148,31 @@ bool send_at_commit(const Announcement &announcement, const char *epoch)
 
 struct EventWriter {
     OpenTable *events;
-    bool by_worker;     // announces
-    const char *epoch;  // where this transaction announces
+    bool by_worker;                                    // announces
+    const char *epoch;                                 // where this transaction announces
+    text *channel;                                     // where the worker does
+    Jsonb *plain[static_cast<int>(Status::away) + 1];  // details without metadata, once they are needed
 };
+
+Jsonb *details_of(EventWriter &writer, const Event &event)
+{
+    if (!event.online)
+        return nullptr;
+    const auto *shown = static_cast<const StoredSession *>(event.shown);
+    if (shown != nullptr && !shown->metadata.isnull)
+        return details_of(event.status, DatumGetJsonbP(shown->metadata.value));
+    Jsonb *&plain = writer.plain[static_cast<int>(event.status)];
+    if (plain == nullptr)
+        plain = details_of(event.status, nullptr);
+    return plain;
+}
 
 constexpr Oid event_types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID, TEXTOID};
 
-void add_event(const EventWriter &writer, const StoredUser &user, const Event &event)
+void add_event(EventWriter &writer, const StoredUser &user, const Event &event)
 {
     const auto &session = *static_cast<const StoredSession *>(event.session);
-    const auto *shown = static_cast<const StoredSession *>(event.shown);
-    const bool has_metadata = event.online && shown != nullptr && !shown->metadata.isnull;
-    Jsonb *details = event.online
-                         ? details_of(event.status, has_metadata ? DatumGetJsonbP(shown->metadata.value) : nullptr)
-                         : nullptr;
+    Jsonb *details = details_of(writer, event);
     const bool named = !text_view(session.name).empty();
     text *type = make_text(to_text(event.type)), *reason = make_text(to_text(event.reason));
     bool left_to_others = is_announced(event.type);
@@ -180,7 +191,7 @@ void add_event(const EventWriter &writer, const StoredUser &user, const Event &e
     set(row, event_sessions, Int32GetDatum(event.sessions));
     set(row, event_details, PointerGetDatum(details), details == nullptr);
     if (left_to_others)
-        set(row, event_channel, CStringGetTextDatum(notify_channel));
+        set(row, event_channel, PointerGetDatum(writer.channel));
     add_row(*writer.events);
 }
 
@@ -381,8 +392,12 @@ void store_head(const Pass &pass, const FeedRange &last)
 }
 
 // With the feed's lock held. first: numbering may begin; while a dump is being restored, its head must come first.
-// all: whether there was no more than one pass takes. Returns whether there was anything to number or to announce.
-bool number_events(bool first, bool &all)
+struct PassResult {
+    bool all;             // there was no more than one pass takes
+    bool any;             // there was something to number or to announce
+    std::int64_t events;  // that have got a number
+};
+PassResult number_events(bool first)
 {
     CommandCounterIncrement();
     Pass pass = {};
@@ -390,7 +405,7 @@ bool number_events(bool first, bool &all)
     pass.snapshot = RegisterSnapshot(GetLatestSnapshot());
     pass.oldest_running = full_id(pass.snapshot->xmin, pass.next_transaction);
     const FeedHead head = read_head(pass.snapshot);
-    all = true;
+    bool all = true;
     if (head.exists || first) {
         pass.next_seq = head.last_seq + 1;
         pass.last_id = head.last_id;
@@ -412,7 +427,7 @@ bool number_events(bool first, bool &all)
     if (any)
         announce(ranges, pass.to_announce, pass.snapshot, ensure_epoch());
     UnregisterSnapshot(pass.snapshot);
-    return any;
+    return {all, any, pass.numbered};
 }
 
 LOCKTAG tag_of(FeedTask task)
@@ -462,8 +477,11 @@ void write_events(std::span<const WantedUser> users)
     if (!any)
         return;
     const bool by_worker = worker_is_expected();
-    const EventWriter writer{open_for_writing(Table::event, event_types), by_worker,
-                             by_worker || !notifications_wanted() ? nullptr : feed_epoch()};
+    EventWriter writer{open_for_writing(Table::event, event_types),
+                       by_worker,
+                       by_worker || !notifications_wanted() ? nullptr : feed_epoch(),
+                       notifications_wanted() ? cstring_to_text(notify_channel) : nullptr,
+                       {}};
     begin_command();
     for (const WantedUser &each : users)
         for (const Event &event : each.user != nullptr ? each.user->events.items() : std::span<const Event>())
@@ -489,9 +507,12 @@ void bring_feed_up_to_date()
     }
     if (XactReadOnly || !begin_feed_task(FeedTask::number))
         return;
-    bool any = false, all = false;
-    while (!all)
-        any |= number_events(true, all);
+    bool any = false;
+    PassResult pass = {};
+    while (!pass.all) {
+        pass = number_events(true);
+        any |= pass.any;
+    }
     // Others need not wait for the end of this transaction, where it has nothing for them to wait for.
     if (!any) {
         const LOCKTAG tag = tag_of(FeedTask::number);
@@ -505,13 +526,14 @@ void begin_feed()
         (void)ensure_epoch();
 }
 
-Numbered number_committed_events()
+Numbered number_committed_events(std::int64_t &events)
 {
+    events = 0;
     if (!begin_feed_task(FeedTask::number))
         return Numbered::locked_by_another;
-    bool all = false;
-    (void)number_events(my_database()->worker.event_commits() > 0, all);
-    return all ? Numbered::all : Numbered::more_left;
+    const PassResult pass = number_events(my_database()->worker.event_commits() > 0);
+    events = pass.events;
+    return pass.all ? Numbered::all : Numbered::more_left;
 }
 
 bool begin_new_feed()

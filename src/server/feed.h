@@ -28,8 +28,8 @@ void events_may_be_written();
 void bring_feed_up_to_date();
 
 enum class Numbered { all, more_left, locked_by_another };
-// By the worker, within owner work, in a transaction that ends at once.
-Numbered number_committed_events();
+// By the worker, within owner work, in a transaction that ends at once. events: how many there were.
+Numbered number_committed_events(std::int64_t &events);
 // The same before there is anything to number.
 void begin_feed();
 

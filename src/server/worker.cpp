@@ -40,8 +40,11 @@ namespace {
 
 // How late may an end be: the search costs little, a transaction more.
 constexpr std::uint64_t expiry_pause_ms = 250;
-// Under load, events gather for so long before the next of them are numbered together.
+// Under load, events gather before the next of them are numbered together: for longer, the more there were, because each
+// pass is a commit that has to reach the disk beside those of the others.
 constexpr std::uint64_t numbering_pause_ms = 5;
+constexpr std::uint64_t longest_numbering_pause_ms = 50;
+constexpr std::uint64_t events_per_ms = 4;
 // Sessions that came in by other ways than the functions, as a restored dump does, are found after so long.
 constexpr std::uint64_t review_ms = 600000;
 // Changes by hand that no trigger has told of: counts are compared so often, which costs at most this part of the time.
@@ -291,7 +294,8 @@ void number_events(WorkerState &state)
         return;
     }
     Numbered done = Numbered::all;
-    if (!in_transaction(state.number, [&done] { done = number_committed_events(); })) {
+    std::int64_t events = 0;
+    if (!in_transaction(state.number, [&done, &events] { done = number_committed_events(events); })) {
         // What it takes for numbered may have been rolled back.
         state.feed_begun = false;
         state.more_events = true;
@@ -302,7 +306,10 @@ void number_events(WorkerState &state)
     }
     state.more_events = done != Numbered::all;
     const bool waits = done == Numbered::locked_by_another || announcements_wait();
-    state.number_at = done == Numbered::more_left ? 0 : monotonic_ms() + (waits ? 100 : numbering_pause_ms);
+    const std::uint64_t pause = waits ? 100
+                                      : std::clamp(static_cast<std::uint64_t>(events) / events_per_ms,
+                                                   numbering_pause_ms, longest_numbering_pause_ms);
+    state.number_at = done == Numbered::more_left ? 0 : monotonic_ms() + pause;
     if (done == Numbered::all)
         database->worker.note_numbered(commits);
 }
