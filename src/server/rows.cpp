@@ -196,9 +196,11 @@ bool insert_unless_present(OpenTable &table)
 {
     TupleTableSlot *row = ExecStoreVirtualTuple(table.written);
     prepare_row(table, row);
-    for (;;) {
+    // Hardly ever does another transaction insert the same row just now: the index says so when it gets the entry, and only
+    // then is it worthwhile to look first, and to wait.
+    for (bool look_first = false;; look_first = true) {
         CHECK_FOR_INTERRUPTS();
-        if (has_conflict(table, row)) {
+        if (look_first && has_conflict(table, row)) {
             // The snapshot does not show it, or the caller would not insert.
             if (IsolationUsesXactSnapshot())
                 report_concurrent_change("update");
