@@ -6,5 +6,11 @@ export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.j
 export { RpcTransport, type RpcTransportOptions } from "./core/rpcTransport.js";
 export type { CleanupResult } from "./core/cleanup.js";
 export type { FeedPosition } from "./core/feedPosition.js";
-export { PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./core/transport.js";
+export {
+  PresenceError,
+  type FeedSink,
+  type RequestHeaders,
+  type HeaderSource,
+  type PresenceTransport,
+} from "./core/transport.js";
 export type * from "./core/types.js";

@@ -1,4 +1,5 @@
 import { Activity } from "./core/activity.js";
+import { backoff } from "./core/backoff.js";
 import { ChangeFeed } from "./core/changeFeed.js";
 import { resultOf, type CleanupResult } from "./core/cleanup.js";
 import { Emitter } from "./core/emitter.js";
@@ -9,8 +10,9 @@ import { Page } from "./core/page.js";
 import { Roster } from "./core/roster.js";
 import { Session } from "./core/session.js";
 import { EMPTY_STATE, countUsers, type PresenceEvents, type PresenceState } from "./core/state.js";
-import type { PresenceTransport } from "./core/transport.js";
+import type { PresenceError, PresenceTransport } from "./core/transport.js";
 import type { ConnectionStatus, PresenceStatus, UserPresence } from "./core/types.js";
+import { WallTimer } from "./core/wallTimer.js";
 
 /**
  * One tab's presence: says that its user is here, says goodbye, and knows who else is.
@@ -31,6 +33,9 @@ export class PresenceService {
 
   #started = false;
   #wanted = false; // the user is to count as online here
+  #unauthorized = false;
+  #refusals = 0;
+  readonly #renewal: WallTimer;
   #everOnline = false;
   #chosen: PresenceStatus | null = null;
   #changes = 0;
@@ -69,13 +74,17 @@ export class PresenceService {
         this.#events.emit("change", event);
         this.#refresh();
       },
-      failed: (error) => this.#events.emit("error", error),
-      switched: () => this.#refresh(),
+      failed: (error) => this.#failed(error),
+      switched: () => {
+        if (this.#feed.open) this.#refusals = 0;
+        this.#refresh();
+      },
       silence: settings.silenceLimit,
       retryBase,
       retryMax,
       hop,
     });
+    this.#renewal = new WallTimer(() => void this.#renew(false), hop);
     this.#activity = new Activity(settings, () => this.#statusChanged(), hop);
     this.#page = new Page({
       closed: () => this.#close(),
@@ -106,8 +115,7 @@ export class PresenceService {
     this.#started = true;
     this.#page.start();
     if (globalThis.window !== undefined) this.#activity.start();
-    // A tab opened in the background does not need the list before it is looked at.
-    if (!this.#page.gone && (!this.#page.hidden || this.#settings.hiddenFeedLinger === Infinity)) this.#feed.start();
+    this.#follow();
     if (this.#settings.autoJoin) this.join();
     this.#refresh();
   }
@@ -120,15 +128,23 @@ export class PresenceService {
     this.#page.stop();
     this.#activity.stop();
     this.#feed.stop();
+    this.#renewal.clear();
     clearTimeout(this.#lingering);
+    this.#unauthorized = false;
     this.#everOnline = false;
     this.#refresh();
   }
 
+  /** Counts as online from now on. While `unauthorized`: somebody has signed in, try again. */
   join(): void {
-    if (this.#wanted || !this.#started) return;
-    this.#wanted = true;
-    if (!this.#page.gone) this.#session.beatNow();
+    if (!this.#started) return;
+    if (this.#unauthorized) {
+      this.#wanted = true;
+      this.#resume();
+    } else if (!this.#wanted) {
+      this.#wanted = true;
+      this.#beatNow();
+    }
     this.#refresh();
   }
 
@@ -158,11 +174,59 @@ export class PresenceService {
   // ---- what happens here
 
   #beaten(result: BeatResult, recovered: boolean): void {
-    if (result.ok) this.#events.emit("heartbeat", { online: result.online, latency: result.latency });
-    else this.#events.emit("error", result.error);
+    if (result.ok) {
+      this.#refusals = 0;
+      this.#events.emit("heartbeat", { online: result.online, latency: result.latency });
+    } else {
+      this.#failed(result.error);
+    }
     // The way to the server was cut and is open again. The feed may hang in the old, dead connection.
     if (recovered && this.#feed.running) this.#feed.reopen();
     this.#refresh();
+  }
+
+  #failed(error: PresenceError): void {
+    this.#events.emit("error", error);
+    if (!error.unauthorized || !this.#started || this.#unauthorized) return;
+    this.#unauthorized = true;
+    // Where somebody else is signed in, the user has left. Where nobody is, his token may only have to be renewed.
+    if (error.status === 401) this.#session.pause();
+    else this.#session.end();
+    this.#feed.stop();
+    this.#awaitRenewal();
+    this.#refresh();
+  }
+
+  /** No request, only a look at what the next one would be signed with. */
+  #awaitRenewal(): void {
+    const { retryBase, retryMax } = this.#settings;
+    // Headers that differ each time are new each time, and must not be tried faster than any other failure.
+    this.#renewal.set(backoff(++this.#refusals, retryBase, retryMax));
+  }
+
+  /** `looked`: somebody is here, who may have signed in meanwhile; where nobody else can tell, the server is asked once. */
+  async #renew(looked: boolean): Promise<void> {
+    const renewed = await (this.#transport.renewed?.() ?? Promise.resolve(null)).catch(() => false);
+    if (!this.#unauthorized) return;
+    if (renewed ?? looked) this.#resume();
+    else if (renewed !== null) this.#awaitRenewal();
+  }
+
+  #resume(): void {
+    this.#unauthorized = false;
+    this.#renewal.clear();
+    this.#beatNow();
+    this.#follow();
+    this.#refresh();
+  }
+
+  #beatNow(): void {
+    if (this.#wanted && !this.#page.gone && !this.#unauthorized) this.#session.beatNow();
+  }
+
+  /** A tab in the background does not need the list before it is looked at. */
+  #follow(): void {
+    if (!this.#page.gone && (!this.#page.hidden || this.#settings.hiddenFeedLinger === Infinity)) this.#feed.start();
   }
 
   #status(): PresenceStatus {
@@ -174,7 +238,7 @@ export class PresenceService {
     if (status === this.#lastStatus) return; // input, under a status of the user's own choice
     this.#lastStatus = status;
     this.#events.emit("status", status);
-    if (this.#wanted && !this.#page.gone) this.#session.beatNow();
+    this.#beatNow();
     this.#refresh();
   }
 
@@ -185,6 +249,7 @@ export class PresenceService {
 
   #wake(): void {
     clearTimeout(this.#lingering);
+    if (this.#unauthorized) return void this.#renew(true);
     if (this.#wanted) this.#session.restart();
     if (!this.#page.hidden || this.#feed.running) this.#feed.reopen();
     this.#refresh();
@@ -192,7 +257,7 @@ export class PresenceService {
 
   /** So says the browser; whether it is so for us, a try will tell. */
   #networkLost(): void {
-    if (this.#page.gone) return;
+    if (this.#page.gone || this.#unauthorized) return;
     if (this.#wanted) this.#session.restart();
     else if (this.#feed.running) this.#feed.reopen();
     this.#refresh();
@@ -201,7 +266,7 @@ export class PresenceService {
   #hide(): void {
     if (this.#page.gone) return;
     // At once, because this one tells the server to expect the longer interval.
-    if (this.#wanted) this.#session.beatNow();
+    this.#beatNow();
     clearTimeout(this.#lingering);
     if (Number.isFinite(this.#settings.hiddenFeedLinger)) {
       this.#lingering = setTimeout(() => {
@@ -215,6 +280,7 @@ export class PresenceService {
 
   #connection(): ConnectionStatus {
     if (!this.#started) return "stopped";
+    if (this.#unauthorized) return "unauthorized";
     const heartbeatsFine = !this.#wanted || this.#session.beat === "ok";
     const feedFine = !this.#feed.running || this.#feed.open;
     if (heartbeatsFine && feedFine && !this.#page.gone) {

@@ -1,7 +1,7 @@
 // Tabs that open, close, are duplicated, reloaded, left and come back.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { connected, online, openBrowser, openSite, shows, until } from "./support.mjs";
+import { TIMING, connected, light, online, openBrowser, openSite, shows, sleep, until } from "./support.mjs";
 
 describe("tabs", () => {
   let site, browser, watcher;
@@ -101,6 +101,53 @@ describe("tabs", () => {
     await dora.leave();
     await until("none", async () => (await site.sessions(dora.id)) === 0);
     await shows(watcher, dora.id, null);
+  });
+});
+
+describe("accounts", () => {
+  let site, browser, watcher;
+
+  before(async () => {
+    site = await openSite();
+    browser = await openBrowser();
+    watcher = await (await browser.person(site, "Watcher")).tab();
+  });
+  after(async () => {
+    await browser?.close();
+    await site?.close();
+  });
+
+  it("another user signs in, and the cookie changes first: nobody is left over", async () => {
+    const ada = await browser.person(site, "Ada");
+    const [closing, staying] = [await ada.tab(), await ada.tab()];
+    await shows(watcher, ada.id, "2 tabs");
+    await ada.context.addCookies([{ name: "chat_name", value: "Bob", url: site.address }]);
+    // One tab closes, and its beacon carries the wrong cookie; the other one asks, and is told.
+    const seq = await site.position();
+    await closing.close();
+    await shows(watcher, ada.id, null);
+    assert.equal((await site.feed(seq, ada.id)).at(-1).reason, "disconnect");
+    await until("the light says so", async () => (await light(staying).textContent()) === "Not signed in");
+    const bob = await ada.tab();
+    await shows(watcher, "bob", "1 tab");
+    await bob.close();
+    await shows(watcher, "bob", null);
+  });
+
+  it("signed out elsewhere: no more requests, until somebody is back", async () => {
+    const cleo = await browser.person(site, "Cleo");
+    const tab = await cleo.tab();
+    await cleo.context.clearCookies();
+    await until("the light says so", async () => (await light(tab).textContent()) === "Not signed in");
+    let requests = 0;
+    tab.on("request", () => requests++);
+    await sleep(5 * TIMING.heartbeatInterval); // time for what must not happen
+    assert.equal(requests, 0);
+    await cleo.context.addCookies([{ name: "chat_name", value: "Cleo", url: site.address }]);
+    await tab.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+    await connected(tab);
+    await shows(watcher, cleo.id, "1 tab");
+    await cleo.leave();
   });
 });
 

@@ -1,3 +1,4 @@
+import { Credentials } from "./credentials.js";
 import { readEventStream } from "./eventStreamReader.js";
 import { formatPosition, type FeedPosition } from "./feedPosition.js";
 import {
@@ -5,6 +6,7 @@ import {
   PresenceError,
   refuseUnlessOk,
   type FeedSink,
+  type RequestHeaders,
   type HeaderSource,
   type PresenceTransport,
 } from "./transport.js";
@@ -13,54 +15,82 @@ import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from ".
 export interface HttpTransportOptions {
   /** Where the endpoints are mounted. */
   baseUrl?: string;
-  /** Sent with each request (a bearer token, say). Without any, cookies do. */
+  /** Sent with each request (a bearer token, say); may be a function, also an asynchronous one. Without any, cookies do. */
   headers?: HeaderSource;
   /** No answer for this long (ms) is a failure. */
   requestTimeout?: number;
+}
+
+interface OpenSession {
+  /** With this the session can be ended whoever is signed in by then: the cookie may change, or go, before the goodbye is said. */
+  goodbye?: string;
+  answered: boolean;
+  underWay: number;
+  left: boolean;
 }
 
 /** Speaks to the endpoints of `presence-client/server`. */
 export class HttpTransport implements PresenceTransport {
   #base: string;
   #timeout: number;
+  #credentials: Credentials;
+  #sessions = new Map<string, OpenSession>();
 
   constructor(private readonly options: HttpTransportOptions = {}) {
     this.#base = (options.baseUrl ?? "/api").replace(/\/$/, "");
     this.#timeout = options.requestTimeout ?? 10_000;
+    this.#credentials = new Credentials(options.headers, this.#timeout);
   }
 
   async heartbeat(beat: Heartbeat, signal: AbortSignal): Promise<boolean> {
-    const answer = await this.#json("/heartbeat", { method: "POST", body: JSON.stringify(beat), signal });
-    return (answer as { online: boolean }).online;
+    const { user_id: user, session_id: id } = beat;
+    const session = this.#sessions.get(id) ?? { answered: false, underWay: 0, left: false };
+    this.#sessions.set(id, session);
+    session.underWay++;
+    try {
+      const init: RequestInit = { method: "POST", body: JSON.stringify(beat) };
+      // The first one is not broken off. It may begin the session all the same, and only its answer says how to end it.
+      if (session.answered) init.signal = signal;
+      const answer = (await this.#json("/heartbeat", init)) as { online: boolean; goodbye?: string };
+      session.answered = true;
+      if (answer.goodbye !== undefined) session.goodbye = answer.goodbye;
+      return answer.online;
+    } finally {
+      session.underWay--;
+      // The goodbye went out before we had this. It may have been refused, and twice does no harm.
+      if (session.left && session.goodbye !== undefined) this.#sayGoodbye(user, id, session.goodbye);
+      if (session.underWay === 0 && (session.left || !session.answered)) this.#sessions.delete(id);
+    }
   }
 
-  leave(user: string, session: string): void {
+  leave(user: string, id: string): void {
+    const session = this.#sessions.get(id);
+    if (session?.answered === false) session.left = true;
+    else this.#sessions.delete(id);
+    this.#sayGoodbye(user, id, session?.goodbye);
+  }
+
+  #sayGoodbye(user: string, session: string, goodbye: string | undefined): void {
     const url = `${this.#base}/user-disconnect`;
-    const body = JSON.stringify({ user_id: user, session_id: session });
+    const body = JSON.stringify({ user_id: user, session_id: session, goodbye });
     // A beacon outlives the page but carries no headers of ours, and a plain string needs no preflight anywhere.
     const beacon = this.options.headers === undefined && typeof globalThis.navigator?.sendBeacon === "function";
     if (beacon && navigator.sendBeacon(url, body)) return;
-    fetch(url, { method: "POST", body, headers: this.#headers(), credentials: "include", keepalive: true }).catch(
-      () => {
-        // Nobody is left to tell. The server's timeout does the rest.
-      },
-    );
+    const headers = this.#credentials.atOnce();
+    fetch(url, { method: "POST", body, headers, credentials: "include", keepalive: true }).catch(() => {
+      // Nobody is left to tell. The server's timeout does the rest.
+    });
+  }
+
+  renewed(): Promise<boolean | null> {
+    return this.#credentials.renewed();
   }
 
   async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
-    const headers: Record<string, string> = { ...this.#headers(), accept: "text/event-stream" };
-    if (since !== null) headers["last-event-id"] = formatPosition(since);
-    const response = await fetch(`${this.#base}/presence/events`, {
-      headers,
-      credentials: "include",
-      cache: "no-store",
-      signal,
-    });
-    const { body } = await refuseUnlessOk(response);
-    const type = response.headers.get("content-type") ?? "";
+    const { body, type } = await this.#credentials.sign((headers) => this.#openStream(headers, since, signal));
     // A single-page app's server answers every unknown address with its page.
     if (body === null || !type.startsWith("text/event-stream"))
-      throw new PresenceError(`not an event stream but ${type || "nothing"}`, response.status);
+      throw new PresenceError(`not an event stream but ${type || "nothing"}`, 200);
     await readEventStream(
       body,
       (event) => {
@@ -86,13 +116,18 @@ export class HttpTransport implements PresenceTransport {
     return ((await this.#json("/presence/cleanup", { method: "POST" })) as { offline: number }).offline;
   }
 
-  #headers(): Record<string, string> {
-    const { headers } = this.options;
-    return typeof headers === "function" ? headers() : { ...headers };
+  async #openStream(own: RequestHeaders, since: FeedPosition | null, signal: AbortSignal) {
+    const headers: RequestHeaders = { ...own, accept: "text/event-stream" };
+    if (since !== null) headers["last-event-id"] = formatPosition(since);
+    const init: RequestInit = { headers, credentials: "include", cache: "no-store", signal };
+    const response = await refuseUnlessOk(await fetch(`${this.#base}/presence/events`, init));
+    return { body: response.body, type: response.headers.get("content-type") ?? "" };
   }
 
-  async #json(path: string, init: RequestInit): Promise<unknown> {
-    const type: Record<string, string> = init.body === undefined ? {} : { "content-type": "application/json" };
-    return fetchJson(this.#base + path, { ...init, headers: { ...this.#headers(), ...type } }, this.#timeout);
+  #json(path: string, init: RequestInit): Promise<unknown> {
+    const type: RequestHeaders = init.body === undefined ? {} : { "content-type": "application/json" };
+    return this.#credentials.sign((headers) =>
+      fetchJson(this.#base + path, { ...init, headers: { ...headers, ...type } }, this.#timeout),
+    );
   }
 }

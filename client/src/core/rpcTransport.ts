@@ -1,5 +1,13 @@
 import { maybeSameFeed, type FeedPosition } from "./feedPosition.js";
-import { fetchJson, PresenceError, type FeedSink, type HeaderSource, type PresenceTransport } from "./transport.js";
+import { Credentials } from "./credentials.js";
+import {
+  fetchJson,
+  PresenceError,
+  type FeedSink,
+  type HeaderSource,
+  type RequestHeaders,
+  type PresenceTransport,
+} from "./transport.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "./types.js";
 
 export interface RpcTransportOptions {
@@ -19,26 +27,37 @@ const MOST_MISSED = 5000;
 export class RpcTransport implements PresenceTransport {
   #timeout: number;
   #poll: number;
+  #credentials: Credentials;
+  /** What the last heartbeat of each session was signed with. */
+  #signed = new Map<string, RequestHeaders>();
 
   constructor(private readonly options: RpcTransportOptions) {
     this.#timeout = options.requestTimeout ?? 10_000;
     this.#poll = options.pollInterval ?? 5_000;
+    this.#credentials = new Credentials(options.headers, this.#timeout);
   }
 
   async heartbeat({ heartbeat_interval, metadata, ...beat }: Heartbeat, signal: AbortSignal): Promise<boolean> {
     const details = { heartbeat_interval: `${heartbeat_interval} seconds`, ...(metadata && { metadata }) };
-    return (await this.#call("update_user_heartbeat", { ...beat, ...details }, signal)) as boolean;
+    const remember = (headers: RequestHeaders) => void this.#signed.set(beat.session_id, headers);
+    return (await this.#call("update_user_heartbeat", { ...beat, ...details }, signal, remember)) as boolean;
   }
 
   leave(user: string, session: string): void {
     // Not sendBeacon(): the gateway wants a content type and mostly a token, and a beacon can carry neither.
     const body = JSON.stringify({ user_id: user, session_id: session });
-    fetch(this.#url("handle_user_disconnect"), {
-      method: "POST",
-      body,
-      headers: this.#headers(),
-      keepalive: true,
-    }).catch(() => {});
+    const now = this.#credentials.atOnce();
+    const before = this.#signed.get(session) ?? now;
+    this.#signed.delete(session);
+    const same = JSON.stringify(now) === JSON.stringify(before);
+    // By now somebody else may be signed in, who may not end it; or the same user with a newer token, the old one being void.
+    for (const headers of same ? [now] : [before, now]) {
+      fetch(this.#url("handle_user_disconnect"), { ...initOf(body, headers), keepalive: true }).catch(() => {});
+    }
+  }
+
+  renewed(): Promise<boolean | null> {
+    return this.#credentials.renewed();
   }
 
   async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
@@ -94,21 +113,28 @@ export class RpcTransport implements PresenceTransport {
     return `${this.options.url.replace(/\/$/, "")}/rpc/${name}`;
   }
 
-  #headers(): Record<string, string> {
-    const { headers } = this.options;
-    return { "content-type": "application/json", ...(typeof headers === "function" ? headers() : headers) };
+  #call(
+    name: string,
+    args: object,
+    signal?: AbortSignal,
+    signed?: (headers: RequestHeaders) => void,
+  ): Promise<unknown> {
+    return this.#credentials.sign((headers) => {
+      signed?.(headers);
+      const init = initOf(JSON.stringify(args), headers);
+      if (signal !== undefined) init.signal = signal;
+      return fetchJson(this.#url(name), init, this.#timeout);
+    });
   }
+}
 
-  #call(name: string, args: object, signal?: AbortSignal): Promise<unknown> {
-    const init: RequestInit = {
-      method: "POST",
-      body: JSON.stringify(args),
-      headers: this.#headers(),
-      credentials: "same-origin",
-    };
-    if (signal !== undefined) init.signal = signal;
-    return fetchJson(this.#url(name), init, this.#timeout);
-  }
+function initOf(body: string, headers: RequestHeaders): RequestInit {
+  return {
+    method: "POST",
+    body,
+    headers: { "content-type": "application/json", ...headers },
+    credentials: "same-origin",
+  };
 }
 
 function pause(time: number, signal: AbortSignal): Promise<void> {

@@ -54,14 +54,19 @@ export class Session {
     this.#heartbeats.restart();
   }
 
+  /** No heartbeat before the next call; says nothing. */
+  pause(): void {
+    this.#heartbeats.stop();
+    this.joined = false;
+    this.beat = "none";
+  }
+
   /** Says goodbye. The id is spent: the server would ignore a late heartbeat, and the next one must not look like one. */
   end(): void {
-    this.#heartbeats.stop();
+    this.pause();
     const spent = this.#announced ? this.id : null;
     this.id = newSessionId();
     this.#announced = false;
-    this.joined = false;
-    this.beat = "none";
     if (spent !== null) this.options.transport.leave(this.options.userId, spent);
   }
 

@@ -9,6 +9,11 @@ export interface PresenceTransport {
   leave(user: string, session: string): void;
   /** Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. */
   follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
+  /**
+   * Asked while the server says that we are not who we say: whether the next request would be signed otherwise than the one that
+   * was refused. Null, or no such function: nobody can tell but the server.
+   */
+  renewed?(): Promise<boolean | null>;
   lookUp(users: readonly string[]): Promise<UserPresence[]>;
   /** Ends stale sessions now, if the viewer may; how many users went offline. */
   cleanup(): Promise<number>;
@@ -30,6 +35,9 @@ export interface FeedSink {
   position(position: FeedPosition): void;
 }
 
+/** The code of an answer to somebody who is signed in, but not as the user whom the page speaks for. */
+export const OTHER_USER = "other_user";
+
 /** An answer that says no. `status` is 0 where there was no answer at all. */
 export class PresenceError extends Error {
   override name = "PresenceError";
@@ -38,8 +46,15 @@ export class PresenceError extends Error {
     readonly status: number,
     /** Milliseconds the server asks to wait. */
     readonly retryAfter: number | null = null,
+    /** What the answer calls it. */
+    readonly code: string | null = null,
   ) {
     super(message);
+  }
+
+  /** Nobody is signed in, or somebody else: to ask again is of no use before that changes. */
+  get unauthorized(): boolean {
+    return this.status === 401 || this.code === OTHER_USER;
   }
 
   /** Whatever was thrown, as one of these. */
@@ -48,7 +63,8 @@ export class PresenceError extends Error {
   }
 }
 
-export type HeaderSource = Record<string, string> | (() => Record<string, string>);
+export type RequestHeaders = Record<string, string>;
+export type HeaderSource = RequestHeaders | (() => RequestHeaders | Promise<RequestHeaders>);
 
 /** A server, or a proxy before it, that asks for more (ms) would keep a page offline for a mistake of its own. */
 const LONGEST_WAIT = 5 * 60_000;
@@ -62,7 +78,17 @@ export async function refuseUnlessOk(response: Response): Promise<Response> {
     `${response.status} ${text}`.trim(),
     response.status,
     seconds > 0 ? Math.min(seconds * 1000, LONGEST_WAIT) : null,
+    codeIn(text),
   );
+}
+
+function codeIn(text: string): string | null {
+  try {
+    const { code } = JSON.parse(text) as { code?: unknown };
+    return typeof code === "string" ? code : null;
+  } catch {
+    return null;
+  }
 }
 
 /** fetch() of a JSON answer within a time limit. Whatever goes wrong is a PresenceError. */

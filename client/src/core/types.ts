@@ -62,4 +62,5 @@ export type ConnectionStatus =
   | "connecting" // started, nothing heard yet
   | "online" // heartbeats are answered and changes arrive
   | "reconnecting" // something failed, trying again
+  | "unauthorized" // not signed in, or not as this user: nothing is asked for until that changes
   | "offline"; // the browser itself says that there is no network

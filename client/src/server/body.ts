@@ -4,6 +4,8 @@ export class Refusal extends Error {
     readonly status: number,
     message: string,
     readonly headers: Record<string, string> = {},
+    /** For programs, where the status does not say enough. */
+    readonly code?: string,
   ) {
     super(message);
   }

@@ -4,9 +4,11 @@ import { Refusal, readJson } from "./body.js";
 import { Database, isCallersFault } from "./database.js";
 import { EventHub } from "./eventHub.js";
 import { eventStream } from "./eventStream.js";
+import { Goodbyes } from "./goodbyes.js";
 import { HeartbeatBatcher } from "./heartbeatBatcher.js";
 import { comesFromOurPages, corsHeaders } from "./origin.js";
 import { RateLimit } from "./rateLimit.js";
+import { OTHER_USER } from "../core/transport.js";
 import { parsePosition } from "../core/feedPosition.js";
 import type { PresenceSnapshot } from "../core/types.js";
 
@@ -21,6 +23,11 @@ export interface Viewer {
 export interface PresenceServerOptions {
   /** Who sends this request, by your cookie or token; null: nobody known. */
   authenticate: (request: Request) => Viewer | null | undefined | Promise<Viewer | null | undefined>;
+  /**
+   * Any text that nobody can guess, the same in all processes that answer for one site. With it they know their own goodbyes, which
+   * end a session also when its user's cookie is no longer there. By default each process has one of its own.
+   */
+  secret?: string;
   /** For node-postgres; by default the PG… environment variables. */
   database?: pg.PoolConfig;
   /**
@@ -126,9 +133,10 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     },
     options.tick ?? 50,
   );
+  const goodbyes = new Goodbyes(options.secret);
   const requests = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
   // Goodbyes count apart: too many heartbeats must not keep a user online who leaves.
-  const goodbyes = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
+  const departures = new RateLimit(limits.requestsPerSecond, limits.requestBurst);
   const beginnings = new RateLimit(limits.sessionsPerSecond, limits.sessionBurst);
   const streams = new Map<string, number>();
   let streamCount = 0;
@@ -155,18 +163,19 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     method: "GET" | "POST",
     rate: RateLimit,
     answer: (request: Request, viewer: Viewer, connection: Connection) => Promise<Response | object>,
+    identify = viewerOf,
   ): Handler {
     return async (request, connection = {}) => {
       const cors = corsHeaders(request, allowedOrigins);
-      const refuse = (status: number, error: string, headers: Record<string, string> = {}) =>
-        Response.json({ error }, { status, headers: { ...cors, ...headers, "cache-control": "no-store" } });
+      const refuse = (status: number, error: string, headers: Record<string, string> = {}, code?: string) =>
+        Response.json({ error, code }, { status, headers: { ...cors, ...headers, "cache-control": "no-store" } });
       try {
         if (closing) return refuse(503, "shutting down", { "retry-after": "1" });
         if (request.method === "OPTIONS") return new Response(null, { status: 204, headers: cors });
         if (request.method !== method) return refuse(405, `use ${method}`, { allow: method });
         // Also where nothing changes: a foreign page could not read a stream, but could use up its reader's places.
         if (!comesFromOurPages(request, allowedOrigins)) return refuse(403, "from a foreign page");
-        const viewer = await viewerOf(request);
+        const viewer = await identify(request);
         if (viewer === null) return refuse(401, "not signed in");
         limit(rate, viewer);
 
@@ -176,7 +185,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
         for (const [name, value] of Object.entries(cors)) result.headers.set(name, value);
         return result;
       } catch (error) {
-        if (error instanceof Refusal) return refuse(error.status, error.message, error.headers);
+        if (error instanceof Refusal) return refuse(error.status, error.message, error.headers, error.code);
         if (isCallersFault(error)) return refuse(400, error.message);
         if (!closing) report(error); // what was under way when close() was called
         return refuse(503, "presence is not available at the moment", { "retry-after": "1" });
@@ -192,7 +201,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   /** The session a request speaks for, which is always one of the viewer's own. */
   function sessionOf(body: Record<string, unknown>, viewer: Viewer): string {
     if (body.user_id !== undefined && `${body.user_id as string | number}` !== viewer.userId) {
-      throw new Refusal(403, "user_id is not the signed-in user");
+      throw new Refusal(403, "user_id is not the signed-in user", {}, OTHER_USER);
     }
     if (typeof body.session_id !== "string" || body.session_id === "") throw new Refusal(400, "session_id is missing");
     return body.session_id;
@@ -208,7 +217,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     const { metadata: own = null, status = null } = body;
     if (typeof own !== "object" || Array.isArray(own)) throw new Refusal(400, "metadata is not a JSON object");
     if (status !== null && typeof status !== "string") throw new Refusal(400, "status is not a string");
-    if (!batcher.knows(viewer.userId, session)) limit(beginnings, viewer);
+    const first = !batcher.knows(viewer.userId, session);
+    if (first) limit(beginnings, viewer);
     const metadata = { ...own, ...viewer.metadata };
     const online = await batcher.beat(viewer.userId, session, {
       userAgent: request.headers.get("user-agent"),
@@ -217,14 +227,28 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       status,
       metadata: Object.keys(metadata).length > 0 ? metadata : null,
     });
-    return { online };
+    return { online, ...(first && { goodbye: goodbyes.of(viewer.userId, session) }) };
   });
 
-  const disconnect = endpoint("POST", goodbyes, async (request, viewer) => {
-    const session = sessionOf(await readJson(request, limits.bodyBytes), viewer);
-    const { userId } = viewer;
-    return { offline: await batcher.end(userId, session, () => db.disconnect(pool, userId, session)) };
-  });
+  /** The user of a session that proves to be his, by what the answer to its first heartbeat said; else whoever is signed in. */
+  async function leaverOf(request: Request): Promise<Viewer | null> {
+    const { user_id, session_id, goodbye } = await readJson(request.clone(), limits.bodyBytes);
+    const proven = [user_id, session_id, goodbye].every((text) => typeof text === "string");
+    if (proven && goodbyes.fits(user_id as string, session_id as string, goodbye as string))
+      return { userId: user_id as string };
+    return viewerOf(request);
+  }
+
+  const disconnect = endpoint(
+    "POST",
+    departures,
+    async (request, viewer) => {
+      const session = sessionOf(await readJson(request, limits.bodyBytes), viewer);
+      const { userId } = viewer;
+      return { offline: await batcher.end(userId, session, () => db.disconnect(pool, userId, session)) };
+    },
+    leaverOf,
+  );
 
   const list = endpoint("GET", requests, async (request, viewer) => {
     const asked = new URL(request.url).searchParams.getAll("user");

@@ -46,7 +46,7 @@ describe("heartbeat", () => {
       metadata: { room: "blue" },
     };
     const answer = await site.post("/api/heartbeat", "ada", body, { "user-agent": "Test/1" });
-    expect([answer.status, await answer.json()]).toEqual([200, { online: true }]);
+    expect([answer.status, await answer.json()]).toMatchObject([200, { online: true }]);
     const row = await sessionRow("ada");
     expect(row).toMatchObject({
       session_id: "tab1",
@@ -200,6 +200,51 @@ describe("goodbye", () => {
       offline: true,
     });
     expect(await (await late).json()).toEqual({ online: false });
+  });
+
+  test("what the first heartbeat's answer says ends that session, whoever is signed in by now, and no other", async () => {
+    const begin = async (session: string) =>
+      (await (await site.post("/api/heartbeat", "mover", { session_id: session })).json()) as { goodbye?: string };
+    const end = (viewer: string | null, body: object) => site.post("/api/user-disconnect", viewer, body);
+    const { goodbye } = await begin("m1");
+    expect(goodbye).toMatch(/^[\w-]{22}$/);
+    expect(await begin("m1")).toEqual({ online: true }); // once is enough
+    await begin("m2");
+    for (const [user_id, session_id] of [
+      ["mover", "m2"],
+      ["bob", "m1"],
+    ]) {
+      expect((await end(null, { user_id, session_id, goodbye })).status).toBe(401);
+      expect((await end("eve", { user_id, session_id, goodbye })).status).toBe(403);
+    }
+    const mine = { user_id: "mover", session_id: "m1" };
+    for (const wrong of ["", "x", `${goodbye?.slice(0, -1)}`, 7])
+      expect((await end(null, { ...mine, goodbye: wrong })).status).toBe(401);
+    const refusal = await end("eve", mine);
+    expect([refusal.status, await refusal.json()]).toMatchObject([403, { code: "other_user" }]);
+    const { rows } = await db.pool.query(
+      "SELECT count(*)::int AS n FROM presence_sessions WHERE online AND user_id = 'mover'",
+    );
+    expect(rows[0].n).toBe(2);
+    expect((await end("eve", { ...mine, goodbye })).status).toBe(200);
+    const other = (await begin("m3")).goodbye;
+    expect((await end(null, { user_id: "mover", session_id: "m3", goodbye: other })).status).toBe(200);
+    expect(await online("mover")).toBe(true); // by m2
+  });
+
+  test("processes with one secret know each other's goodbyes", async () => {
+    await site.close();
+    site = await openSite(db.name, { secret: "of both" });
+    const { goodbye } = (await (await site.post("/api/heartbeat", "two", { session_id: "t" })).json()) as {
+      goodbye: string;
+    };
+    const other = await openSite(db.name, { secret: "of both" });
+    const stranger = await openSite(db.name);
+    const body = { user_id: "two", session_id: "t", goodbye };
+    expect((await stranger.post("/api/user-disconnect", null, body)).status).toBe(401);
+    expect(await (await other.post("/api/user-disconnect", null, body)).json()).toEqual({ offline: true });
+    await other.close();
+    await stranger.close();
   });
 
   test("of a session nobody knows: no error", async () => {

@@ -297,6 +297,55 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
   });
 });
 
+test("another user signs in, and the cookie changes first: the one before leaves at once, also before he has joined", async () => {
+  let cookie = "ada";
+  let slow = Promise.resolve();
+  const asked: string[] = [];
+  const site = await openSite(db.name, {
+    async authenticate(request) {
+      const userId = request.headers.get("x-user") ?? "";
+      asked.push(`${new URL(request.url).pathname} ${userId}`);
+      await slow;
+      return { userId };
+    },
+  });
+  // Sent by the browser, not by the page: whoever speaks, it is what it is now.
+  const page = (userId: string) =>
+    launch(
+      new PresenceService({
+        userId,
+        transport: new HttpTransport({ baseUrl: `${site.url}/api`, headers: async () => ({ "x-user": cookie }) }),
+        ...FAST,
+      }),
+    );
+  const ada = page("ada");
+  await soon(() => expect(ada.state.joined).toBe(true));
+  cookie = "bob";
+  const bob = page("bob");
+  ada.stop();
+  await soon(() => expect(names(bob)).toEqual(["bob"]));
+
+  // In a tab that does not know of it yet: the server's answer says so.
+  cookie = "carl";
+  await soon(() => expect(bob.state.connection).toBe("unauthorized"));
+  await soon(async () => expect(await truth()).toEqual([]));
+  bob.stop();
+
+  cookie = "dora";
+  let release = () => {};
+  slow = new Promise((resolve) => (release = resolve));
+  const dora = page("dora");
+  await soon(() => expect(asked).toContain("/api/heartbeat dora"));
+  cookie = "eve";
+  dora.stop();
+  release();
+  const eve = page("eve");
+  await soon(() => expect(eve.state.joined).toBe(true));
+  await soon(async () => expect(await truth()).toEqual(["eve"]));
+  eve.stop();
+  await site.close();
+});
+
 test("the rights that the document grants are enough for a backend", async () => {
   const own = await createDatabase();
   await own.pool.query("DROP ROLE IF EXISTS web_backend; CREATE ROLE web_backend LOGIN");

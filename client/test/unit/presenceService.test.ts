@@ -428,6 +428,118 @@ describe("the feed", () => {
   });
 });
 
+describe("unauthorized", () => {
+  const refuse = (status = 401, code: string | null = null) => {
+    transport.answer = () => {
+      throw new PresenceError("no", status, null, code);
+    };
+  };
+
+  test("a 401 ends all asking, until the headers are new", async () => {
+    make();
+    let looks = 0;
+    let fresh = false;
+    transport.renewed = async () => {
+      looks++;
+      return fresh;
+    };
+    const errors: number[] = [];
+    service.on("error", (error) => errors.push(error.status));
+    service.start();
+    await pass(0);
+    transport.connect({ seq: 4, users: [user("ada")] });
+    refuse();
+    await pass(seconds(30));
+    expect([service.state.connection, service.state.isConnected, service.state.joined]).toEqual([
+      "unauthorized",
+      false,
+      false,
+    ]);
+    expect([transport.beats.length, transport.standing, errors]).toEqual([2, 0, [401]]);
+    await look("hidden");
+    window.dispatchEvent(new Event("keydown"));
+    service.setStatus("busy");
+    page("online");
+    await pass(seconds(300));
+    expect([transport.beats.length, transport.connections.length]).toEqual([2, 1]);
+    expect(looks).toBeGreaterThan(5);
+    expect(transport.goodbyes).toEqual([]); // it may be the same user's token that is renewed in a moment
+    await look("visible");
+    transport.answer = () => true;
+    fresh = true;
+    await pass(seconds(30));
+    transport.connect();
+    await pass(0);
+    expect([service.state.connection, service.state.joined, transport.last.since?.seq]).toEqual(["online", true, 4]);
+    expect(transport.beats[2]?.session_id).toBe(transport.beats[0]?.session_id);
+  });
+
+  test("one of the feed counts as well", async () => {
+    make({ autoJoin: false }).start();
+    await pass(0);
+    transport.last.fail(new PresenceError("no", 401));
+    await pass(seconds(600));
+    expect([service.state.connection, transport.connections.length]).toEqual(["unauthorized", 1]);
+  });
+
+  test("headers that are new each time are tried ever more slowly", async () => {
+    make({ autoJoin: false });
+    transport.renewed = async () => true;
+    transport.follow = (
+      (follow) =>
+      (...args: Parameters<typeof follow>) => {
+        void follow(...args).catch(() => {});
+        return Promise.reject(new PresenceError("no", 401));
+      }
+    )(transport.follow.bind(transport));
+    service.start();
+    await pass(seconds(1 + 2 + 4 + 8 + 16));
+    expect(transport.connections).toHaveLength(6);
+    await pass(seconds(90));
+    expect(transport.connections).toHaveLength(9);
+  });
+
+  test("with cookies: once when the page is looked at, and with join()", async () => {
+    make();
+    refuse();
+    service.start();
+    await pass(seconds(600));
+    expect(transport.beats).toHaveLength(1);
+    await look("hidden");
+    await look("visible");
+    expect(transport.beats).toHaveLength(2);
+    await pass(seconds(600));
+    expect([transport.beats.length, service.state.connection]).toEqual([2, "unauthorized"]);
+    transport.answer = () => true;
+    service.join();
+    await pass(0);
+    expect([transport.beats.length, service.state.joined]).toEqual([3, true]);
+  });
+
+  test("somebody else is signed in: the session ends, another 403 is an error like any other", async () => {
+    make().start();
+    await pass(0);
+    refuse(403);
+    await pass(seconds(31));
+    expect([service.state.connection, transport.beats.length]).toEqual(["connecting", 3]);
+    refuse(403, "other_user");
+    await pass(seconds(2));
+    expect([service.state.connection, transport.goodbyes]).toEqual(["unauthorized", [transport.beats[0]?.session_id]]);
+  });
+
+  test("stop() ends the waiting, too", async () => {
+    make();
+    transport.renewed = async () => false;
+    refuse();
+    service.start();
+    await pass(seconds(10));
+    service.stop();
+    expect(vi.getTimerCount()).toBe(0);
+    await pass(seconds(10));
+    expect([service.state.connection, transport.goodbyes.length]).toEqual(["stopped", 1]);
+  });
+});
+
 describe("connection status", () => {
   test("connecting, online, reconnecting, offline, stopped", async () => {
     make();

@@ -1,6 +1,13 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { HttpTransport, PresenceError, RpcTransport, type FeedPosition, type FeedSink } from "../../src/index.js";
+import {
+  HttpTransport,
+  PresenceError,
+  RpcTransport,
+  type FeedPosition,
+  type FeedSink,
+  type HeaderSource,
+} from "../../src/index.js";
 import { readEventStream, type StreamEvent } from "../../src/core/eventStreamReader.js";
 
 let requests: { url: string; init: RequestInit }[];
@@ -21,6 +28,8 @@ afterEach(() => {
   vi.unstubAllGlobals();
   vi.useRealTimers();
 });
+
+const beat = { user_id: "ada", session_id: "s", heartbeat_interval: 30, status: "active" as const };
 
 describe("goodbye", () => {
   const body = JSON.stringify({ user_id: "ada", session_id: "s" });
@@ -46,6 +55,48 @@ describe("goodbye", () => {
     expect(requests[0]?.init).toMatchObject({ keepalive: true, headers: { authorization: "Bearer t" } });
   });
 
+  test("with the text that the first heartbeat's answer has for it", async () => {
+    const transport = new HttpTransport();
+    answer = async () => Response.json({ online: true, goodbye: "proof" });
+    await transport.heartbeat(beat, new AbortController().signal);
+    answer = async () => Response.json({ online: true });
+    await transport.heartbeat(beat, new AbortController().signal);
+    transport.leave("ada", "s");
+    expect(beacon).toHaveBeenLastCalledWith(
+      "/api/user-disconnect",
+      JSON.stringify({ user_id: "ada", session_id: "s", goodbye: "proof" }),
+    );
+    transport.leave("ada", "s");
+    expect(beacon).toHaveBeenLastCalledWith("/api/user-disconnect", body); // forgotten with the session
+  });
+
+  test("before the first heartbeat is answered: at once, and again when the answer has that text", async () => {
+    const transport = new HttpTransport();
+    const abort = new AbortController();
+    let reply!: (response: Response) => void;
+    answer = () => new Promise((resolve) => (reply = resolve));
+    const first = transport.heartbeat(beat, abort.signal);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    abort.abort();
+    expect(requests[0]?.init.signal?.aborted).toBe(false);
+    transport.leave("ada", "s");
+    reply(Response.json({ online: true, goodbye: "proof" }));
+    await first;
+    expect(beacon.mock.calls.map(([, text]) => JSON.parse(text as string).goodbye)).toEqual([undefined, "proof"]);
+  });
+
+  test("through a gateway, signed as the session's heartbeats were, and as now", async () => {
+    let who = "ada";
+    const transport = new RpcTransport({ url: "/rest", headers: async () => ({ authorization: who }) });
+    answer = async () => Response.json(true);
+    await transport.heartbeat(beat, new AbortController().signal);
+    who = "bob";
+    await transport.lookUp([]);
+    transport.leave("ada", "s");
+    const signed = requests.slice(2).map(({ init }) => (init.headers as Record<string, string>).authorization);
+    expect(signed).toEqual(["ada", "bob"]);
+  });
+
   test("nobody hears that it failed", async () => {
     beacon.mockReturnValue(false);
     answer = () => Promise.reject(new TypeError("offline"));
@@ -57,7 +108,6 @@ describe("goodbye", () => {
 });
 
 describe("answers", () => {
-  const beat = { user_id: "a", session_id: "s", heartbeat_interval: 30, status: "active" as const };
   const send = () => new HttpTransport({ requestTimeout: 100 }).heartbeat(beat, new AbortController().signal);
 
   test("a refusal says its status and how long to wait", async () => {
@@ -90,6 +140,36 @@ describe("answers", () => {
     answer = async () => new Response("<html>", { headers: { "content-type": "text/html" } });
     const follow = new HttpTransport().follow(null, {} as FeedSink, new AbortController().signal);
     await expect(follow).rejects.toThrow(/not an event stream but text\/html/);
+  });
+});
+
+describe("headers", () => {
+  test.each([
+    ["the endpoints", (headers: HeaderSource) => new HttpTransport({ headers, requestTimeout: 100 })],
+    ["a gateway", (headers: HeaderSource) => new RpcTransport({ url: "/rest", headers, requestTimeout: 100 })],
+  ])("for %s may come later, and tell whether they are new since they were refused", async (_, make) => {
+    let token = "old";
+    const transport = make(async () => ({ authorization: token }));
+    answer = async () => Response.json({ code: "expired" }, { status: 401 });
+    const refusal = { status: 401, code: "expired", unauthorized: true };
+    await expect(transport.heartbeat(beat, new AbortController().signal)).rejects.toMatchObject(refusal);
+    expect(requests[0]?.init.headers).toMatchObject({ authorization: "old" });
+    expect(await transport.renewed()).toBe(false);
+    token = "new";
+    expect(await transport.renewed()).toBe(true);
+  });
+
+  test("that never come are no answer in time", async () => {
+    const transport = new HttpTransport({ headers: () => new Promise(() => {}), requestTimeout: 20 });
+    const follow = transport.follow(null, {} as FeedSink, new AbortController().signal);
+    await expect(follow).rejects.toMatchObject({ status: 0, message: "no headers within 20 ms" });
+    transport.leave("ada", "s"); // does not wait for them
+    expect(requests).toHaveLength(1);
+  });
+
+  test("nobody but the server knows of cookies", async () => {
+    expect(await new HttpTransport().renewed()).toBe(null);
+    expect(await new RpcTransport({ url: "/rest", headers: { apikey: "k" } }).renewed()).toBe(null);
   });
 });
 

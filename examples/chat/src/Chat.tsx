@@ -11,6 +11,7 @@ const LIGHT = {
   connecting: "Connecting…",
   online: "Connected",
   reconnecting: "Reconnecting…",
+  unauthorized: "Not signed in",
   offline: "No network",
 };
 const REMEMBERED = 100;
