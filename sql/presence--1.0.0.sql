@@ -459,6 +459,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000 ROWS 1;
 COMMENT ON FUNCTION @extschema@.presence_verify() IS
     'A row for each way in which tables, cache, counts and feed disagree; none in a sound database. Whoever changes presence waits meanwhile, and it waits for their transactions; known heartbeats and readers do not.';
 
+CREATE FUNCTION @extschema@.presence_metrics()
+RETURNS TABLE (name text, labels jsonb, value double precision)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000 ROWS 60;
+COMMENT ON FUNCTION @extschema@.presence_metrics() IS
+    'Counters since the server''s start, gauges, and histograms, with the names and labels that Prometheus knows them by; cheap however many are online. Without preloading only what the tables know. For roles with access admin, and for pg_monitor.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What the views need to know of shared memory. A view reads its tables as its owner, but runs its functions as the
 -- caller, so PUBLIC may execute these. They answer to whoever shows the pass, which only the owner of the views can read,
@@ -483,7 +489,7 @@ COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interv
 
 CREATE FUNCTION @extschema@.presence_server_state(
     pass uuid DEFAULT NULL,
-    OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem text,
+    OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem_code text, OUT worker_problem text,
     OUT cached_sessions bigint, OUT cache_hits bigint, OUT cache_misses bigint, OUT cache_bytes bigint, OUT cache_full boolean,
     OUT notify_queue_full boolean, OUT ends_held_since timestamptz, OUT silent_sessions bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 100;
@@ -594,7 +600,7 @@ COMMENT ON COLUMN @extschema@.presence.user_agent IS 'Its client software.';
 COMMENT ON COLUMN @extschema@.presence.ip_address IS 'Its client address.';
 COMMENT ON COLUMN @extschema@.presence.metadata IS 'Its metadata.';
 
-CREATE VIEW @extschema@.presence_health AS
+CREATE VIEW @extschema@.presence_diagnosis AS
 WITH server AS MATERIALIZED (
     SELECT * FROM @extschema@.presence_server_state((SELECT pass FROM @extschema@.presence_view_pass))
 ), live AS MATERIALIZED (
@@ -625,37 +631,63 @@ SELECT facts.total_users,
        waiting.events AS unpublished_events,
        waiting.oldest AS oldest_unpublished,
        facts.table_bytes,
-       pg_catalog.array_remove(ARRAY[
-           CASE WHEN NOT server.preloaded THEN
-               'The library is not preloaded, so each heartbeat writes to the table: add presence to shared_preload_libraries and restart the server.' END,
-           CASE WHEN server.cache_full THEN
-               'Shared memory for heartbeats is used up, so some heartbeats write to the table: give the server more shared memory (/dev/shm).' END,
-           server.worker_problem,
-           CASE WHEN server.ends_held_since IS NOT NULL THEN
-               pg_catalog.format('%s sessions are silent, and presence.expiry_guard has held their ends since %s: see whether the application servers reach the database. If heartbeats do not come back, the sessions end at %s (presence.max_timeout), or at once if you set presence.expiry_guard to 0 and reload.',
-                                 server.silent_sessions, server.ends_held_since, server.ends_held_since + pg_catalog.current_setting('presence.max_timeout')::pg_catalog.interval) END,
-           CASE WHEN NOT server.in_recovery AND live.stale_users > 0 AND server.worker_pid IS NULL THEN
-               pg_catalog.format('%s users are silent for longer than their timeout and not yet ended: run SELECT cleanup_stale_presence(), or schedule it with SELECT presence_schedule_cleanup().', live.stale_users) END,
-           CASE WHEN NOT server.in_recovery AND waiting.oldest < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval
-                     AND server.worker_pid IS NOT NULL THEN
-               pg_catalog.format('%s events have waited to be published since %s: see the server log for what stops the worker.', waiting.events, waiting.oldest) END,
-           CASE WHEN NOT server.in_recovery AND waiting.events > 100000 AND server.worker_pid IS NULL THEN
-               pg_catalog.format('%s events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().', waiting.events) END,
-           CASE WHEN server.notify_queue_full THEN
-               'The notification queue of the server is more than half full: find the listener that stays in a transaction (pg_stat_activity, state idle in transaction) and end it.' END,
-           CASE WHEN NOT server.in_recovery AND server.worker_pid IS NULL AND live.sessions > 0
-                     AND coalesce(cleanup.last_at, '-infinity') < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval
-                     AND EXISTS (SELECT FROM @extschema@.presence_session WHERE joined_at < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval) THEN
-               'No cleanup has run for ten minutes and there is no worker: run SELECT presence_schedule_cleanup().' END,
-           CASE WHEN NOT server.in_recovery
-                     AND facts.oldest_event < pg_catalog.clock_timestamp()
-                         - pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
-                         - '1 day'::pg_catalog.interval THEN
-               'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END,
-           CASE WHEN facts.reviewed_at > pg_catalog.clock_timestamp() - '1 hour'::pg_catalog.interval THEN
-               pg_catalog.format('Tables of the extension were changed by hand; a review brought everything in line again at %s: see the rows with action review in presence_admin_log, and use the functions instead.', facts.reviewed_at) END
-       ], NULL) AS problem
-FROM server, live, waiting, cleanup, facts;
+       found.codes,
+       found.problem
+FROM server, live, waiting, cleanup, facts,
+LATERAL (
+    SELECT coalesce(pg_catalog.array_agg(listed.code), '{}') AS codes, coalesce(pg_catalog.array_agg(listed.problem), '{}') AS problem
+    FROM (VALUES
+        ('not_preloaded', CASE WHEN NOT server.preloaded THEN
+                'The library is not preloaded, so each heartbeat writes to the table: add presence to shared_preload_libraries and restart the server.' END),
+        ('cache_full', CASE WHEN server.cache_full THEN
+                'Shared memory for heartbeats is used up, so some heartbeats write to the table: give the server more shared memory (/dev/shm).' END),
+        (server.worker_problem_code, server.worker_problem),
+        ('ends_held', CASE WHEN server.ends_held_since IS NOT NULL THEN
+                pg_catalog.format('%s sessions are silent, and presence.expiry_guard has held their ends since %s: see whether the application servers reach the database. If heartbeats do not come back, the sessions end at %s (presence.max_timeout), or at once if you set presence.expiry_guard to 0 and reload.',
+                                  server.silent_sessions, server.ends_held_since, server.ends_held_since + pg_catalog.current_setting('presence.max_timeout')::pg_catalog.interval) END),
+        ('stale_users', CASE WHEN NOT server.in_recovery AND live.stale_users > 0 AND server.worker_pid IS NULL THEN
+                pg_catalog.format('%s users are silent for longer than their timeout and not yet ended: run SELECT cleanup_stale_presence(), or schedule it with SELECT presence_schedule_cleanup().', live.stale_users) END),
+        ('events_waiting', CASE WHEN NOT server.in_recovery AND waiting.oldest < pg_catalog.clock_timestamp() - '1 minute'::pg_catalog.interval
+                      AND server.worker_pid IS NOT NULL THEN
+                pg_catalog.format('%s events have waited to be published since %s: see the server log for what stops the worker.', waiting.events, waiting.oldest) END),
+        ('events_unnumbered', CASE WHEN NOT server.in_recovery AND waiting.events > 100000 AND server.worker_pid IS NULL THEN
+                pg_catalog.format('%s events are not numbered: nobody reads the feed, so run SELECT presence_schedule_cleanup().', waiting.events) END),
+        ('notify_queue_full', CASE WHEN server.notify_queue_full THEN
+                'The notification queue of the server is more than half full: find the listener that stays in a transaction (pg_stat_activity, state idle in transaction) and end it.' END),
+        ('no_cleanup', CASE WHEN NOT server.in_recovery AND server.worker_pid IS NULL AND live.sessions > 0
+                      AND coalesce(cleanup.last_at, '-infinity') < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval
+                      AND EXISTS (SELECT FROM @extschema@.presence_session WHERE joined_at < pg_catalog.clock_timestamp() - '10 minutes'::pg_catalog.interval) THEN
+                'No cleanup has run for ten minutes and there is no worker: run SELECT presence_schedule_cleanup().' END),
+        ('events_kept_too_long', CASE WHEN NOT server.in_recovery
+                      AND facts.oldest_event < pg_catalog.clock_timestamp()
+                          - pg_catalog.current_setting('presence.event_retention')::pg_catalog.interval
+                          - '1 day'::pg_catalog.interval THEN
+                'Events are kept longer than presence.event_retention: run SELECT presence_schedule_cleanup(), or SELECT scheduled_presence_cleanup() by hand.' END),
+        ('changed_by_hand', CASE WHEN facts.reviewed_at > pg_catalog.clock_timestamp() - '1 hour'::pg_catalog.interval THEN
+                pg_catalog.format('Tables of the extension were changed by hand; a review brought everything in line again at %s: see the rows with action review in presence_admin_log, and use the functions instead.', facts.reviewed_at) END)
+    ) AS listed (code, problem)
+    WHERE listed.problem IS NOT NULL
+) AS found;
+COMMENT ON VIEW @extschema@.presence_diagnosis IS 'What presence_health and presence_problem show parts of.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.total_users IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.online_users IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.stale_users IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.sessions IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.cached_sessions IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.cache_hits IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.cache_misses IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.worker_pid IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.last_cleanup_at IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.unpublished_events IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.oldest_unpublished IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.table_bytes IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.problem IS 'See presence_health.';
+COMMENT ON COLUMN @extschema@.presence_diagnosis.codes IS 'A short name for each element of problem.';
+
+CREATE VIEW @extschema@.presence_health AS
+SELECT total_users, online_users, stale_users, sessions, cached_sessions, cache_hits, cache_misses, worker_pid, last_cleanup_at,
+       unpublished_events, oldest_unpublished, table_bytes, problem
+FROM @extschema@.presence_diagnosis;
 COMMENT ON VIEW @extschema@.presence_health IS 'One row for the DBA: numbers, and in problem what is wrong and what to do.';
 COMMENT ON COLUMN @extschema@.presence_health.total_users IS 'Users still retained, online or not.';
 COMMENT ON COLUMN @extschema@.presence_health.online_users IS 'Users online.';
@@ -670,6 +702,13 @@ COMMENT ON COLUMN @extschema@.presence_health.unpublished_events IS 'Events that
 COMMENT ON COLUMN @extschema@.presence_health.oldest_unpublished IS 'When the oldest of them happened.';
 COMMENT ON COLUMN @extschema@.presence_health.table_bytes IS 'Disk space of tables and indexes.';
 COMMENT ON COLUMN @extschema@.presence_health.problem IS 'What is wrong and what to do, a sentence each; empty when all is well.';
+
+CREATE VIEW @extschema@.presence_problem AS
+SELECT found.code, found.problem
+FROM @extschema@.presence_diagnosis AS d, ROWS FROM (pg_catalog.unnest(d.codes), pg_catalog.unnest(d.problem)) AS found (code, problem);
+COMMENT ON VIEW @extschema@.presence_problem IS 'One row for each element of presence_health.problem, for monitoring; none when all is well.';
+COMMENT ON COLUMN @extschema@.presence_problem.code IS 'A short name that stays the same, for alerts.';
+COMMENT ON COLUMN @extschema@.presence_problem.problem IS 'What is wrong and what to do.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Rights: what changes or reveals presence is closed until it is granted.
@@ -724,12 +763,17 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_changes_since(bigint, integer),
     @extschema@.presence_snapshot(),
     @extschema@.presence_feed_position(),
+    @extschema@.presence_metrics(),
     @extschema@.presence_verify(),
     @extschema@.presence_reset(),
     @extschema@.presence_note_change(),
     @extschema@.presence_feed_place(regclass),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)
 FROM PUBLIC;
+
+-- Numbers without names, for whoever watches the server.
+GRANT EXECUTE ON FUNCTION @extschema@.presence_metrics() TO pg_monitor;
+GRANT SELECT ON @extschema@.presence_health, @extschema@.presence_problem TO pg_monitor;
 
 -- The script of a trusted extension runs as a superuser. What it made belongs to whoever asked for it, except functions in
 -- C, whose owner could declare them to be something that they are not; the right to execute those can be passed on.

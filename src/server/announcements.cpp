@@ -4,6 +4,7 @@
 
 #include "datums.h"
 #include "extension.h"
+#include "metrics.h"
 #include "settings.h"
 
 extern "C" {
@@ -75,6 +76,7 @@ struct Channel {
 struct Gathered {
     struct Message {
         const char *channel, *payload;
+        Time at;  // of the event
     };
     Growing<Message> messages;
     Growing<Channel> channels;
@@ -132,7 +134,8 @@ Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char
             if (all.storm)
                 continue;
             const std::int64_t seq = range.first_seq + (int8_of(events, event_id) - range.first_id);
-            all.messages.add({channel.name, payload_of_row(events.slot, seq, epoch)});
+            all.messages.add({channel.name, payload_of_row(events.slot, seq, epoch),
+                              DatumGetTimestampTz(slot_getattr(events.slot, event_at, &is_null))});
         }
     }
     end_key_scan(events);
@@ -150,6 +153,7 @@ void send_storm(std::span<const FeedRange> ranges, const Channel &channel, const
     append_epoch(&json, epoch);
     appendStringInfoChar(&json, '}');
     Async_Notify(channel.name, json.data);
+    count_storm();
 }
 
 void send(std::span<const FeedRange> ranges, Snapshot snapshot, const char *epoch)
@@ -164,8 +168,11 @@ void send(std::span<const FeedRange> ranges, Snapshot snapshot, const char *epoc
         for (const Channel &channel : all.channels.span())
             send_storm(ranges, channel, epoch);
     } else {
-        for (const Gathered::Message &message : all.messages.span())
+        const Time now = GetCurrentTimestamp();
+        for (const Gathered::Message &message : all.messages.span()) {
             Async_Notify(message.channel, message.payload);
+            count_notification(now - message.at);
+        }
     }
     MemoryContextSwitchTo(outer);
     MemoryContextDelete(memory);

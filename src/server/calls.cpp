@@ -7,6 +7,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "log.h"
+#include "metrics.h"
 #include "retention.h"
 #include "review.h"
 #include "settings.h"
@@ -172,6 +173,7 @@ void require_room_for_sessions(const StoredUser &user)
 {
     if (likely(max_sessions_per_user == 0 || user.sessions <= max_sessions_per_user))
         return;
+    count_refusal();
     ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                     errmsg("user_id \"%s\" has too many sessions", excerpt(text_view(user.name))),
                     errdetail("No more than %d may be online at once (presence.max_sessions_per_user).",
@@ -189,6 +191,7 @@ void require_room_for_users(const Storage &storage)
     estimate_rel_size(storage.users->relation, nullptr, &pages, &rows, &all_visible);
     if (rows <= max_users)
         return;
+    count_refusal();
     ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("there are too many users"),
                     errdetail("About %.0f are known, online or not; no more than %d may be (presence.max_users).", rows,
                               max_users),
@@ -212,6 +215,8 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
                                     is_other(d.ip_address, target.ip_address) ||
                                     is_other_interval(d.interval, target.interval);
         const HeartbeatResult result = apply_heartbeat(user, group, target, heartbeat, user.events);
+        if (result == HeartbeatResult::ignored)
+            count_ignored_heartbeat();
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
         require_room_for_sessions(user);
@@ -336,8 +341,10 @@ PRESENCE_FUNCTION(update_user_heartbeat)
         PG_RETURN_BOOL(true);
 
     const Details details = checked_details(fcinfo);
-    if (session != nullptr && has_tombstone({text_view(user), text_view(session)}))
+    if (session != nullptr && has_tombstone({text_view(user), text_view(session)})) {
+        count_ignored_heartbeat();
         PG_RETURN_BOOL(false);
+    }
     const OwnerWork work = begin_owner_work();
     const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");

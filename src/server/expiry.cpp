@@ -4,6 +4,7 @@
 
 #include "cache.h"
 #include "extension.h"
+#include "metrics.h"
 #include "storage.h"
 
 namespace presence {
@@ -59,8 +60,13 @@ void expire_user(StoredUser &user, Ended &ended)
         if (session.state() == SessionState::online && !session.changed)
             cache_correct_interval(name_of(user, session), time_to_ms(interval_time(session.interval)));
     }
-    for (const Event &event : user.events.items())
-        ended.sessions += event.type == EventType::session_end;
+    for (const Event &event : user.events.items()) {
+        if (event.type != EventType::session_end)
+            continue;
+        ++ended.sessions;
+        if (event.reason == Reason::timeout)
+            count_end(user.changed_at - event.session->stale_after);
+    }
 }
 
 // The users of these sessions are judged, with all that they have.

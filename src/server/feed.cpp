@@ -8,6 +8,7 @@
 #include "extension.h"
 #include "feed_epoch.h"
 #include "feed_tables.h"
+#include "metrics.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -143,6 +144,7 @@ bool send_at_commit(const Announcement &announcement, const char *epoch)
     if (DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) >= nearly_full_queue)
         return false;
     Async_Notify(notify_channel, payload_of(announcement, epoch));
+    count_notification(0);
     return true;
 }
 
@@ -272,6 +274,7 @@ void give_number(Pass &pass, std::int64_t id)
 bool look_at(Pass &pass, const OpenIds &ids)
 {
     KeyScan &events = pass.events;
+    const auto is_full = [&pass] { return pass.numbered == most_in_a_pass; };
     seek(events, ids.first, ids.last);
     std::int64_t expected = ids.first;
     for (bool more = next(events); more;) {
@@ -286,12 +289,14 @@ bool look_at(Pass &pass, const OpenIds &ids)
             if (version == Found::committed) {
                 announced = !slot_attisnull(events.slot, event_channel);
                 change = online_change(events);
+                if (!is_full())
+                    count_event(text_of(events, event_type), text_of(events, event_reason));
             }
             found = std::max(found, version);
             more = next(events);
         } while (more && int8_of(events, event_id) == id);
 
-        if (found == Found::committed && pass.numbered == most_in_a_pass) {
+        if (found == Found::committed && is_full()) {
             if (ids.until != not_known_yet)
                 pass.open.add({expected, ids.last, ids.until, InvalidTransactionId});
             return false;

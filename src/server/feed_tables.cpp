@@ -112,10 +112,16 @@ std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherw
     return is_null ? otherwise : DatumGetInt64(value);
 }
 
-int online_change(const KeyScan &events)
+std::string_view text_of(const KeyScan &scan, AttrNumber column)
 {
     bool is_null = false;
-    const std::string_view type = text_view(DatumGetTextPP(slot_getattr(events.slot, event_type, &is_null)));
+    const Datum value = slot_getattr(scan.slot, column, &is_null);
+    return is_null ? std::string_view{} : text_view(DatumGetTextPP(value));
+}
+
+int online_change(const KeyScan &events)
+{
+    const std::string_view type = text_of(events, event_type);
     return type == "user_online" ? 1 : type == "user_offline" ? -1 : 0;
 }
 

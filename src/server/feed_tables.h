@@ -42,6 +42,8 @@ void seek(KeyScan &scan, std::int64_t first, std::int64_t last);
 bool next(KeyScan &scan, ScanDirection direction = ForwardScanDirection);
 void end_key_scan(KeyScan &scan);
 
+// Empty where it is NULL. Good until the next row.
+std::string_view text_of(const KeyScan &scan, AttrNumber column);
 std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise = 0);
 // +1 for user_online, -1 for user_offline: what the event in the slot does to the number of users online.
 int online_change(const KeyScan &events);

@@ -6,6 +6,7 @@
 #include "feed.h"
 #include "hooks.h"
 #include "launcher.h"
+#include "metrics.h"
 #include "owner_guard.h"
 #include "settings.h"
 #include "shared.h"
@@ -26,6 +27,7 @@ extern "C" void _PG_init(void)
     presence::watch_goodbyes();
     presence::watch_transactions();
     presence::watch_commits();
+    presence::watch_metrics();
     presence::install_owner_guard();
     if (process_shared_preload_libraries_in_progress) {
         presence::request_shared_memory();

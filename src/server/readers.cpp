@@ -122,6 +122,38 @@ ListPage page_after(std::string_view after, const OwnerWork &work)
     return {before, after};
 }
 
+// For presence_problem. No code: there is none.
+struct NamedProblem {
+    const char *code, *text;
+};
+
+NamedProblem worker_problem(SharedDatabase *database)
+{
+    if (database == nullptr || !worker_enabled || RecoveryInProgress())
+        return {};
+    if (!launcher_exists())
+        return {
+            "no_launcher",
+            "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server."};
+    if (database->worker.problem() == no_free_process)
+        return {
+            "no_worker_slot",
+            "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server."};
+    if (database->worker.problem() == keeps_failing)
+        return {
+            "worker_fails",
+            "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error."};
+    if (const char *trouble = database->worker.trouble())
+        return {"worker_in_trouble", trouble};
+    if (const std::uint32_t waiting = launcher_control()->waiting_databases(); waiting > 0)
+        return {
+            "workers_take_turns",
+            psprintf(
+                "%u databases take turns with %d workers, so departures and notifications may come late: raise presence.max_workers, and max_worker_processes with it.",
+                launcher_control()->running_workers() + waiting, allowed_workers())};
+    return {};
+}
+
 }  // namespace
 
 TupleDesc row_type(FunctionCallInfo fcinfo)
@@ -199,31 +231,15 @@ PRESENCE_FUNCTION(presence_server_state)
     const CacheNumbers cache = cache_numbers();
     SharedDatabase *database = my_database();
     const std::uint32_t worker = database != nullptr ? database->worker.pid() : 0;
-    const char *worker_problem = nullptr;
-    if (database != nullptr && worker_enabled && !RecoveryInProgress()) {
-        if (!launcher_exists())
-            worker_problem =
-                "The launcher of presence does not run, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
-        else if (database->worker.problem() == no_free_process)
-            worker_problem =
-                "The worker could not be started because all max_worker_processes are in use, so departures wait for a cleanup: raise max_worker_processes and restart the server.";
-        else if (database->worker.problem() == keeps_failing)
-            worker_problem =
-                "The worker fails each time it is started, so departures wait for a cleanup: see the server log for the error.";
-        else if (const char *trouble = database->worker.trouble())
-            worker_problem = trouble;
-        else if (const std::uint32_t waiting = launcher_control()->waiting_databases(); waiting > 0)
-            worker_problem = psprintf(
-                "%u databases take turns with %d workers, so departures and notifications may come late: raise presence.max_workers, and max_worker_processes with it.",
-                launcher_control()->running_workers() + waiting, allowed_workers());
-    }
+    const NamedProblem problem = worker_problem(database);
     // Where there is no memory for what belongs to this database, there is none for its sessions.
     const bool full = shared_memory_exists() && (database == nullptr || database->worker.cache_is_full());
     const HeldEnds held = held_ends();
-    Datum values[13] = {BoolGetDatum(shared_memory_exists()),
+    Datum values[14] = {BoolGetDatum(shared_memory_exists()),
                         BoolGetDatum(RecoveryInProgress()),
                         BoolGetDatum(worker_enabled),
                         Int32GetDatum(static_cast<int32>(worker)),
+                        0,
                         0,
                         Int64GetDatum(cache.sessions),
                         Int64GetDatum(cache.hits),
@@ -233,13 +249,15 @@ PRESENCE_FUNCTION(presence_server_state)
                         0,
                         TimestampTzGetDatum(held.since),
                         Int64GetDatum(static_cast<std::int64_t>(held.silent))};
-    if (worker_problem != nullptr)
-        values[4] = CStringGetTextDatum(worker_problem);
-    values[10] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
-    bool nulls[13] = {};
+    if (problem.code != nullptr) {
+        values[4] = CStringGetTextDatum(problem.code);
+        values[5] = CStringGetTextDatum(problem.text);
+    }
+    values[11] = BoolGetDatum(DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) > 0.5);
+    bool nulls[14] = {};
     nulls[3] = worker == 0;
-    nulls[4] = worker_problem == nullptr;
-    nulls[11] = nulls[12] = held.since == 0;
+    nulls[4] = nulls[5] = problem.code == nullptr;
+    nulls[12] = nulls[13] = held.since == 0;
     return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
 }
 

@@ -78,10 +78,9 @@ void define_settings()
     define_milliseconds("presence.leave_grace",
                         "How long a user counts as online after a disconnect took the last session away.",
                         &leave_grace_ms, 0, 0);
-    DefineCustomRealVariable("presence.expiry_guard",
-                             "When more than this share of all sessions falls silent at once, their ends are held.",
-                             "0 ends everybody in time.", &expiry_guard, 0, 0, 1, PGC_SUSET, 0, nullptr, nullptr,
-                             nullptr);
+    DefineCustomRealVariable(
+        "presence.expiry_guard", "When more than this share of all sessions falls silent at once, their ends are held.",
+        "0 ends everybody in time.", &expiry_guard, 0, 0, 1, PGC_SUSET, 0, nullptr, nullptr, nullptr);
     DefineCustomStringVariable("presence.notify_channel", "Channel on which changes are announced; empty for none.",
                                nullptr, &notify_channel, "presence", PGC_SUSET, 0, check_channel, nullptr, nullptr);
     DefineCustomEnumVariable("presence.notify_level", "Which changes are announced.", nullptr, &notify_level,

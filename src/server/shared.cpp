@@ -96,6 +96,7 @@ dsa_pointer make(Oid database)
     pg_atomic_init_u64(&added->held_expiry.since_ms, 0);
     pg_atomic_init_u64(&added->held_expiry.floor_ms, 0);
     pg_atomic_init_u64(&added->held_expiry.silent, 0);
+    initialize_metrics(added->metrics);
     pg_atomic_init_u64(&added->early_misses, 0);
     for (SharedShard &shard : added->shards) {
         LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);

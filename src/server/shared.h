@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../core/heartbeat_shard.h"
+#include "metrics.h"
 #include "server.h"
 #include "worker_control.h"
 
@@ -42,6 +43,7 @@ struct SharedDatabase {
 
     HeldExpiry held_expiry;  // read by each heartbeat, so apart from what changes often
     WorkerControl worker;
+    SharedMetrics metrics;
     pg_atomic_uint64 early_misses;  // of shards that had no block yet
 
     SharedShard shards[shard_count];
