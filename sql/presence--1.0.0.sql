@@ -459,6 +459,12 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000 ROWS 1;
 COMMENT ON FUNCTION @extschema@.presence_verify() IS
     'A row for each way in which tables, cache, counts and feed disagree; none in a sound database. Whoever changes presence waits meanwhile, and it waits for their transactions; known heartbeats and readers do not.';
 
+CREATE FUNCTION @extschema@.presence_forget_user(user_id @extschema@.presence_id)
+RETURNS TABLE (relation text, "rows" bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000 ROWS 4;
+COMMENT ON FUNCTION @extschema@.presence_forget_user(@extschema@.presence_id) IS
+    'Removes a person: sessions, user and log rows are deleted, events keep their numbers under another name and without details. One row for each table, with how many rows that were. The feed gets a new epoch if it had events of the user.';
+
 CREATE FUNCTION @extschema@.presence_metrics()
 RETURNS TABLE (name text, labels jsonb, value double precision)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000 ROWS 60;
@@ -766,6 +772,7 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_metrics(),
     @extschema@.presence_verify(),
     @extschema@.presence_reset(),
+    @extschema@.presence_forget_user(@extschema@.presence_id),
     @extschema@.presence_note_change(),
     @extschema@.presence_feed_place(regclass),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)

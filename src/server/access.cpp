@@ -27,7 +27,7 @@ constexpr const char *self_functions =
 constexpr const char *write_functions = "@.update_user_heartbeats(@.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
-    " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
+    " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_forget_user(@.presence_id), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
 constexpr const char *admin_relations =
     "@.presence, @.presence_sessions, @.presence_events, @.presence_admin_log, @.presence_health, @.presence_problem";
 
