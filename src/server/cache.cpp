@@ -25,7 +25,6 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "../core/tombstones.h"
 #include "extension.h"
 #include "hooks.h"
 #include "settings.h"
@@ -632,7 +631,11 @@ bool cache_reserve_tombstones(const SessionName &name)
     return true;
 }
 
-void cache_add_tombstone(const SessionKey &key, std::uint64_t lasting_ms)
+namespace {
+
+// work(Tombstones &, now). Nothing here may fail.
+template <typename Work>
+void with_tombstones(const SessionKey &key, Work work)
 {
     SharedDatabase *database = my_known_database();
     if (database == nullptr)
@@ -641,20 +644,40 @@ void cache_add_tombstone(const SessionKey &key, std::uint64_t lasting_ms)
     const std::uint64_t now = monotonic_ms();
     LWLockAcquire(&shard.lock.lock, LW_EXCLUSIVE);
     if (Tombstones *tombstones = tombstones_of(shard))
-        tombstones->add(key, now, now + lasting_ms);
+        work(*tombstones, now);
     LWLockRelease(&shard.lock.lock);
 }
 
-bool cache_has_tombstone(const SessionKey &key)
+}  // namespace
+
+void cache_add_tombstone(const SessionKey &key, std::uint64_t lasting_ms)
 {
+    with_tombstones(key,
+                    [&](Tombstones &tombstones, std::uint64_t now) { tombstones.add(key, now, now + lasting_ms); });
+}
+
+void cache_announce_tombstone(const SessionKey &key, std::uint64_t owner, Goodbye goodbye)
+{
+    with_tombstones(key,
+                    [&](Tombstones &tombstones, std::uint64_t now) { tombstones.announce(key, now, owner, goodbye); });
+}
+
+void cache_take_back_tombstone(const SessionKey &key, std::uint64_t owner)
+{
+    with_tombstones(key, [&](Tombstones &tombstones, std::uint64_t) { tombstones.take_back(key, owner); });
+}
+
+Tombstones::Found cache_find_tombstone(const SessionKey &key)
+{
+    constexpr Tombstones::Found none{Goodbye::none, 0};
     SharedDatabase *database = my_database();
     if (database == nullptr)
-        return false;
+        return none;
     SharedShard &shard = shard_of(*database, key);
     const std::uint64_t now = monotonic_ms();
     return with_shard(shard, LW_SHARED, [&](HeartbeatShard *) {
         const Tombstones *tombstones = tombstones_of(shard);
-        return tombstones != nullptr && tombstones->contains(key, now);
+        return tombstones != nullptr ? tombstones->find(key, now) : none;
     });
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "../core/rules.h"
+#include "../core/tombstones.h"
 #include "shared.h"
 
 namespace presence {
@@ -68,11 +69,13 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry);
 SessionEntry *cache_copy(SharedShard &shard, std::uint32_t &count);
 // Gives back the memory of sessions that have gone. In a transaction.
 void cache_shrink();
-// Tombstones of sessions that are not known, see tombstones.h. False: there is no memory for them. Adding one where that was
-// true raises nothing.
+// Tombstones of sessions that are not known, see tombstones.h. False: there is no memory for them. Afterwards
+// none of the others raises anything.
 bool cache_reserve_tombstones(const SessionName &name);
 void cache_add_tombstone(const SessionKey &key, std::uint64_t lasting_ms);
-bool cache_has_tombstone(const SessionKey &key);
+void cache_announce_tombstone(const SessionKey &key, std::uint64_t owner, Goodbye goodbye);
+void cache_take_back_tombstone(const SessionKey &key, std::uint64_t owner);
+Tombstones::Found cache_find_tombstone(const SessionKey &key);
 // Of all sessions of this database, when the extension is dropped.
 void cache_clear();
 

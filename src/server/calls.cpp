@@ -198,6 +198,22 @@ void require_room_for_users(const Storage &storage)
                     errhint("Set presence.user_retention, so that users who have long been gone are forgotten.")));
 }
 
+// A goodbye may have come before the session, and before this call had the user.
+bool is_over(const WantedUser &wanted, std::size_t i)
+{
+    const StoredSession &target = *wanted.targets[i];
+    const std::string_view name = text_view(target.name);
+    return target.stored == nullptr && !name.empty() && has_tombstone({text_view(wanted.name), name});
+}
+
+bool heartbeats_stand(const WantedUser &wanted)
+{
+    for (std::size_t i = 0; i < wanted.sessions.size(); ++i)
+        if (wanted.targets[i]->online && is_over(wanted, i))
+            return false;
+    return true;
+}
+
 // Of each session wanted of a user.
 void apply_heartbeats(const WantedUser &wanted, void *context)
 {
@@ -210,6 +226,10 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
     for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
         CHECK_FOR_INTERRUPTS();
         StoredSession &target = *wanted.targets[i];
+        if (is_over(wanted, i)) {
+            count_ignored_heartbeat();
+            continue;
+        }
         heartbeat.named = !text_view(target.name).empty();
         heartbeat.details_changed = is_other(d.user_agent, target.user_agent) ||
                                     is_other(d.ip_address, target.ip_address) ||
@@ -233,12 +253,12 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
 void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, const Details &details)
 {
     HeartbeatCall call(details);
-    const NewUserRule rule{apply_heartbeats, &call};
+    const NewUserRule rule{apply_heartbeats, heartbeats_stand, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
     for (const WantedUser &each : wanted) {
         if (!each.user->created)
             apply_heartbeats(each, &call);
-        else
+        else if (each.user->online)
             require_room_for_users(storage);
     }
     store_users(storage, wanted);
@@ -285,6 +305,15 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
     StoredSession *target = nullptr;
     WantedUser wanted{name, {&session_name, session_name != nullptr ? 1U : 0U}, &target, nullptr};
     load_users(storage, {&wanted, 1}, Lock::wait);
+    if (wanted.user == nullptr) {
+        if (session_name != nullptr)
+            leave_tombstone({text_view(name), text_view(session_name)}, Goodbye::announced);
+        if (wait_for_new_user(storage, name))
+            load_users(storage, {&wanted, 1}, Lock::wait);
+    }
+    const bool known = wanted.user != nullptr && (session_name == nullptr || target != nullptr);
+    if (!known && session_name != nullptr)
+        leave_tombstone({text_view(name), text_view(session_name)}, Goodbye::pending);
     if (wanted.user != nullptr) {
         StoredUser &user = *wanted.user;
         // Without a worker, nobody would end it in time.
@@ -299,11 +328,8 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
             ended += event.type == EventType::session_end && event.reason == reason;
     }
     close_storage(storage);
-    const bool known = wanted.user != nullptr && (session_name == nullptr || target != nullptr);
     if (known)
         log_call(work, function, name, session_name, went, ended);
-    else if (session_name != nullptr)
-        leave_tombstone({text_view(name), text_view(session_name)});
     end_owner_work(work);
     PG_RETURN_BOOL(went);
 }
@@ -341,7 +367,7 @@ PRESENCE_FUNCTION(update_user_heartbeat)
         PG_RETURN_BOOL(true);
 
     const Details details = checked_details(fcinfo);
-    if (session != nullptr && has_tombstone({text_view(user), text_view(session)})) {
+    if (session != nullptr && wait_for_tombstone({text_view(user), text_view(session)})) {
         count_ignored_heartbeat();
         PG_RETURN_BOOL(false);
     }
@@ -392,7 +418,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count)));
     int left = 0;
     for (int i = 0; i < user_count; ++i)
-        if (!taken[i] && (session_nulls[i] || !has_tombstone(names[i])))
+        if (!taken[i] && (session_nulls[i] || !wait_for_tombstone(names[i])))
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
     std::sort(order, order + left, [names](int a, int b) {

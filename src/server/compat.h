@@ -197,4 +197,30 @@ inline const PgBackendStatus *backend_status(int number)
     return status != nullptr ? &status->backendStatus : nullptr;
 }
 
+// The transaction of this process in one number, never 0.
+inline std::uint64_t own_transaction()
+{
+    VirtualTransactionId own;
+    GET_VXID_FROM_PGPROC(own, *MyProc);
+#if PG_VERSION_NUM >= 170000
+    const auto process = static_cast<std::uint32_t>(own.procNumber);
+#else
+    const auto process = static_cast<std::uint32_t>(own.backendId);
+#endif
+    return (static_cast<std::uint64_t>(own.localTransactionId) << 32U) | process;
+}
+
+// Until it has ended.
+inline void wait_for_transaction(std::uint64_t number)
+{
+    VirtualTransactionId other;
+    other.localTransactionId = static_cast<LocalTransactionId>(number >> 32U);
+#if PG_VERSION_NUM >= 170000
+    other.procNumber = static_cast<ProcNumber>(number & 0xffffffffU);
+#else
+    other.backendId = static_cast<BackendId>(number & 0xffffffffU);
+#endif
+    (void)VirtualXactLock(other, true);
+}
+
 }  // namespace presence::compat

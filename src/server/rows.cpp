@@ -67,7 +67,28 @@ void prepare_row(OpenTable &table, TupleTableSlot *row)
 bool has_conflict(OpenTable &table, TupleTableSlot *row)
 {
     ItemPointerData where;
-    return !compat::check_unique_keys(table.result, row, table.state, &where);
+    if (compat::check_unique_keys(table.result, row, table.state, &where))
+        return false;
+    // The snapshot does not show it, or the caller would not ask.
+    if (IsolationUsesXactSnapshot())
+        report_concurrent_change("update");
+    return true;
+}
+
+// Others change rows of a user only with the user locked, unless by hand.
+void require_written(TM_Result result)
+{
+    switch (result) {
+    case TM_Ok:
+        return;
+    case TM_Updated:
+        report_concurrent_change("update");
+    case TM_Deleted:
+        report_concurrent_change("delete");
+    case TM_SelfModified:
+    default:
+        elog(ERROR, "a row could not be written because the current command has changed it");
+    }
 }
 
 }  // namespace
@@ -200,12 +221,8 @@ bool insert_unless_present(OpenTable &table)
     // then is it worthwhile to look first, and to wait.
     for (bool look_first = false;; look_first = true) {
         CHECK_FOR_INTERRUPTS();
-        if (look_first && has_conflict(table, row)) {
-            // The snapshot does not show it, or the caller would not insert.
-            if (IsolationUsesXactSnapshot())
-                report_concurrent_change("update");
+        if (look_first && has_conflict(table, row))
             return false;
-        }
         const uint32 token = SpeculativeInsertionLockAcquire(GetCurrentTransactionId());
         table_tuple_insert_speculative(table.relation, row, GetCurrentCommandId(true), 0, nullptr, token);
         bool conflict = false;
@@ -215,6 +232,15 @@ bool insert_unless_present(OpenTable &table)
         if (!conflict)
             return true;
     }
+}
+
+bool is_present(OpenTable &table) { return has_conflict(table, ExecStoreVirtualTuple(table.written)); }
+
+void take_back_inserted(OpenTable &table)
+{
+    CommandCounterIncrement();
+    TM_FailureData failure;
+    require_written(compat::delete_row(table.relation, &table.written->tts_tid, GetActiveSnapshot(), true, &failure));
 }
 
 void add_row(OpenTable &table)
@@ -244,26 +270,6 @@ void insert_rows(OpenTable &table)
         ExecClearTuple(table.batch[i]);
     }
 }
-
-namespace {
-
-// Others change rows of a user only with the user locked, unless by hand.
-void require_written(TM_Result result)
-{
-    switch (result) {
-    case TM_Ok:
-        return;
-    case TM_Updated:
-        report_concurrent_change("update");
-    case TM_Deleted:
-        report_concurrent_change("delete");
-    case TM_SelfModified:
-    default:
-        elog(ERROR, "a row could not be written because the current command has changed it");
-    }
-}
-
-}  // namespace
 
 void update_row(OpenTable &table, HeapTuple old)
 {

@@ -71,6 +71,10 @@ inline void set(TupleTableSlot *row, AttrNumber column, Datum value, bool is_nul
 // snapshot that is 40001. Waits for whoever is inserting such a row.
 TupleTableSlot *new_row(OpenTable &table);
 bool insert_unless_present(OpenTable &table);
+// Whether another row has a unique key of this one's. Waits like it.
+bool is_present(OpenTable &table);
+// What insert_unless_present() has inserted, as the command after it.
+void take_back_inserted(OpenTable &table);
 
 // Many rows; insert_rows() after the last one.
 TupleTableSlot *next_row(OpenTable &table);

@@ -198,11 +198,16 @@ bool create_user(const Storage &storage, WantedUser &wanted, const NewUserRule &
 {
     wanted.user = first_seen(wanted);
     rule.apply(wanted, rule.context);
+    wanted.user->created = true;
+    if (!wanted.user->online)
+        return true;
     fill_user(new_row(*storage.users), *wanted.user);
     if (!insert_unless_present(*storage.users))
         return false;
-    wanted.user->created = true;
-    return true;
+    if (rule.stand(wanted))
+        return true;
+    take_back_inserted(*storage.users);
+    return false;
 }
 
 void lock_user(Lookup &lookup, WantedUser &wanted, Lock lock, const NewUserRule *rule)
@@ -507,6 +512,15 @@ void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock,
     index_endscan(live);
     end_command();
     look_up_times(wanted);
+}
+
+bool wait_for_new_user(const Storage &storage, text *name)
+{
+    begin_command();
+    set(new_row(*storage.users), user_id, PointerGetDatum(name));
+    const bool made = is_present(*storage.users);
+    end_command();
+    return made;
 }
 
 void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session)

@@ -71,14 +71,18 @@ struct Storage {
 Storage open_storage();
 void close_storage(const Storage &storage);
 
-// What a user is after the first heartbeats, before the row is written: it is written once.
+// What a user is after the first heartbeats, before the row is written: it is written once, if anything comes of them. Whether
+// they stand is asked again when it has been written.
 struct NewUserRule {
     void (*apply)(const WantedUser &wanted, void *context);
+    bool (*stand)(const WantedUser &wanted);
     void *context;
 };
 
 // Locks the users in the order given, which everybody keeps to: that of their names. Then loads sessions. Interruptible.
 void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock, const NewUserRule *new_user = nullptr);
+// Of one who was not found: whether somebody else has made that user since. Waits for whoever is doing so.
+bool wait_for_new_user(const Storage &storage, text *name);
 // A heartbeat that changes nothing: to the cache where that is possible, else to the row.
 void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session);
 // What is marked as changed, and the events.

@@ -1,5 +1,8 @@
 #include "tombstones.h"
 
+#include <algorithm>
+
+#include "compat.h"
 #include "settings.h"
 
 extern "C" {
@@ -11,15 +14,23 @@ namespace presence {
 namespace {
 
 // Of this transaction, in its memory.
-struct Goodbye {
+struct OwnGoodbye {
     SessionKey key;
     int level;  // of the subtransaction
 };
-Goodbye *goodbyes = nullptr;
+OwnGoodbye *goodbyes = nullptr;
 std::size_t goodbye_count = 0, goodbye_room = 0;
+std::uint64_t owner = 0;  // this transaction; when it is over, the server no longer says so
+
+bool said_goodbye(const SessionKey &key)
+{
+    return std::any_of(goodbyes, goodbyes + goodbye_count, [&key](const OwnGoodbye &each) { return each.key == key; });
+}
 
 void forget_goodbyes()
 {
+    for (std::size_t i = 0; i < goodbye_count; ++i)
+        cache_take_back_tombstone(goodbyes[i].key, owner);
     goodbyes = nullptr;
     goodbye_count = goodbye_room = 0;
 }
@@ -46,8 +57,11 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionI
 {
     const int level = GetCurrentTransactionNestLevel();
     if (event == SUBXACT_EVENT_ABORT_SUB) {
-        while (goodbye_count > 0 && goodbyes[goodbye_count - 1].level >= level)
-            --goodbye_count;
+        while (goodbye_count > 0 && goodbyes[goodbye_count - 1].level >= level) {
+            const SessionKey key = goodbyes[--goodbye_count].key;
+            if (!said_goodbye(key))
+                cache_take_back_tombstone(key, owner);
+        }
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         for (std::size_t i = goodbye_count; i > 0 && goodbyes[i - 1].level >= level; --i)
             goodbyes[i - 1].level = level - 1;
@@ -62,28 +76,39 @@ void watch_goodbyes()
     RegisterSubXactCallback(at_subtransaction_end, nullptr);
 }
 
-void leave_tombstone(const SessionName &name)
+void leave_tombstone(const SessionName &name, Goodbye goodbye)
 {
     if (rejoin_guard_ms == 0 || !cache_reserve_tombstones(name))
         return;
+    const SessionKey key = cache_key(name);
+    owner = compat::own_transaction();
     if (goodbye_count == goodbye_room) {
         const std::size_t room = goodbye_room == 0 ? 16 : 2 * goodbye_room;
-        auto *more = static_cast<Goodbye *>(MemoryContextAlloc(TopTransactionContext, sizeof(Goodbye) * room));
+        auto *more = static_cast<OwnGoodbye *>(MemoryContextAlloc(TopTransactionContext, sizeof(OwnGoodbye) * room));
         if (goodbye_count > 0)
-            memcpy(more, goodbyes, sizeof(Goodbye) * goodbye_count);
+            memcpy(more, goodbyes, sizeof(OwnGoodbye) * goodbye_count);
         goodbyes = more;
         goodbye_room = room;
     }
-    goodbyes[goodbye_count++] = {cache_key(name), GetCurrentTransactionNestLevel()};
+    goodbyes[goodbye_count++] = {key, GetCurrentTransactionNestLevel()};
+    cache_announce_tombstone(key, owner, goodbye);
 }
 
-bool has_tombstone(const SessionName &name)
+bool has_tombstone(const SessionName &name) { return cache_find_tombstone(cache_key(name)).goodbye != Goodbye::none; }
+
+bool wait_for_tombstone(const SessionName &name)
 {
     const SessionKey key = cache_key(name);
-    for (std::size_t i = 0; i < goodbye_count; ++i)
-        if (goodbyes[i].key == key)
+    std::uint64_t waited_for = 0;
+    for (;;) {
+        const Tombstones::Found found = cache_find_tombstone(key);
+        if (found.goodbye == Goodbye::committed || said_goodbye(key))
             return true;
-    return cache_has_tombstone(key);
+        if (found.goodbye != Goodbye::pending || found.owner == waited_for)
+            return false;
+        waited_for = found.owner;
+        compat::wait_for_transaction(found.owner);
+    }
 }
 
 }  // namespace presence
