@@ -59,7 +59,7 @@ compile-flags:
 .PHONY: compile-flags
 
 all: presence_tail
-presence_tail: src/tools/presence_tail.cpp .built-with
+presence_tail: src/tools/presence_tail.cpp src/tools/client.h src/tools/top.h .built-with
 	$(CXX) -std=c++20 -O2 -g -Wall -Wextra -Wshadow -Werror -I$(shell $(PG_CONFIG) --includedir) -o $@ $< \
 	    -L$(shell $(PG_CONFIG) --libdir) -Wl,-rpath,$(shell $(PG_CONFIG) --libdir) -lpq
 

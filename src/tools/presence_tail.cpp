@@ -5,29 +5,12 @@
 // notification leaves neither a gap nor a repeat. The feed is also read every few seconds, in case no notification comes at
 // all. A feed of another epoch has other numbers, so there it begins with the list again.
 
-#include <libpq-fe.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <chrono>
-#include <csignal>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <ctime>
-#include <map>
-#include <memory>
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <string_view>
-#include <utility>
-#include <vector>
-
 #include <getopt.h>
-#include <poll.h>
-#include <unistd.h>
+
+#include <map>
+
+#include "client.h"
+#include "top.h"
 
 #ifndef PRESENCE_VERSION
 #define PRESENCE_VERSION "1.0.0"
@@ -35,309 +18,11 @@
 
 namespace {
 
-using std::chrono::milliseconds;
+using namespace presence::tools;
 
-constexpr milliseconds poll_interval{2000};    // the net under lost notifications
-constexpr milliseconds answer_timeout{60000};  // a server silent for longer than this is gone
-constexpr milliseconds first_pause{100};       // between attempts to connect again ...
-constexpr milliseconds longest_pause{5000};    // ... doubling up to this
-constexpr int batch = 1000;                    // rows of the feed per query
-
-// ---------------------------------------------------------------------------------------------------------------
-// How things end
-// ---------------------------------------------------------------------------------------------------------------
-
-struct Stopped {};  // asked to stop by a signal, or nobody reads our output any more
-
-struct ConnectionLost : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-struct QueryFailed : std::runtime_error {
-    QueryFailed(const std::string &message, std::string state) : std::runtime_error(message), sqlstate(std::move(state))
-    {
-    }
-    std::string sqlstate;
-};
-
-std::string trimmed(std::string text)
-{
-    while (!text.empty() && (text.back() == '\n' || text.back() == ' '))
-        text.pop_back();
-    return text;
-}
-
-std::string first_line(const std::string &text) { return text.substr(0, text.find('\n')); }
-
-void complain(const std::string &text) { std::fprintf(stderr, "presence_tail: %s\n", text.c_str()); }
-
-// ---------------------------------------------------------------------------------------------------------------
-// Waiting. The signals are blocked except inside ppoll, so none can slip in between the test and the wait.
-// ---------------------------------------------------------------------------------------------------------------
-
-volatile std::sig_atomic_t stop_requested = 0;
-
-class Waiter {
-public:
-    Waiter()
-    {
-        struct sigaction action = {};
-        action.sa_handler = [](int) { stop_requested = 1; };
-        sigemptyset(&action.sa_mask);
-        sigaction(SIGINT, &action, nullptr);
-        sigaction(SIGTERM, &action, nullptr);
-        signal(SIGPIPE, SIG_IGN);
-
-        sigset_t stopping;
-        sigemptyset(&stopping);
-        sigaddset(&stopping, SIGINT);
-        sigaddset(&stopping, SIGTERM);
-        sigprocmask(SIG_BLOCK, &stopping, &while_waiting_);
-        sigdelset(&while_waiting_, SIGINT);
-        sigdelset(&while_waiting_, SIGTERM);
-    }
-
-    // Waits until the socket is ready (true) or the time has passed (false). Socket -1: only waits.
-    bool wait(int socket, short events, milliseconds timeout) const
-    {
-        const auto end = std::chrono::steady_clock::now() + timeout;
-        for (;;) {
-            if (stop_requested)
-                throw Stopped{};
-            const auto left =
-                std::max(milliseconds{0}, std::chrono::ceil<milliseconds>(end - std::chrono::steady_clock::now()));
-            const timespec time{left.count() / 1000, (left.count() % 1000) * 1000000};
-            // Asking stdout for nothing still reports that the reader of a pipe has gone.
-            pollfd descriptors[2] = {{STDOUT_FILENO, 0, 0}, {socket, events, 0}};
-            const int ready = ppoll(descriptors, 2, &time, &while_waiting_);
-            if (ready < 0 && errno != EINTR)
-                throw std::runtime_error(std::string("ppoll: ") + std::strerror(errno));
-            if (ready == 0)
-                return false;
-            if (ready > 0) {
-                if (descriptors[0].revents & (POLLERR | POLLHUP))
-                    throw Stopped{};
-                if (descriptors[1].revents != 0)
-                    return true;
-            }
-        }
-    }
-
-private:
-    sigset_t while_waiting_;
-};
-
-// ---------------------------------------------------------------------------------------------------------------
-// The database
-// ---------------------------------------------------------------------------------------------------------------
-
-class Result {
-public:
-    explicit Result(PGresult *result) : result_(result) {}
-    int rows() const { return PQntuples(result_.get()); }
-    bool null(int row, int column) const { return PQgetisnull(result_.get(), row, column) != 0; }
-    const char *text(int row, int column) const { return PQgetvalue(result_.get(), row, column); }
-    std::int64_t number(int row, int column) const { return std::strtoll(text(row, column), nullptr, 10); }
-    PGresult *get() const { return result_.get(); }
-
-private:
-    struct Clear {
-        void operator()(PGresult *result) const { PQclear(result); }
-    };
-    std::unique_ptr<PGresult, Clear> result_;
-};
-
-// Connection parameters as libpq takes them, the way psql orders them: -h, -p, -U win over a connection string.
-struct Target {
-    std::string database, host, port, user;
-};
-
-class Connection {
-public:
-    Connection(const Target &target, const Waiter &waiter) : waiter_(waiter)
-    {
-        std::vector<const char *> names, values;
-        const auto add = [&](const char *name, const std::string &value) {
-            if (value.empty())
-                return;
-            names.push_back(name);
-            values.push_back(value.c_str());
-        };
-        add("dbname", target.database);
-        add("host", target.host);
-        add("port", target.port);
-        add("user", target.user);
-        const std::string utf8 = "UTF8", application = "presence_tail";
-        add("client_encoding", utf8);
-        add("fallback_application_name", application);
-        names.push_back(nullptr);
-        values.push_back(nullptr);
-
-        connection_.reset(PQconnectStartParams(names.data(), values.data(), 1));
-        if (!connection_)
-            throw std::bad_alloc();
-        if (PQstatus(get()) == CONNECTION_BAD)
-            throw lost();
-        auto next = PGRES_POLLING_WRITING;
-        while (next != PGRES_POLLING_OK) {
-            if (next == PGRES_POLLING_FAILED)
-                throw lost();
-            await(next == PGRES_POLLING_READING ? POLLIN : POLLOUT);
-            next = PQconnectPoll(get());
-        }
-        PQsetNoticeProcessor(
-            get(), [](void *, const char *) {}, nullptr);
-    }
-
-    Result query(const std::string &sql, const std::vector<std::string> &parameters = {})
-    {
-        std::vector<const char *> values;
-        values.reserve(parameters.size());
-        for (const auto &parameter : parameters)
-            values.push_back(parameter.c_str());
-        if (!PQsendQueryParams(get(), sql.c_str(), static_cast<int>(values.size()), nullptr, values.data(), nullptr,
-                               nullptr, 0))
-            throw lost();
-        Result last(nullptr);
-        for (;;) {
-            while (PQisBusy(get())) {
-                await(POLLIN);
-                if (!PQconsumeInput(get()))
-                    throw lost();
-            }
-            Result result(PQgetResult(get()));
-            if (!result.get())
-                break;
-            last = std::move(result);
-        }
-        const auto status = PQresultStatus(last.get());
-        if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
-            return last;
-        const char *state = PQresultErrorField(last.get(), PG_DIAG_SQLSTATE);
-        const std::string sqlstate = state ? state : "";
-        // No state at all: the connection broke. 57P..: the server shuts down. 08...: connection exceptions.
-        if (PQstatus(get()) == CONNECTION_BAD || sqlstate.empty() || sqlstate.starts_with("57P") ||
-            sqlstate.starts_with("08"))
-            throw lost();
-        const char *message = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_PRIMARY);
-        const char *hint = PQresultErrorField(last.get(), PG_DIAG_MESSAGE_HINT);
-        throw QueryFailed(
-            std::string(message ? message : "unknown error") + (hint ? std::string(" (") + hint + ")" : ""), sqlstate);
-    }
-
-    std::string identifier(const std::string &name)
-    {
-        struct Free {
-            void operator()(char *text) const { PQfreemem(text); }
-        };
-        const std::unique_ptr<char, Free> quoted(PQescapeIdentifier(get(), name.c_str(), name.size()));
-        if (!quoted)
-            throw std::runtime_error("\"" + name + "\" is not a usable name");
-        return quoted.get();
-    }
-
-    // Waits for a notification; false when none came in time. Several that have arrived together count as one.
-    bool notified(milliseconds timeout)
-    {
-        if (!drain() && waiter_.wait(PQsocket(get()), POLLIN, timeout)) {
-            if (!PQconsumeInput(get()))
-                throw lost();
-            return drain();
-        }
-        return false;
-    }
-
-private:
-    PGconn *get() const { return connection_.get(); }
-
-    ConnectionLost lost() const { return ConnectionLost(trimmed(PQerrorMessage(get()))); }
-
-    void await(short events) const
-    {
-        if (!waiter_.wait(PQsocket(get()), events, answer_timeout))
-            throw ConnectionLost("the server does not answer");
-    }
-
-    bool drain()
-    {
-        bool any = false;
-        while (PGnotify *notification = PQnotifies(get())) {
-            PQfreemem(notification);
-            any = true;
-        }
-        return any;
-    }
-
-    struct Finish {
-        void operator()(PGconn *connection) const { PQfinish(connection); }
-    };
-    std::unique_ptr<PGconn, Finish> connection_;
-    const Waiter &waiter_;
-};
-
-// ---------------------------------------------------------------------------------------------------------------
-// The screen
-// ---------------------------------------------------------------------------------------------------------------
-
-class Screen {
-public:
-    Screen() : terminal_(isatty(STDOUT_FILENO) != 0), colour_(terminal_ && !std::getenv("NO_COLOR")) {}
-
-    bool terminal() const { return terminal_; }
-
-    // Each line leaves at once: whoever reads us wants it now.
-    void line(std::string_view text) { write(text, "\n"); }
-
-    // Rewrites one line in place.
-    void live(const std::string &text)
-    {
-        live_ = true;
-        write("\r\033[K" + text, "");
-    }
-
-    ~Screen()
-    {
-        if (live_)
-            std::fputc('\n', stdout);
-    }
-    Screen(const Screen &) = delete;
-    Screen &operator=(const Screen &) = delete;
-
-    std::string coloured(const char *code, const std::string &text) const
-    {
-        return colour_ ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
-    }
-
-private:
-    void write(std::string_view text, std::string_view end)
-    {
-        if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
-            std::fwrite(end.data(), 1, end.size(), stdout) != end.size() || std::fflush(stdout) != 0) {
-            if (errno == EPIPE)
-                throw Stopped{};
-            throw std::runtime_error(std::string("cannot write: ") + std::strerror(errno));
-        }
-    }
-
-    bool terminal_;
-    bool colour_;
-    bool live_ = false;
-};
-
-// Pads to a width counted in characters, not bytes.
-std::string padded(std::string text, std::size_t width)
-{
-    const auto characters = static_cast<std::size_t>(std::count_if(
-        text.begin(), text.end(), [](char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }));
-    if (characters < width)
-        text.append(width - characters, ' ');
-    return text;
-}
-
-std::string counted(std::int64_t number, const char *thing)
-{
-    return std::to_string(number) + " " + thing + (number == 1 ? "" : "s");
-}
+constexpr milliseconds poll_interval{2000};  // the net under lost notifications
+constexpr milliseconds top_interval{1000};
+constexpr int batch = 1000;  // rows of the feed per query
 
 // ---------------------------------------------------------------------------------------------------------------
 // The tail itself
@@ -349,6 +34,7 @@ struct Options {
     bool channel_given = false;
     bool json = false;
     bool count = false;
+    bool top = false;
     std::optional<std::int64_t> since;
 };
 
@@ -388,9 +74,10 @@ private:
     {
         Connection connection(options_.target, waiter_);
         find_schema(connection);
-        listen(connection);
+        if (!options_.top)
+            listen(connection);
         // Only now: whatever commits from here on is announced to us or found by the first look.
-        if (options_.count) {
+        if (options_.count || options_.top) {
             shown_.reset();
         } else if (position_) {
             check_position(connection);
@@ -401,11 +88,13 @@ private:
             complain(position_ ? "connected again, going on after " + std::to_string(*position_) : "connected again");
         established_ = connected_ = true;
         for (;;) {
-            if (options_.count)
+            if (options_.top)
+                show_top(connection);
+            else if (options_.count)
                 show_count(connection);
             else
                 show_changes(connection);
-            connection.notified(poll_interval);
+            connection.notified(options_.top ? top_interval : poll_interval);
         }
     }
 
@@ -567,7 +256,18 @@ private:
             screen_.line(std::string(rows.text(0, 1)) + "  " + counted(online, "user") + " online");
     }
 
+    void show_top(Connection &connection)
+    {
+        const bool screen = screen_.terminal() && !options_.json;
+        const std::string text = top_.look(connection, schema_, options_.json, screen);
+        if (screen)
+            screen_.page(text);
+        else
+            screen_.line(text);
+    }
+
     Options options_;
+    Top top_;
     Waiter waiter_;
     Screen screen_;
     std::string schema_;                    // quoted, with its dot
@@ -591,6 +291,8 @@ constexpr const char *help_text =
     "  -s, --since=SEQ       no list: the changes after this feed position, then those to come\n"
     "  -c, --count           only how many users are online: one live line, or a line per change\n"
     "                        when the output is not a terminal\n"
+    "  -t, --top             rates of heartbeats and changes, and what is wrong: a screen that renews itself, or a\n"
+    "                        line a second when the output is not a terminal\n"
     "      --channel=NAME    channel to listen on (default: the server's presence.notify_channel)\n"
     "      --schema=NAME     schema of the extension (default: found by itself)\n"
     "  -h, --host=HOST       server's host or socket directory\n"
@@ -616,6 +318,7 @@ Options parse(int argc, char **argv)
     static const option long_options[] = {{"json", no_argument, nullptr, 'j'},
                                           {"since", required_argument, nullptr, 's'},
                                           {"count", no_argument, nullptr, 'c'},
+                                          {"top", no_argument, nullptr, 't'},
                                           {"channel", required_argument, nullptr, channel_option},
                                           {"schema", required_argument, nullptr, schema_option},
                                           {"host", required_argument, nullptr, 'h'},
@@ -635,7 +338,7 @@ Options parse(int argc, char **argv)
     for (;;) {
         optopt = 0;
         const int current = optind;
-        const int chosen = getopt_long(argc, argv, ":js:ch:p:U:d:V?", long_options, nullptr);
+        const int chosen = getopt_long(argc, argv, ":js:cth:p:U:d:V?", long_options, nullptr);
         if (chosen == -1)
             break;
         if (const auto text = texts.find(chosen); text != texts.end()) {
@@ -648,6 +351,9 @@ Options parse(int argc, char **argv)
             break;
         case 'c':
             options.count = true;
+            break;
+        case 't':
+            options.top = true;
             break;
         case 's': {
             char *end = nullptr;
@@ -683,8 +389,8 @@ Options parse(int argc, char **argv)
     }
     if (optind < argc)
         usage_error(std::string("\"") + argv[optind] + "\" is one argument too many");
-    if (options.count && options.since)
-        usage_error("--count and --since exclude each other");
+    if (options.count + options.top + options.since.has_value() > 1)
+        usage_error("--count, --top and --since exclude each other");
     return options;
 }
 

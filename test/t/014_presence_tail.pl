@@ -66,6 +66,8 @@ my $last = sql('SELECT max(seq) FROM presence_events');
 my $later = tail_with('--json', '--since', $last);
 my $people = tail_with();
 my $count = tail_with('--count');
+my $top = tail_with('--top');
+my $top_as_json = tail_with('--top', '--json');
 ok(wait_until(30, sub { printed($people) =~ /after fast/ }), 'without --since it begins with the list')
     or diag($people->{out}, $people->{err});
 ok(wait_until(30, sub { printed($count) =~ /\b4\b/ }), '--count shows how many are online')
@@ -76,6 +78,20 @@ is(numbers($later), join(' ', $last + 1, $last + 2), '--since: only what came af
 ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes')
     or diag($people->{out}, $people->{err});
 ok(wait_until(30, sub { printed($count) =~ /\b5\b/ }), '--count follows') or diag($count->{out}, $count->{err});
+
+ok(wait_until(30, sub { printed($top) =~ /5 users online, a second: \d.* heartbeats, \d.* come, \d.* go$/m }),
+    '--top shows rates')
+    or diag($top->{out}, $top->{err});
+ok(
+    wait_until(
+        30,
+        sub {
+            printed($top_as_json) =~ /^(\{.*"presence_users_online": 5.*\})$/m
+                && decode_json($1)->{'presence_heartbeats_total table'} > 0;
+        }
+    ),
+    'or all there is'
+) or diag($top_as_json->{out}, $top_as_json->{err});
 
 # A storm is announced as one, but printed event by event.
 sql("SELECT update_user_heartbeats(array_agg('s' || i), array_agg('s'::text)) FROM generate_series(1, 150) AS i");

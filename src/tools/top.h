@@ -1,0 +1,179 @@
+// presence_tail --top: what presence_metrics() says, as rates since the last look. Lives here: its queries and what they look
+// like. Connecting again and waiting is the tail's affair.
+#pragma once
+
+#include <cmath>
+
+#include "client.h"
+
+namespace presence::tools {
+
+class Top {
+public:
+    // A whole screen, or a line.
+    std::string look(Connection &connection, const std::string &schema, bool json, bool screen)
+    {
+        const auto rows = connection.query(
+            "SELECT m.name || coalesce((SELECT pg_catalog.string_agg(' ' || l.value, '' ORDER BY l.key) FROM pg_catalog.jsonb_each_text(m.labels) AS l), ''), "
+            "m.value, pg_catalog.to_char(pg_catalog.clock_timestamp(), 'YYYY-MM-DD HH24:MI:SS'), pg_catalog.current_database() FROM " +
+            schema + "presence_metrics() AS m");
+        const auto now = std::chrono::steady_clock::now();
+        seconds_ = std::chrono::duration<double>(now - looked_at_).count();
+        looked_at_ = now;
+        before_ = std::move(now_);
+        now_.clear();
+        for (int row = 0; row < rows.rows(); ++row)
+            now_[rows.text(row, 0)] = std::strtod(rows.text(row, 1), nullptr);
+        // Reads all sessions, so only now and then.
+        if (screen && looks_++ % looks_per_problems == 0)
+            problems_ = problems(connection, schema);
+        const std::string at = rows.text(0, 2);
+        return json ? as_json(at) : screen ? as_screen(at, rows.text(0, 3)) : as_line(at);
+    }
+
+private:
+    using Values = std::map<std::string, double>;
+    static constexpr int looks_per_problems = 10;
+
+    static std::vector<std::string> problems(Connection &connection, const std::string &schema)
+    {
+        const auto rows = connection.query("SELECT problem FROM " + schema + "presence_problem");
+        std::vector<std::string> found;
+        for (int row = 0; row < rows.rows(); ++row)
+            found.emplace_back(rows.text(row, 0));
+        return found;
+    }
+
+    static double sum(const Values &values, const std::string &prefix, const std::string &suffix = "")
+    {
+        double total = 0;
+        for (auto each = values.lower_bound(prefix); each != values.end() && each->first.starts_with(prefix); ++each)
+            if (each->first.ends_with(suffix))
+                total += each->second;
+        return total;
+    }
+
+    // A second. After a restart of the server, counters begin again.
+    double rate(const std::string &prefix, const std::string &suffix = "") const
+    {
+        if (before_.empty())
+            return 0;
+        const double change = sum(now_, prefix, suffix) - sum(before_, prefix, suffix);
+        return change < 0 || seconds_ <= 0 ? 0 : change / seconds_;
+    }
+
+    // Below which bound that part of the lags since the last look lie; negative: there were none.
+    double quantile(const std::string &name, double part) const
+    {
+        const auto since = [&](const std::string &bound) {
+            const auto key = name + "_bucket " + bound;
+            const auto found = before_.find(key);
+            return now_.at(key) - (found != before_.end() && found->second <= now_.at(key) ? found->second : 0);
+        };
+        if (!now_.contains(name + "_bucket +Inf"))
+            return -1;
+        const double all = since("+Inf");
+        if (before_.empty() || all <= 0)
+            return -1;
+        std::vector<double> bounds;
+        for (auto each = now_.lower_bound(name + "_bucket ");
+             each != now_.end() && each->first.starts_with(name + "_bucket "); ++each)
+            if (const std::string bound = each->first.substr(name.size() + 8); bound != "+Inf")
+                bounds.push_back(std::strtod(bound.c_str(), nullptr));
+        std::sort(bounds.begin(), bounds.end());
+        for (const double bound : bounds) {
+            char text[32];
+            std::snprintf(text, sizeof text, "%g", bound);
+            if (since(text) >= part * all)
+                return bound;
+        }
+        return INFINITY;
+    }
+
+    static std::string number(double value)
+    {
+        char text[64];
+        std::snprintf(text, sizeof text, value < 10 && value != std::floor(value) ? "%.1f" : "%.0f", value);
+        std::string shown = text;
+        for (auto at =
+                 static_cast<int>(shown.find_first_of(".") == std::string::npos ? shown.size() : shown.find('.')) - 3;
+             at > 0; at -= 3)
+            shown.insert(static_cast<std::size_t>(at), ",");
+        return shown;
+    }
+
+    static std::string lag(double seconds)
+    {
+        if (seconds < 0)
+            return "-";
+        if (std::isinf(seconds))
+            return "> 60 s";
+        return "< " + (seconds < 1 ? number(seconds * 1000) + " ms" : number(seconds) + " s");
+    }
+
+    std::string row(const std::string &what, const std::string &prefix, const std::string &suffix = "") const
+    {
+        const std::string a_second = number(rate(prefix, suffix)), total = number(sum(now_, prefix, suffix));
+        return "  " + padded(what, 26) + std::string(a_second.size() < 12 ? 12 - a_second.size() : 0, ' ') + a_second +
+               std::string(total.size() < 18 ? 18 - total.size() : 0, ' ') + total + "\n";
+    }
+
+    double gauge(const std::string &name) const { return sum(now_, name); }
+
+    std::string as_screen(const std::string &at, const std::string &database) const
+    {
+        std::string text = "presence in " + database + ", " + at + "\n\n";
+        text += "  " + number(gauge("presence_users_online")) + " users online, " +
+                number(gauge("presence_cached_sessions")) + " sessions in memory, " +
+                (gauge("presence_worker_up") > 0 ? "the worker runs\n\n" : "no worker\n\n");
+        text += "                                    a second             total\n";
+        text += row("heartbeats in memory", "presence_heartbeats_total memory");
+        text += row("heartbeats in tables", "presence_heartbeats_total table");
+        text += row("  ignored", "presence_heartbeats_ignored_total");
+        text += row("  refused", "presence_heartbeats_refused_total");
+        text += row("users come", "presence_events_total user_online");
+        text += row("users leave on purpose", "presence_events_total user_offline leave");
+        text += row("users disconnect", "presence_events_total user_offline disconnect");
+        text += row("users fall silent", "presence_events_total user_offline timeout");
+        text += row("sessions begin", "presence_events_total session_start");
+        text += row("sessions end", "presence_events_total session_end");
+        text += row("updates", "presence_events_total update");
+        text += row("notifications", "presence_notifications_total");
+        text += row("  storms", "presence_storms_total");
+        text += "\n  sessions end late by        half " + lag(quantile("presence_end_lag_seconds", 0.5)) + ", 99% " +
+                lag(quantile("presence_end_lag_seconds", 0.99)) + "\n";
+        text += "  listeners hear late by      half " + lag(quantile("presence_announce_lag_seconds", 0.5)) + ", 99% " +
+                lag(quantile("presence_announce_lag_seconds", 0.99)) + "\n";
+        text += "  events without a number     " + number(gauge("presence_events_unnumbered")) + "\n\n";
+        for (const std::string &problem : problems_)
+            text += "! " + problem + "\n";
+        return text;
+    }
+
+    std::string as_line(const std::string &at) const
+    {
+        return at + "  " + number(gauge("presence_users_online")) +
+               " users online, a second: " + number(rate("presence_heartbeats_total ")) + " heartbeats, " +
+               number(rate("presence_events_total user_online")) + " come, " +
+               number(rate("presence_events_total user_offline")) + " go";
+    }
+
+    std::string as_json(const std::string &at) const
+    {
+        std::string text = R"({"at": ")" + at + R"(")";
+        for (const auto &[name, value] : now_) {
+            char shown[64];
+            std::snprintf(shown, sizeof shown, "%.10g", value);
+            text += ", \"" + name + "\": " + shown;
+        }
+        return text + "}";
+    }
+
+    Values now_, before_;
+    std::vector<std::string> problems_;
+    std::chrono::steady_clock::time_point looked_at_;
+    double seconds_ = 0;
+    int looks_ = 0;
+};
+
+}  // namespace presence::tools
