@@ -1,4 +1,5 @@
-# Memory stays what it is, however many heartbeats come and however many sessions come and go.
+# Memory stays what it is, however many heartbeats come and however many sessions come and go. PRESENCE_MEMORY_ENDS=1000000 is
+# the long form of what the worker ends.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -13,8 +14,9 @@ my $session = $node->background_psql('postgres');
 sub ask { return $session->query_safe($_[0]); }
 my $pid = ask('SELECT pg_backend_pid()');
 
-# Private memory of the backend in kB; shared memory is counted elsewhere.
-sub private { return slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 : undef; }
+# Private memory of a process in kB; shared memory is counted elsewhere.
+sub private_of { return slurp_file("/proc/$_[0]/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 : undef; }
+sub private { return private_of($pid); }
 sub shared { return $node->safe_psql('postgres', 'SELECT cache_bytes FROM presence_server_state()'); }
 plan skip_all => 'no /proc that tells of private memory' if !defined private();
 
@@ -99,6 +101,40 @@ cmp_ok(private() - $private, '<', 1024, 'rolled back: no private memory is lost 
 cmp_ok(shared(), '<=', $shared, 'rolled back: the cache does not grow');
 is(ask('SELECT presence_count(), cached_sessions FROM presence_health'), '0|0', 'and nobody is left');
 
-$session->quit;
+# Begun in batches, and ended by the worker; rows and events go again meanwhile.
+my $rounds = ($ENV{PRESENCE_MEMORY_ENDS} // 20000) / $n;
+$node->safe_psql('postgres', 'CREATE DATABASE ends');
+$node->safe_psql('postgres', "ALTER DATABASE ends SET $_")
+    for "presence.timeout = '20ms'", map {"presence.${_}_retention = 0"} qw(session user event);
+create_extension($node, 'ends');
+ok(has_worker($node, 'ends'), 'a worker ends sessions');
+my $gateway = $node->background_psql('ends');
+my %process = (
+    'the worker' => $node->safe_psql('ends', 'SELECT worker_pid FROM presence_health'),
+    'the backend' => $gateway->query_safe('SELECT pg_backend_pid()')
+);
+my ($ended, %before) = (1);
+
+for my $this (1 .. $rounds) {
+    $gateway->query_safe(
+        "SELECT update_user_heartbeats(array_agg('u$this-' || i), array_agg('s' || i)) FROM generate_series(1, $n) AS i"
+    );
+    $ended &&=
+        wait_until(60, sub { $gateway->query_safe('SELECT count(*) FROM presence_session WHERE online') eq '0' });
+    next if $this != int($rounds / 2);
+    $before{$_} = private_of($process{$_}) for keys %process;
+    $shared = $node->safe_psql('ends', 'SELECT cache_bytes FROM presence_server_state()');
+}
+ok($ended, 'all sessions end');
+for my $who (sort keys %process) {
+    my $growth = private_of($process{$who}) - $before{$who};
+    cmp_ok($growth, '<', 1024, 'no private memory of ' . "$who is lost in " . $rounds * $n / 2 . " ends ($growth kB)");
+}
+cmp_ok($node->safe_psql('ends', 'SELECT cache_bytes FROM presence_server_state()'),
+    '<=', $shared, 'and no shared memory');
+is($node->safe_psql('ends', 'SELECT worker_pid FROM presence_health'),
+    $process{'the worker'}, 'it was one worker all the time');
+
+$_->quit for $session, $gateway;
 $node->stop;
 done_testing();
