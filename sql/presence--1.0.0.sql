@@ -343,7 +343,6 @@ CREATE TABLE @extschema@.presence_admin_log (
     details jsonb
 );
 ALTER SEQUENCE @extschema@.presence_admin_log_id_seq OWNED BY @extschema@.presence_admin_log.id;
-CREATE INDEX presence_admin_log_at ON @extschema@.presence_admin_log (at);
 CREATE INDEX presence_admin_log_review ON @extschema@.presence_admin_log (at) WHERE action = 'review';
 COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, departures on purpose, and reviews that found rows changed by hand.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';

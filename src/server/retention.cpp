@@ -24,9 +24,11 @@ namespace {
 
 Statement note_dropped = {"INSERT INTO @.presence_feed_dropped (seq) VALUES ($1)", 1, {INT8OID}};
 Statement forget_lower = {"DELETE FROM @.presence_feed_dropped WHERE seq < $1", 1, {INT8OID}};
+// Among the lowest ids, which are the oldest: an index on the time would cost every goodbye an entry.
 Statement drop_log = {
-    "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN"
-    " (SELECT id FROM @.presence_admin_log WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING id) SELECT count(*) FROM gone",
+    "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN (SELECT id FROM @.presence_admin_log WHERE at < $1"
+    " AND id <= (SELECT max(id) FROM (SELECT id FROM @.presence_admin_log ORDER BY id LIMIT $2) AS lowest) FOR UPDATE SKIP LOCKED)"
+    " RETURNING id) SELECT count(*) FROM gone",
     2,
     {TIMESTAMPTZOID, INT4OID}};
 
