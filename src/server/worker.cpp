@@ -55,9 +55,9 @@ constexpr std::uint64_t review_retry_ms = 2000;
 // Without memory for the cache, everybody has to be looked at; at most this part of the time.
 constexpr std::uint64_t full_scan_share = 20;
 
-// What is past its retention goes in parts of about so long, a second apart while there is more.
+// What is past its retention goes in parts of about so long; while there is more, the worker is free for as long between them.
 constexpr Time forget_budget = 100000;
-constexpr std::uint64_t forget_pause_ms = 1000;
+constexpr std::uint64_t forget_pause_ms = 100;
 constexpr std::uint64_t first_forget_ms = 60000;
 // Where databases take turns, one that always has something to do gives way after so long.
 constexpr std::uint64_t turn_ms = 1000;
