@@ -11,7 +11,8 @@
 //   probe outage                                   beats until the server has gone and come back: us since 1970 of the last
 //                                                  beat, the first SELECT 1 and the first beat, tabs between
 //   probe storm COUNT CLIENTS                      users 1 to COUNT come back at once: a line per fact
-//   probe latency SECONDS                          SELECT 1 every 5 ms: a line of us each
+//   probe latency SECONDS STATEMENT                every 5 ms: a line each, us
+//   probe watch SECONDS STATEMENT                  every 5 ms: a line each, the first value of the result
 //   probe memory BEATS SESSIONS                    one connection beats on and on: its private bytes, now and then
 #include <arpa/inet.h>
 #include <libpq-fe.h>
@@ -377,25 +378,39 @@ int outage()
     }
 }
 
-int latency(double length)
+// every(connection) is called every 5 ms.
+template <typename Every>
+int sample(double length, Every every)
 {
     PGconn *conn = connect();
     const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(length));
     while (!stopped && Clock::now() < end) {
-        const auto start = Clock::now();
-        if (!run(conn, "SELECT 1"))
-            fail("SELECT 1", conn);
-        std::printf("%lld\n",
-                    static_cast<long long>(std::chrono::duration_cast<microseconds>(Clock::now() - start).count()));
+        every(conn);
         std::this_thread::sleep_for(milliseconds(5));
     }
     PQfinish(conn);
     return 0;
 }
 
-long long seq_of(const char *payload)
+int latency(double length, const char *sql)
 {
-    const char *at = std::strstr(payload, "\"seq\"");
+    return sample(length, [sql](PGconn *conn) {
+        const auto start = Clock::now();
+        if (!run(conn, sql))
+            fail(sql, conn);
+        std::printf("%lld\n",
+                    static_cast<long long>(std::chrono::duration_cast<microseconds>(Clock::now() - start).count()));
+    });
+}
+
+int watch(double length, const char *sql)
+{
+    return sample(length, [sql](PGconn *conn) { std::puts(value(conn, sql).c_str()); });
+}
+
+long long number_of(const char *payload, const char *key)
+{
+    const char *at = std::strstr(payload, key);
     return at == nullptr ? -1 : std::atoll(std::strchr(at, ':') + 1);
 }
 
@@ -423,12 +438,13 @@ int storm(long count, int clients)
     double absorbed = 0, last_heard = 0;
     while (heard < count && (running > 0 || since() - absorbed < 30)) {
         receive(listener, 20, [&](long long, const char *payload) {
-            if (std::strstr(payload, "\"user_online\"") == nullptr)
+            const bool many = std::strstr(payload, "\"storm\"") != nullptr;
+            if (!many && std::strstr(payload, "\"user_online\"") == nullptr)
                 return;
-            const long long seq = seq_of(payload);
+            const long long seq = number_of(payload, many ? "\"from\"" : "\"seq\"");
             disordered += seq <= last_seq;
-            last_seq = seq;
-            ++heard;
+            last_seq = many ? number_of(payload, "\"to\"") : seq;
+            heard += many ? number_of(payload, "\"online\"") : 1;
             last_heard = since();
         });
         if (running > 0)
@@ -504,8 +520,10 @@ int main(int argc, char **argv)
         return beats(std::atoi(argv[2]), argv[3], std::atoi(argv[4]));
     if (is("outage", 0))
         return outage();
-    if (is("latency", 1))
-        return latency(std::atof(argv[2]));
+    if (is("latency", 2))
+        return latency(std::atof(argv[2]), argv[3]);
+    if (is("watch", 2))
+        return watch(std::atof(argv[2]), argv[3]);
     if (is("storm", 2))
         return storm(number(2), std::atoi(argv[3]));
     if (is("memory", 2))

@@ -235,7 +235,7 @@ if ($write_docs) {
 sub remember () {
     my $file = "$repo/docs/benchmarks.csv";
     my @ids =
-        qw(heartbeat_vs_select1 heartbeat_cpu_vs_noop batch storm_joins storm_ends storm_singles storm_numbering wal_join wal_end list_vs_select expiry_p99 notification_p99 worker_cpu_busy);
+        qw(heartbeat_vs_select1 heartbeat_cpu_vs_noop batch storm_joins storm_ends storm_singles storm_numbering wal_joins wal_ends list_vs_select expiry_p99 notification_p99 worker_cpu_busy);
     my %median = map { $_->{id} => $_->{median} } @{ $report->{rows} };
     my $new = !-e $file;
     open my $out, '>>', $file or die "$file: $!\n";

@@ -143,13 +143,21 @@ sub storm ($run) {
     my $seq = $server->value('storm', 'SELECT max(seq) FROM presence_events');
 
     $run->{progress}->("$text people come back");
-    my @idle = $server->probe('storm', 'latency', 2);
-    @idle = split /\n/, $idle[0];
-    my $sampler = $server->start_probe('storm', 'latency', 600);
+    my %beside = (
+        'SELECT 1' => { sql => 'SELECT 1', reach => 20 },
+        'heartbeats of somebody else' => { sql => "SELECT update_user_heartbeat('bystander', 's')", reach => 50 }
+    );
+    $server->value('storm', $_->{sql}) for values %beside;
+    $_->{idle} = [split /\n/, $server->probe('storm', 'latency', 1, $_->{sql})] for values %beside;
+    $_->{sampler} = $server->start_probe('storm', 'latency', 600, $_->{sql}) for values %beside;
+    my $watch = $server->start_probe('storm', 'watch', 600,
+        "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)) * 1000, 0) FROM pg_stat_activity WHERE pid = $worker"
+    );
     my %storm = map { split /\t/ } split /\n/, $server->probe('storm', 'storm', $people, 64);
-    my @beside = $server->finish_probe($sampler);
+    $_->{storm} = [$server->finish_probe($_->{sampler})] for values %beside;
+    my @transactions = $server->finish_probe($watch);
     my ($events, $users, $gaps) = $server->row('storm',
-        "SELECT count(*), count(DISTINCT user_id), (SELECT max(seq) - $seq - count(*) FROM presence_events WHERE seq > $seq) FROM presence_events WHERE seq > $seq AND event = 'user_online'"
+        "SELECT count(*), count(DISTINCT user_id), (SELECT max(seq) - $seq - count(*) FROM presence_events WHERE seq > $seq) FROM presence_events WHERE seq > $seq AND event = 'user_online' AND user_id <> 'bystander'"
     );
     $report->group($title);
     $report->row(
@@ -172,19 +180,28 @@ sub storm ($run) {
         note => "the last one came $storm{last_heard} s after the start"
     );
     $report->row(storm_order => 'notifications out of order', reach => ['<=', 0], values => [$storm{disordered}]);
-    my @ms = map { $_ / 1000 } @beside;
+
+    for my $what ('SELECT 1', 'heartbeats of somebody else') {
+        my %us = %{ $beside{$what} };
+        my $ms = sub ($p, $when) { percentile($p, @{ $us{$when} }) / 1000 };
+        $report->row(
+            'storm_beside_' . ($what =~ s/\W+/_/gr),
+            "$what beside it, 99th percentile",
+            reach => ['<=', $us{reach}],
+            values => [$ms->(99, 'storm')],
+            unit => 'ms',
+            note => sprintf 'median %s ms, longest %s ms; before the storm: median %s ms, 99th percentile %s ms',
+            map { plain($_) } $ms->(50, 'storm'),
+            $ms->(100, 'storm'),
+            $ms->(50, 'idle'),
+            $ms->(99, 'idle')
+        );
+    }
     $report->row(
-        storm_select1 => 'SELECT 1 beside it, 99th percentile',
-        values => [percentile(99, @ms)],
+        storm_worker => 'transactions of the worker meanwhile, the longest seen',
+        values => [percentile(100, @transactions)],
         unit => 'ms',
-        note => 'median '
-            . plain(percentile(50, @ms))
-            . ' ms, longest '
-            . plain(percentile(100, @ms))
-            . ' ms; before the storm: median '
-            . plain(percentile(50, map { $_ / 1000 } @idle))
-            . ' ms, 99th percentile '
-            . plain(percentile(99, map { $_ / 1000 } @idle)) . ' ms'
+        note => 'looked at ' . plain(scalar @transactions) . ' times'
     );
     $server->drop_database('storm');
 }

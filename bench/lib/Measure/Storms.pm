@@ -12,8 +12,7 @@ my $batch = 1000;
 sub run ($run) {
     my ($server, $report) = @$run{qw(server report)};
     my $people = $run->{quick} ? 5_000 : 100_000;
-    my %measured = (map { $_ => [] } qw(joins twin second third ends twin_ends singles twin_singles number));
-    my %wal = map { $_ => [] } qw(join twin_join end twin_end);
+    my (%measured, %wal);
     $server->set('presence.timeout' => '1h', 'presence.storm_threshold' => undef);
     my $rounds = $run->{quick} ? 1 : 3;
     for my $round (1 .. $rounds) {
@@ -24,6 +23,7 @@ sub run ($run) {
         batches($run, $people, \%measured);
         silence($run, $people, $worker, \%measured);
         numbering($run, $people, $worker, \%measured);
+        retention($run, $worker, \%measured);
         singles($run, $people, \%measured);
         wal($run, \%wal) if $round == 1;
         $server->drop_database('storms');
@@ -32,7 +32,7 @@ sub run ($run) {
     report($run, $people, \%measured, \%wal);
 }
 
-# Seconds that a script takes, so many times by so many clients.
+# Seconds that a script takes, so many times by so many clients; {cpu} is then what the server needed for all of them.
 sub seconds ($server, $name, $sql, $times, $clients = 1) {
     my $start = time;
     $server->pgbench(
@@ -40,7 +40,9 @@ sub seconds ($server, $name, $sql, $times, $clients = 1) {
         clients => $clients,
         transactions => $times / $clients
     );
-    return time - $start;
+    my $took = time - $start;
+    $server->{cpu} *= $times / 1e6;
+    return $took;
 }
 
 sub names ($type) {
@@ -54,6 +56,7 @@ sub batches ($run, $people, $measured) {
     my $beats = 'SELECT update_user_heartbeats(a, a) FROM (' . names('presence_id') . ') AS named';
     my $restart = sub { $server->value('storms', 'ALTER SEQUENCE batch RESTART') };
     push @{ $measured->{joins} }, seconds($server, 'storm_joins', $beats, $times);
+    push @{ $measured->{joins_cpu} }, $server->{cpu};
     settle($run, $people);
     $restart->();
     push @{ $measured->{second} }, seconds($server, 'storm_second', $beats, $times);
@@ -62,6 +65,7 @@ sub batches ($run, $people, $measured) {
     $restart->();
     push @{ $measured->{twin} },
         seconds($server, 'storm_twin', 'SELECT twin_joins(a, a) FROM (' . names('text') . ') AS named', $times);
+    push @{ $measured->{twin_cpu} }, $server->{cpu};
 }
 
 # Until the worker has numbered what there is.
@@ -110,6 +114,22 @@ sub numbering ($run, $people, $worker, $measured) {
     $server->set('presence.storm_threshold' => undef);
 }
 
+# What the worker does with events that are older than they are kept; the twin's stay.
+sub retention ($run, $worker, $measured) {
+    my $server = $run->{server};
+    my $dropped = sub { $server->value('storms', 'SELECT coalesce(max(seq), 0) FROM presence_feed_dropped') };
+    my $events = $server->value('storms', 'SELECT count(*) FROM presence_event');
+    my $last = last_seq($server);
+    my $cpu = Server->cpu($worker);
+    $server->set('presence.event_retention' => 0);
+    $server->wait_for(60, sub { $dropped->() > 0 }) or die "no event was removed within a minute\n";
+    my $start = time;
+    $server->wait_for(300, sub { $dropped->() >= $last }) or die "old events were not removed\n";
+    push @{ $measured->{removal} }, 1e6 * (Server->cpu($worker) - $cpu) / $events;
+    push @{ $measured->{removal_time} }, 1e6 * (time - $start) / $events;
+    $server->set('presence.event_retention' => undef);
+}
+
 # People who were here before and are gone, one by one, of 64 clients.
 sub singles ($run, $people, $measured) {
     my $server = $run->{server};
@@ -117,50 +137,73 @@ sub singles ($run, $people, $measured) {
     my $times = int($people / $clients) * $clients;
     my $returns = "SELECT update_user_heartbeat('u' || nextval('person') + $batch, 'u')";
     push @{ $measured->{singles} }, seconds($server, 'storm_singles', $returns, $times, $clients);
+    push @{ $measured->{singles_cpu} }, $server->{cpu};
     $server->value('storms', 'TRUNCATE twin_user, twin_session');
     $server->value('storms', 'ALTER SEQUENCE person RESTART');
     push @{ $measured->{twin_singles} },
         seconds($server, 'storm_twin_singles', "SELECT twin_join('u' || nextval('person'), 'u')", $times, $clients);
+    push @{ $measured->{twin_singles_cpu} }, $server->{cpu};
 }
 
-# Without full-page images, whose number depends on when the last checkpoint was.
+# Without full-page images, whose number depends on when the last checkpoint was. Many at once, as one statement of the
+# twin's does it; and one by one, where a goodbye is also an entry of the log that the twin does not keep.
 sub wal ($run, $wal) {
     my $server = $run->{server};
-    my $people = $run->{quick} ? 500 : 5_000;
-    $server->set(full_page_writes => 'off', autovacuum => 'off', 'presence.notify_channel' => '');
-    settle($run, $people);
-    sleep 1;
-    my %sql = (
-        join => "SELECT update_user_heartbeat('w' || nextval('person'), 's')",
-        end => "SELECT mark_user_offline('w' || nextval('person'), 's')",
-        twin_join => "SELECT twin_join('w' || nextval('person'), 's')",
-        twin_end => "SELECT twin_end('w' || nextval('person'))"
-    );
-    for my $name (qw(twin_join twin_end join end)) {
+    my $people = $run->{quick} ? 1_000 : 10_000;
+    $server->set(full_page_writes => 'off', autovacuum => 'off');
+    my $measure = sub ($name, $do) {
+        settle($run, $people);
         $server->value('storms', 'ALTER SEQUENCE person RESTART');
         my $before = $server->value('storms', 'SELECT pg_current_wal_insert_lsn()');
-        seconds($server, "wal_$name", $sql{$name}, $people);
-        push @{ $wal->{$name} },
-            $server->value('storms', "SELECT pg_current_wal_insert_lsn() - '$before'::pg_lsn") / $people;
+        $do->();
         settle($run, $people);
-    }
-    $server->set(full_page_writes => undef, autovacuum => undef, 'presence.notify_channel' => undef);
+        $wal->{$name} = $server->value('storms', "SELECT pg_current_wal_insert_lsn() - '$before'::pg_lsn") / $people;
+    };
+    my $single = sub ($name, $sql) {
+        $measure->($name, sub { seconds($server, "wal_$name", $sql, $people) });
+    };
+    my $all = "FROM (SELECT array_agg(('v' || i)::%s) AS a FROM generate_series(1, $people) AS i) AS named";
+    my $set = sub ($name, $function, $type) {
+        $measure->($name, sub { $server->value('storms', sprintf "SELECT $function $all", $type) });
+    };
+
+# Whoever is left of what came before is ended first.
+    my $silence = sub {
+        $server->set('presence.timeout' => '1s');
+        $server->wait_for(300, sub { $server->value('storms', 'SELECT count(*) FROM presence_user WHERE online') == 0 })
+            or die "sessions did not end in five minutes\n";
+        $server->set('presence.timeout' => '1h');
+    };
+    $silence->();
+    $set->('twin_joins', 'twin_joins(a, a)', 'text');
+    $set->('twin_ends', 'twin_ends(a)', 'text');
+    $set->('joins', 'update_user_heartbeats(a, a)', 'presence_id');
+    sleep 1.2;
+    $measure->('ends', $silence);
+    $single->('twin_join', "SELECT twin_join('w' || nextval('person'), 's')");
+    $single->('twin_end', "SELECT twin_end('w' || nextval('person'))");
+    $single->('join', "SELECT update_user_heartbeat('w' || nextval('person'), 's')");
+    $single->('goodbye', "SELECT mark_user_offline('w' || nextval('person'), 's')");
+    $server->set(full_page_writes => undef, autovacuum => undef);
 }
 
 sub report ($run, $people, $measured, $wal) {
     my $report = $run->{report};
     my $text = plain($people);
     $report->group("What changes presence, against the twin ($text sessions)");
+    my $seconds = sub (@names) {
+        join ' s against ', map { plain(median(@{ $measured->{$_} })) } @names;
+    };
     my $against = sub ($id, $what, $mine, $peer, $limit, $peer_name = 'the twin') {
+        my @cpu = map {"${_}_cpu"} $mine, $peer;
         $report->row(
             $id, $what,
             reach => ['<=', $limit],
             unit => 'times as long',
             values => [ratios(@$measured{ $mine, $peer })],
-            note => plain(median(@{ $measured->{$mine} }))
-                . " s against "
-                . plain(median(@{ $measured->{$peer} }))
+            note => $seconds->($mine, $peer)
                 . " s of $peer_name"
+                . ($measured->{ $cpu[0] } ? '; CPU of the backends: ' . $seconds->(@cpu) . ' s' : '')
         );
     };
     $against->(storm_joins => "joins in batches of $batch", 'joins', 'twin', 1.5);
@@ -183,16 +226,31 @@ sub report ($run, $people, $measured, $wal) {
         'singles', 'twin_singles', 1.3,
         'single calls of three INSERTs'
     );
-    for my $what (qw(join end)) {
+    $report->row(
+        storm_removal => 'a million events past their retention: CPU of the worker to remove them',
+        reach => ['<=', 1],
+        values => $measured->{removal},
+        unit => 's',
+        note => plain(median(@{ $measured->{removal_time} }))
+            . ' s until they are gone: a part at a time, so that nothing else waits'
+    );
+
+    for (
+        ['joins', 'a join, of many at once', 'twin_joins'],
+        ['ends', 'an end, of many who fell silent at once', 'twin_ends'],
+        ['join', 'a join by a call of its own', 'twin_join'],
+        ['goodbye', 'a goodbye by a call of its own, with its entry in the log, which the twin lacks', 'twin_end']
+    ) {
+        my ($name, $what, $peer) = @$_;
         $report->row(
-            "wal_$what",
-            "WAL of " . ($what eq 'join' ? 'a join' : 'an end'),
+            "wal_$name",
+            "WAL of $what",
             reach => ['<=', 1.3],
-            unit => 'times the twin\'s',
-            values => [ratios(@$wal{ $what, "twin_$what" })],
-            note => plain($wal->{$what}[0])
+            values => [$wal->{$name} / $wal->{$peer}],
+            unit => "times the twin's",
+            note => plain($wal->{$name})
                 . ' bytes against '
-                . plain($wal->{"twin_$what"}[0])
+                . plain($wal->{$peer})
                 . ', numbering included, without full-page images'
         );
     }
