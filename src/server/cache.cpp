@@ -683,6 +683,7 @@ Tombstones::Found cache_find_tombstone(const SessionKey &key)
 
 void cache_clear()
 {
+    forget_user_count();
     with_each_shard(LW_EXCLUSIVE, [](HeartbeatShard &sessions) { sessions.clear(); });
     if (SharedDatabase *database = my_database())
         for (SharedShard &shard : database->shards)

@@ -13,6 +13,7 @@
 #include "settings.h"
 #include "storage.h"
 #include "tombstones.h"
+#include "user_count.h"
 
 extern "C" {
 #include "optimizer/plancat.h"
@@ -31,6 +32,7 @@ Statement renew_cleanup = {
     "UPDATE @.presence_cleanup SET last_at = clock_timestamp() WHERE singleton IN (SELECT singleton FROM @.presence_cleanup FOR UPDATE SKIP LOCKED)",
     0,
     {}};
+Statement count_users = {"SELECT count(*) FROM @.presence_user", 0, {}};
 constexpr int max_agent_bytes = 1024;
 constexpr std::size_t max_metadata_bytes = 4096;
 constexpr int max_metadata_depth = 32;
@@ -181,20 +183,30 @@ void require_room_for_sessions(const StoredUser &user)
                     errhint("A client that comes back should use its session id again.")));
 }
 
-// By the planner's estimate, which costs nothing and is near enough for a bound.
-void require_room_for_users(const Storage &storage)
+// In the memory that all share; while others count, and without preloading, by the planner's estimate.
+double users_in_all(const Storage &storage)
 {
-    if (likely(max_users == 0))
-        return;
+    // With one snapshot, what was committed since cannot be counted.
+    if (known_users() < 0 && !IsolationUsesXactSnapshot() && is_to_count_users()) {
+        const std::uint64_t committed = committed_users();
+        run(count_users);
+        note_counted_users(DatumGetInt64(first_value(1)), committed);
+    }
+    if (const std::int64_t users = known_users(); users >= 0)
+        return static_cast<double>(users);
     BlockNumber pages = 0;
     double rows = 0, all_visible = 0;
     estimate_rel_size(storage.users->relation, nullptr, &pages, &rows, &all_visible);
-    if (rows <= max_users)
+    return rows;
+}
+
+void require_room_for_users(const Storage &storage)
+{
+    if (likely(max_users == 0) || users_in_all(storage) <= max_users)
         return;
     count_refusal();
     ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("there are too many users"),
-                    errdetail("About %.0f are known, online or not; no more than %d may be (presence.max_users).", rows,
-                              max_users),
+                    errdetail("No more than %d may be known, online or not (presence.max_users).", max_users),
                     errhint("Set presence.user_retention, so that users who have long been gone are forgotten.")));
 }
 
@@ -255,11 +267,15 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
     HeartbeatCall call(details);
     const NewUserRule rule{apply_heartbeats, heartbeats_stand, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
+    int made = 0;
     for (const WantedUser &each : wanted) {
         if (!each.user->created)
             apply_heartbeats(each, &call);
-        else if (each.user->online)
-            require_room_for_users(storage);
+        made += each.user->created && each.user->online;
+    }
+    if (made > 0) {
+        note_new_users(made);
+        require_room_for_users(storage);
     }
     store_users(storage, wanted);
     for (const WantedUser &each : wanted)

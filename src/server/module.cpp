@@ -11,6 +11,7 @@
 #include "settings.h"
 #include "shared.h"
 #include "tombstones.h"
+#include "user_count.h"
 
 #pragma GCC visibility push(default)
 extern "C" {
@@ -25,6 +26,7 @@ extern "C" void _PG_init(void)
     presence::watch_catalog();
     presence::watch_roles();
     presence::watch_goodbyes();
+    presence::watch_new_users();
     presence::watch_transactions();
     presence::watch_commits();
     presence::watch_metrics();

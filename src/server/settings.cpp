@@ -91,7 +91,7 @@ void define_settings()
     DefineCustomIntVariable("presence.max_sessions_per_user", "How many sessions of one user may be online.",
                             "0 sets no limit.", &max_sessions_per_user, 1000, 0, INT_MAX, PGC_SUSET, 0, nullptr,
                             nullptr, nullptr);
-    DefineCustomIntVariable("presence.max_users", "About how many users may be known, online or not.",
+    DefineCustomIntVariable("presence.max_users", "How many users may be known, online or not.",
                             "0 sets no limit.", &max_users, 0, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
     define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
                    nullptr, &feed_horizon_s, 10 * 60, 0);

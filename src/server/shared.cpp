@@ -97,6 +97,7 @@ dsa_pointer make(Oid database)
     pg_atomic_init_u64(&added->held_expiry.floor_ms, 0);
     pg_atomic_init_u64(&added->held_expiry.silent, 0);
     initialize_metrics(added->metrics);
+    initialize_user_count(added->users);
     pg_atomic_init_u64(&added->early_misses, 0);
     for (SharedShard &shard : added->shards) {
         LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);

@@ -6,6 +6,7 @@
 #include "../core/heartbeat_shard.h"
 #include "metrics.h"
 #include "server.h"
+#include "user_count.h"
 #include "worker_control.h"
 
 extern "C" {
@@ -44,6 +45,7 @@ struct SharedDatabase {
     HeldExpiry held_expiry;  // read by each heartbeat, so apart from what changes often
     WorkerControl worker;
     SharedMetrics metrics;
+    SharedUserCount users;
     pg_atomic_uint64 early_misses;  // of shards that had no block yet
 
     SharedShard shards[shard_count];
