@@ -9,9 +9,20 @@ import { settingsOf, type PresenceOptions, type Settings } from "./core/options.
 import { Page } from "./core/page.js";
 import { Roster } from "./core/roster.js";
 import { Session } from "./core/session.js";
+import { ChosenStatus } from "./core/chosenStatus.js";
+import { OwnMetadata } from "./core/ownMetadata.js";
 import { EMPTY_STATE, countUsers, type PresenceEvents, type PresenceState } from "./core/state.js";
 import type { PresenceError, PresenceTransport } from "./core/transport.js";
-import type { ConnectionStatus, PresenceStatus, UserPresence } from "./core/types.js";
+import type {
+  ConnectionStatus,
+  Metadata,
+  MetadataPatch,
+  PresenceEvent,
+  PresenceSnapshot,
+  PresenceStatus,
+  PresenceUser,
+  UserPresence,
+} from "./core/types.js";
 import { WallTimer } from "./core/wallTimer.js";
 
 /**
@@ -21,10 +32,10 @@ import { WallTimer } from "./core/wallTimer.js";
  *     presence.on("state", ({ activeUsers }) => show(activeUsers));
  *     presence.start();
  */
-export class PresenceService {
+export class PresenceService<M extends object = Metadata> {
   readonly #settings: Settings;
   readonly #transport: PresenceTransport;
-  readonly #events = new Emitter<PresenceEvents>();
+  readonly #events = new Emitter<PresenceEvents<M>>();
   readonly #roster = new Roster();
   readonly #session: Session;
   readonly #feed: ChangeFeed;
@@ -37,23 +48,26 @@ export class PresenceService {
   #refusals = 0;
   readonly #renewal: WallTimer;
   #everOnline = false;
-  #chosen: PresenceStatus | null = null;
+  readonly #chosen: ChosenStatus;
+  readonly #metadata: OwnMetadata;
   #changes = 0;
   #lingering: ReturnType<typeof setTimeout> | undefined;
-  #state: PresenceState = EMPTY_STATE;
+  #state: PresenceState<M> = EMPTY_STATE;
   #stateDue = false;
   #lastConnection: ConnectionStatus = "stopped";
-  #lastStatus: PresenceStatus = "active";
+  #lastStatus: PresenceStatus;
 
-  constructor(options: PresenceOptions) {
-    const settings = (this.#settings = settingsOf(options));
+  constructor(options: PresenceOptions<M>) {
+    const settings = (this.#settings = settingsOf(options as PresenceOptions<never>));
     this.#transport = settings.transport ?? new HttpTransport();
     const { retryBase, retryMax, wakeCheckInterval: hop } = settings;
 
+    this.#chosen = new ChosenStatus(settings.userId, () => this.#statusChanged());
+    this.#metadata = new OwnMetadata(settings.userId, settings.metadata);
     this.#session = new Session({
       transport: this.#transport,
       userId: settings.userId,
-      metadata: settings.metadata,
+      metadata: () => this.#metadata.value,
       interval: () => (this.#page.hidden ? settings.hiddenHeartbeatInterval : settings.heartbeatInterval),
       status: () => this.#status(),
       beaten: (result, recovered) => this.#beaten(result, recovered),
@@ -64,14 +78,15 @@ export class PresenceService {
     this.#feed = new ChangeFeed({
       transport: this.#transport,
       roster: this.#roster,
-      loaded: (snapshot, again) => {
+      loaded: (list, again) => {
+        const snapshot = list as PresenceSnapshot<M>;
         this.#events.emit("snapshot", snapshot);
         if (again) this.#events.emit("resync", snapshot);
         this.#refresh();
       },
       changed: (event) => {
         this.#changes++;
-        this.#events.emit("change", event);
+        this.#events.emit("change", event as PresenceEvent<M>);
         this.#refresh();
       },
       failed: (error) => this.#failed(error),
@@ -86,6 +101,7 @@ export class PresenceService {
     });
     this.#renewal = new WallTimer(() => void this.#renew(false), hop);
     this.#activity = new Activity(settings, () => this.#statusChanged(), hop);
+    this.#lastStatus = this.#status();
     this.#page = new Page({
       closed: () => this.#close(),
       hidden: () => this.#hide(),
@@ -102,11 +118,14 @@ export class PresenceService {
     return this.#session.id;
   }
 
-  get state(): PresenceState {
+  get state(): PresenceState<M> {
     return this.#state;
   }
 
-  on<Name extends keyof PresenceEvents>(name: Name, listener: (payload: PresenceEvents[Name]) => void): () => void {
+  on<Name extends keyof PresenceEvents<M>>(
+    name: Name,
+    listener: (payload: PresenceEvents<M>[Name]) => void,
+  ): () => void {
     return this.#events.on(name, listener);
   }
 
@@ -114,6 +133,7 @@ export class PresenceService {
     if (this.#started) return;
     this.#started = true;
     this.#page.start();
+    this.#chosen.start();
     if (globalThis.window !== undefined) this.#activity.start();
     this.#follow();
     if (this.#settings.autoJoin) this.join();
@@ -126,6 +146,7 @@ export class PresenceService {
     this.leave();
     this.#started = false;
     this.#page.stop();
+    this.#chosen.stop();
     this.#activity.stop();
     this.#feed.stop();
     this.#renewal.clear();
@@ -155,10 +176,16 @@ export class PresenceService {
     this.#refresh();
   }
 
-  /** A status of the user's own choice, such as `busy`; null: from input again. */
+  /** A status of the user's own choice, such as `busy`, for all tabs of this browser; null: from input again. Survives a reload. */
   setStatus(status: PresenceStatus | null): void {
-    this.#chosen = status;
-    this.#statusChanged();
+    this.#chosen.choose(status);
+  }
+
+  /** Adds to what others see of this tab's user, key by key; null removes one. Survives a reload of the tab. */
+  setMetadata(patch: MetadataPatch<M>): void {
+    if (!this.#metadata.merge(patch)) return;
+    this.#beatNow();
+    this.#refresh();
   }
 
   /** For admins: ends stale sessions now. Never rejects. */
@@ -167,8 +194,8 @@ export class PresenceService {
   }
 
   /** A friend list: each asked-for user, online or not, with `last_seen`. */
-  lookUp(users: readonly string[]): Promise<UserPresence[]> {
-    return this.#transport.lookUp(users);
+  async lookUp(users: readonly string[]): Promise<UserPresence<M>[]> {
+    return (await this.#transport.lookUp(users)) as UserPresence<M>[];
   }
 
   // ---- what happens here
@@ -230,16 +257,16 @@ export class PresenceService {
   }
 
   #status(): PresenceStatus {
-    return this.#chosen ?? this.#activity.status;
+    return this.#chosen.status ?? this.#activity.status;
   }
 
   #statusChanged(): void {
     const status = this.#status();
+    this.#refresh();
     if (status === this.#lastStatus) return; // input, under a status of the user's own choice
     this.#lastStatus = status;
     this.#events.emit("status", status);
     this.#beatNow();
-    this.#refresh();
   }
 
   #close(): void {
@@ -249,6 +276,7 @@ export class PresenceService {
 
   #wake(): void {
     clearTimeout(this.#lingering);
+    this.#chosen.look(); // nobody told us while we were frozen
     if (this.#unauthorized) return void this.#renew(true);
     if (this.#wanted) this.#session.restart();
     if (!this.#page.hidden || this.#feed.running) this.#feed.reopen();
@@ -306,10 +334,11 @@ export class PresenceService {
     const connection = this.#connection();
     const { users, lastSeen, position } = this.#roster;
     this.#state = {
-      activeUsers: users,
+      activeUsers: users as readonly PresenceUser<M>[],
       isConnected: connection === "online",
       connection,
       status: this.#status(),
+      chosenStatus: this.#chosen.status,
       joined: this.#session.joined,
       stats: {
         ...countUsers(users),

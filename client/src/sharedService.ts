@@ -1,13 +1,14 @@
 import type { PresenceOptions } from "./core/options.js";
+import type { Metadata } from "./core/types.js";
 import { PresenceService } from "./presenceService.js";
 
-export interface PresenceLease {
-  service: PresenceService;
+export interface PresenceLease<M extends object = Metadata> {
+  service: PresenceService<M>;
   release(): void;
 }
 
 interface Shared {
-  service: PresenceService;
+  service: PresenceService<never>;
   users: number;
   stopping: ReturnType<typeof setTimeout> | undefined;
 }
@@ -26,11 +27,15 @@ const LINGER = 250;
  * One running service per user and page, however many components ask for it. It stops, with a goodbye, when the
  * last one has let go of it. Only the first one's options count.
  */
-export function acquirePresence(options: PresenceOptions): PresenceLease {
+export function acquirePresence<M extends object = Metadata>(options: PresenceOptions<M>): PresenceLease<M> {
   const key = JSON.stringify([options.userId, options.autoJoin ?? true]);
   let shared = services.get(key);
   if (shared === undefined) {
-    shared = { service: new PresenceService(options), users: 0, stopping: undefined };
+    shared = {
+      service: new PresenceService<M>(options) as unknown as PresenceService<never>,
+      users: 0,
+      stopping: undefined,
+    };
     services.set(key, shared);
   }
   const mine = shared;
@@ -41,7 +46,7 @@ export function acquirePresence(options: PresenceOptions): PresenceLease {
 
   let held = true;
   return {
-    service: mine.service,
+    service: mine.service as unknown as PresenceService<M>,
     release() {
       if (!held) return;
       held = false;

@@ -104,6 +104,30 @@ describe("tabs", () => {
   });
 });
 
+describe("a chosen status", () => {
+  it("is the person's, in all tabs and after a reload", async (t) => {
+    const site = await openSite();
+    t.after(() => site.close());
+    const browser = await openBrowser();
+    t.after(() => browser.close());
+    const watcher = await (await browser.person(site, "Watcher")).tab();
+    const ada = await browser.person(site, "Ada");
+    const tabs = [await ada.tab(), await ada.tab()];
+    const choice = (tab) => tab.getByLabel("My status").inputValue();
+    await tabs[0].getByLabel("My status").selectOption("busy");
+    // Others see the most present one of her tabs: that it is busy, both must say.
+    await shows(watcher, ada.id, "Busy · 2 tabs");
+    assert.deepEqual([await choice(tabs[0]), await choice(tabs[1])], ["busy", "busy"]);
+    await tabs[1].reload();
+    await connected(tabs[1]);
+    await shows(watcher, ada.id, "Busy · 2 tabs");
+    assert.equal(await choice(tabs[1]), "busy");
+    await tabs[1].getByLabel("My status").selectOption("");
+    await shows(watcher, ada.id, "Active · 2 tabs");
+    await until("the other tab knows", async () => (await choice(tabs[0])) === "");
+  });
+});
+
 describe("accounts", () => {
   let site, browser, watcher;
 

@@ -1,15 +1,15 @@
 import type { PresenceTransport } from "./transport.js";
 import type { Metadata } from "./types.js";
 
-export interface PresenceOptions {
+export interface PresenceOptions<M extends object = Metadata> {
   /** Who this page speaks for. The server decides by its own authentication; a different answer there is an error. */
   userId: string;
   /** How to reach the server; by default our endpoints under `/api`, with cookies. */
   transport?: PresenceTransport;
   /** Count as online from start() on. False: only watch, until join(). */
   autoJoin?: boolean;
-  /** Shown to others with this user: a room, a device name. Names and pictures belong in the server's `authenticate`. */
-  metadata?: Metadata;
+  /** Shown to others with this user: a room, a device name. Names and pictures belong in the server's `authenticate`. Further by setMetadata(). */
+  metadata?: Partial<M>;
 
   // All times are in milliseconds.
   /** Between heartbeats of a visible tab. */
@@ -48,7 +48,7 @@ const DEFAULTS = {
 export type Settings = PresenceOptions & typeof DEFAULTS;
 
 /** The options with what they leave out. One passed as undefined means its default. */
-export function settingsOf(options: PresenceOptions): Settings {
+export function settingsOf(options: PresenceOptions<never>): Settings {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   return { ...DEFAULTS, ...given } as Settings;
 }

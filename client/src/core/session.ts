@@ -6,7 +6,7 @@ import type { Metadata, PresenceStatus } from "./types.js";
 export interface SessionOptions {
   transport: PresenceTransport;
   userId: string;
-  metadata: Metadata | undefined;
+  metadata: () => Metadata | undefined;
   /** Milliseconds between heartbeats, as of now. */
   interval: () => number;
   status: () => PresenceStatus;
@@ -73,7 +73,8 @@ export class Session {
   #send(signal: AbortSignal): Promise<boolean> {
     this.#announced = true;
     this.counters.heartbeatsSent++;
-    const { transport, userId, interval, status, metadata } = this.options;
+    const { transport, userId, interval, status } = this.options;
+    const metadata = this.options.metadata();
     return transport.heartbeat(
       {
         user_id: userId,

@@ -1,5 +1,12 @@
 import type { PresenceError } from "./transport.js";
-import type { ConnectionStatus, PresenceEvent, PresenceSnapshot, PresenceStatus, PresenceUser } from "./types.js";
+import type {
+  ConnectionStatus,
+  Metadata,
+  PresenceEvent,
+  PresenceSnapshot,
+  PresenceStatus,
+  PresenceUser,
+} from "./types.js";
 
 export interface PresenceStats {
   online: number;
@@ -16,12 +23,14 @@ export interface PresenceStats {
 }
 
 /** Everything a view shows; replaced as a whole when something changes. */
-export interface PresenceState {
-  activeUsers: readonly PresenceUser[];
+export interface PresenceState<M extends object = Metadata> {
+  activeUsers: readonly PresenceUser<M>[];
   isConnected: boolean;
   connection: ConnectionStatus;
   /** This tab's own status. */
   status: PresenceStatus;
+  /** What the user chose by setStatus(), here or in another tab; null: from input. */
+  chosenStatus: PresenceStatus | null;
   /** The server counts this tab as online. */
   joined: boolean;
   stats: PresenceStats;
@@ -29,16 +38,16 @@ export interface PresenceState {
   lastSeen: ReadonlyMap<string, string>;
 }
 
-export interface PresenceEvents {
+export interface PresenceEvents<M extends object = Metadata> {
   /** Anything changed: for views. At most once per turn of the event loop. */
-  state: PresenceState;
+  state: PresenceState<M>;
   connection: ConnectionStatus;
   /** One change of the feed, each exactly once and in order. */
-  change: PresenceEvent;
+  change: PresenceEvent<M>;
   /** The list was read as a whole: at the start, and with each `resync`. */
-  snapshot: PresenceSnapshot;
+  snapshot: PresenceSnapshot<M>;
   /** Changes were left out, because there were too many, or the feed could not continue: the list was replaced instead. */
-  resync: PresenceSnapshot;
+  resync: PresenceSnapshot<M>;
   /** Own status, from input or setStatus(). */
   status: PresenceStatus;
   heartbeat: { online: boolean; latency: number };
@@ -59,11 +68,12 @@ const EMPTY_STATS: PresenceStats = {
 };
 
 /** What a view shows before anything is known, and on the server. */
-export const EMPTY_STATE: PresenceState = {
+export const EMPTY_STATE: PresenceState<never> = {
   activeUsers: [],
   isConnected: false,
   connection: "stopped",
   status: "active",
+  chosenStatus: null,
   joined: false,
   stats: EMPTY_STATS,
   lastSeen: new Map(),

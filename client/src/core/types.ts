@@ -9,35 +9,38 @@ export type PresenceStatus = "active" | "busy" | "idle" | "away";
 
 export type Metadata = Record<string, unknown>;
 
+/** Keys to replace; null removes one. */
+export type MetadataPatch<M extends object> = { [Key in keyof M]?: M[Key] | null };
+
 /** One user who is online. */
-export interface PresenceUser {
+export interface PresenceUser<M extends object = Metadata> {
   user_id: string;
   status: PresenceStatus;
   /** Open tabs and devices. */
   sessions: number;
   online_since: string;
-  metadata: Metadata | null;
+  metadata: M | null;
 }
 
 /** Everybody who is online, and the position of the feed at which that was so. */
-export interface PresenceSnapshot extends FeedPosition {
-  users: PresenceUser[];
+export interface PresenceSnapshot<M extends object = Metadata> extends FeedPosition {
+  users: PresenceUser<M>[];
 }
 
 /** One asked-for user, online or not. */
-export interface UserPresence {
+export interface UserPresence<M extends object = Metadata> {
   user_id: string;
   online: boolean;
   status: PresenceStatus | null;
   last_seen: string | null;
   sessions: number | null;
-  metadata: Metadata | null;
+  metadata: M | null;
 }
 
 export type PresenceEventName = "user_online" | "user_offline" | "session_start" | "session_end" | "update";
 
 /** One entry of the change feed. */
-export interface PresenceEvent {
+export interface PresenceEvent<M extends object = Metadata> {
   seq: number;
   at: string;
   event: PresenceEventName;
@@ -45,7 +48,7 @@ export interface PresenceEvent {
   reason: string | null;
   /** How many sessions the user has after this event. */
   sessions: number | null;
-  details: { status?: PresenceStatus; metadata?: Metadata | null } & Record<string, unknown>;
+  details: { status?: PresenceStatus; metadata?: M | null } & Record<string, unknown>;
 }
 
 export interface Heartbeat {

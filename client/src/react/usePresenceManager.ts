@@ -4,19 +4,20 @@ import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState } from "../core/state.js";
+import type { Metadata } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
 import { acquirePresence } from "../sharedService.js";
 
-export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> {
+export interface PresenceManagerOptions<M extends object = Metadata> extends Omit<PresenceOptions<M>, "userId"> {
   /** The signed-in user's id, or null before anyone is. A change signs the old one off and the new one on. */
   currentUser: string | null | undefined;
 }
 
-export interface PresenceManager extends PresenceState {
+export interface PresenceManager<M extends object = Metadata> extends PresenceState<M> {
   /** Never rejects: `outcome` says what came of it. */
   triggerCleanup: () => Promise<CleanupResult>;
   /** For everything else; null on the server and while nobody is signed in. */
-  service: PresenceService | null;
+  service: PresenceService<M> | null;
 }
 
 /**
@@ -24,9 +25,11 @@ export interface PresenceManager extends PresenceState {
  *
  *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
  */
-export function usePresenceManager(options: PresenceManagerOptions): PresenceManager {
+export function usePresenceManager<M extends object = Metadata>(
+  options: PresenceManagerOptions<M>,
+): PresenceManager<M> {
   const { currentUser, autoJoin = true } = options;
-  const [service, setService] = useState<PresenceService | null>(null);
+  const [service, setService] = useState<PresenceService<M> | null>(null);
   // Only currentUser and autoJoin start a new service; an options object made anew in each render must not.
   const latest = useRef(options);
   latest.current = options;
@@ -34,7 +37,7 @@ export function usePresenceManager(options: PresenceManagerOptions): PresenceMan
   // In an effect, so never on the server, and undone by unmounting.
   useEffect(() => {
     if (currentUser == null) return;
-    const lease = acquirePresence({ ...latest.current, userId: currentUser, autoJoin });
+    const lease = acquirePresence<M>({ ...latest.current, userId: currentUser, autoJoin });
     setService(lease.service);
     return () => {
       lease.release();

@@ -219,13 +219,14 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (status !== null && typeof status !== "string") throw new Refusal(400, "status is not a string");
     const first = !batcher.knows(viewer.userId, session);
     if (first) limit(beginnings, viewer);
-    const metadata = { ...own, ...viewer.metadata };
+    // An empty one is one, too: the last key has been removed. None at all keeps what is known.
+    const metadata = own === null && viewer.metadata === undefined ? null : { ...own, ...viewer.metadata };
     const online = await batcher.beat(viewer.userId, session, {
       userAgent: request.headers.get("user-agent"),
       address: addressOf(request, connection.remoteAddress),
       interval,
       status,
-      metadata: Object.keys(metadata).length > 0 ? metadata : null,
+      metadata,
     });
     return { online, ...(first && { goodbye: goodbyes.of(viewer.userId, session) }) };
   });

@@ -2,29 +2,30 @@ import { createEffect, createMemo, createSignal, on, onCleanup, type Accessor } 
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
-import type { ConnectionStatus, PresenceStatus, PresenceUser } from "../core/types.js";
+import type { ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
 import { acquirePresence } from "../sharedService.js";
 
 type CurrentUser = string | null | undefined;
 
-export interface PresenceManagerOptions extends Omit<PresenceOptions, "userId"> {
+export interface PresenceManagerOptions<M extends object = Metadata> extends Omit<PresenceOptions<M>, "userId"> {
   /** The signed-in user's id, or null before anyone is; an accessor where it can change. */
   currentUser: CurrentUser | Accessor<CurrentUser>;
 }
 
-export interface PresenceManager {
-  activeUsers: Accessor<readonly PresenceUser[]>;
+export interface PresenceManager<M extends object = Metadata> {
+  activeUsers: Accessor<readonly PresenceUser<M>[]>;
   isConnected: Accessor<boolean>;
   connection: Accessor<ConnectionStatus>;
   status: Accessor<PresenceStatus>;
+  chosenStatus: Accessor<PresenceStatus | null>;
   joined: Accessor<boolean>;
   stats: Accessor<PresenceStats>;
   lastSeen: Accessor<ReadonlyMap<string, string>>;
   /** Never rejects: `outcome` says what came of it. */
   triggerCleanup: () => Promise<CleanupResult>;
   /** For everything else; null on the server and while nobody is signed in. */
-  service: Accessor<PresenceService | null>;
+  service: Accessor<PresenceService<M> | null>;
 }
 
 /**
@@ -33,16 +34,18 @@ export interface PresenceManager {
  *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
  *     <For each={activeUsers()}>{(user) => <li>{user.user_id}</li>}</For>
  */
-export function usePresenceManager(options: PresenceManagerOptions): PresenceManager {
+export function usePresenceManager<M extends object = Metadata>(
+  options: PresenceManagerOptions<M>,
+): PresenceManager<M> {
   const { currentUser, ...rest } = options;
-  const [service, setService] = createSignal<PresenceService | null>(null);
-  const [state, setState] = createSignal<PresenceState>(EMPTY_STATE);
+  const [service, setService] = createSignal<PresenceService<M> | null>(null);
+  const [state, setState] = createSignal<PresenceState<M>>(EMPTY_STATE);
 
   // Effects do not run on the server, and each run cleans up after the one before.
   createEffect(
     on(typeof currentUser === "function" ? currentUser : () => currentUser, (userId) => {
       if (userId == null) return;
-      const lease = acquirePresence({ ...rest, userId });
+      const lease = acquirePresence<M>({ ...rest, userId });
       setService(lease.service);
       setState(lease.service.state);
       const forget = lease.service.on("state", (next) => setState(next));
@@ -60,6 +63,7 @@ export function usePresenceManager(options: PresenceManagerOptions): PresenceMan
     isConnected: createMemo(() => state().isConnected),
     connection: createMemo(() => state().connection),
     status: createMemo(() => state().status),
+    chosenStatus: createMemo(() => state().chosenStatus),
     joined: createMemo(() => state().joined),
     stats: () => state().stats,
     lastSeen: () => state().lastSeen,

@@ -22,6 +22,7 @@ beforeEach(() => {
 afterEach(async () => {
   await act(async () => root?.unmount());
   await pass(300);
+  localStorage.clear();
   vi.useRealTimers();
 });
 

@@ -18,6 +18,7 @@ beforeEach(() => {
 afterEach(async () => {
   dispose();
   await pass(300);
+  localStorage.clear();
   vi.useRealTimers();
 });
 

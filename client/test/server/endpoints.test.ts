@@ -107,6 +107,16 @@ describe("heartbeat", () => {
     expect((await sessionRow("dora")).metadata).toEqual({ name: "Dora", room: "red" });
   });
 
+  test("metadata whose last key is removed is empty; none at all keeps what is known", async () => {
+    const beat = (metadata?: object) => site.post("/api/heartbeat", "mona", { session_id: "s", metadata });
+    const kept = async () => (await sessionRow("mona")).metadata;
+    await beat({ room: "blue" });
+    await beat();
+    expect(await kept()).toEqual({ room: "blue" });
+    await beat({});
+    expect(await kept()).toEqual({});
+  });
+
   test("a number as id, and undefined for nobody, as plain JavaScript has it", async () => {
     await site.close();
     let user: unknown = 42;

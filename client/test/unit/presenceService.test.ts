@@ -19,6 +19,8 @@ beforeEach(() => {
 
 afterEach(() => {
   service.stop();
+  localStorage.clear();
+  sessionStorage.clear();
   vi.restoreAllMocks();
   vi.useRealTimers();
 });
@@ -299,6 +301,114 @@ describe("idle", () => {
     expect(told).toEqual([]);
     service.setStatus(null);
     expect(told).toEqual(["active"]);
+  });
+});
+
+describe("what a person chose", () => {
+  const status = () => transport.beats.at(-1)?.status;
+  /** A page of its own: another tab, or this one after a reload. */
+  async function open(options: Partial<PresenceOptions> = {}) {
+    const page = { transport: new Recorder(), service: null as unknown as PresenceService };
+    page.service = new PresenceService({ userId: "ada", transport: page.transport, ...options });
+    page.service.start();
+    await pass(0);
+    return page;
+  }
+
+  test("a status is his in all tabs, and after a reload", async () => {
+    make().start();
+    await pass(0);
+    const other = await open();
+    const stranger = await open({ userId: "bob" });
+    service.setStatus("busy");
+    window.dispatchEvent(new Event("storage")); // as browsers do in the other tabs
+    await pass(0);
+    expect([status(), other.transport.beats.at(-1)?.status, other.service.state.chosenStatus]).toEqual(
+      Array(3).fill("busy"),
+    );
+    expect([stranger.service.state.status, stranger.transport.beats.length]).toEqual(["active", 1]);
+
+    const reloaded = await open();
+    expect([reloaded.transport.beats[0]?.status, reloaded.service.state.chosenStatus]).toEqual(["busy", "busy"]);
+    reloaded.service.setStatus(null);
+    await pass(0);
+    expect([reloaded.transport.beats[1]?.status, reloaded.service.state.chosenStatus]).toEqual(["active", null]);
+    page("resume"); // frozen meanwhile: nobody told it
+    await look("visible");
+    expect([status(), service.state.chosenStatus]).toEqual(["active", null]);
+    for (const each of [other, stranger, reloaded]) each.service.stop();
+  });
+
+  test("metadata is merged, sent at once, and kept over a reload", async () => {
+    make({ metadata: { room: "blue", device: "phone" } }).start();
+    await pass(0);
+    service.setMetadata({ room: "red", mood: "fine" });
+    await pass(0);
+    service.setMetadata({ device: null });
+    await pass(0);
+    service.setMetadata({ mood: "fine" }); // nothing new
+    await pass(0);
+    expect(transport.beats.map(({ metadata }) => metadata)).toEqual([
+      { room: "blue", device: "phone" },
+      { room: "red", device: "phone", mood: "fine" },
+      { room: "red", mood: "fine" },
+    ]);
+    const reloaded = await open({ metadata: { room: "blue", device: "phone", build: 2 } });
+    expect(reloaded.transport.beats[0]?.metadata).toEqual({ room: "red", mood: "fine", build: 2 });
+    reloaded.service.setMetadata({ room: null, mood: null, build: null });
+    await pass(0);
+    expect(reloaded.transport.beats[1]?.metadata).toEqual({});
+    reloaded.service.stop();
+  });
+
+  test("more metadata than the server takes is refused here, and changes nothing", async () => {
+    make({ metadata: { room: "blue" } }).start();
+    expect(() => service.setMetadata({ text: "ö".repeat(2100) })).toThrow(RangeError);
+    await pass(seconds(30));
+    expect(transport.beats.map(({ metadata }) => metadata)).toEqual([{ room: "blue" }, { room: "blue" }]);
+    sessionStorage.setItem("presence metadata of ada", JSON.stringify({ text: "x".repeat(5000) }));
+    const other = await open({ metadata: { room: "blue" } });
+    expect(other.transport.beats[0]?.metadata).toEqual({ room: "blue" });
+    other.service.stop();
+  });
+
+  test.each(["not JSON", "[1]", '"asleep"', "7"])(
+    "what others wrote into the storage (%s) is nobody's choice",
+    async (text) => {
+      localStorage.setItem("presence status of ada", text);
+      sessionStorage.setItem("presence metadata of ada", text);
+      make({ metadata: { room: "blue" } }).start();
+      await pass(0);
+      expect(transport.beats[0]).toMatchObject({ status: "active", metadata: { room: "blue" } });
+    },
+  );
+
+  test("without storage it holds as long as the page", async () => {
+    vi.spyOn(window, "localStorage", "get").mockImplementation(() => {
+      throw new DOMException("denied", "SecurityError");
+    });
+    vi.spyOn(window, "sessionStorage", "get").mockReturnValue(undefined as never);
+    make().start();
+    service.setStatus("away");
+    service.setMetadata({ a: 1 });
+    await look("hidden");
+    await look("visible");
+    expect(transport.beats.at(-1)).toMatchObject({ status: "away", metadata: { a: 1 } });
+    vi.restoreAllMocks();
+  });
+
+  test("has the application's own type", async () => {
+    interface Card {
+      name: string;
+      room?: string;
+    }
+    const typed = new PresenceService<Card>({ userId: "ada", transport: new Recorder(), metadata: { room: "blue" } });
+    typed.setMetadata({ room: null });
+    // @ts-expect-error: no such key
+    typed.setMetadata({ rom: "red" });
+    typed.on("change", ({ details }) => details.metadata?.name.length);
+    const names: (string | undefined)[] = typed.state.activeUsers.map((user) => user.metadata?.name);
+    expect(names).toEqual([]);
   });
 });
 

@@ -25,11 +25,12 @@ interface Props {
 
 export function Chat(props: Props) {
   const { requestTimeout, ...timing } = props.timing;
-  const { activeUsers, isConnected, connection, stats, lastSeen, service, triggerCleanup } = usePresenceManager({
-    currentUser: props.me.id,
-    ...timing,
-    ...(requestTimeout !== undefined && { transport: new HttpTransport({ requestTimeout }) }),
-  });
+  const { activeUsers, isConnected, connection, chosenStatus, stats, lastSeen, service, triggerCleanup } =
+    usePresenceManager({
+      currentUser: props.me.id,
+      ...timing,
+      ...(requestTimeout !== undefined && { transport: new HttpTransport({ requestTimeout }) }),
+    });
 
   // ---- names: from the directory, and for guests from what their presence says
 
@@ -109,6 +110,7 @@ export function Chat(props: Props) {
           </label>
           <select
             id="status"
+            value={chosenStatus() ?? ""}
             onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}
           >
             <option value="">Automatic</option>
