@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -111,6 +112,18 @@ public:
                     return true;
             }
         }
+    }
+
+    // Waits until stdout takes at least PIPE_BUF bytes more.
+    void wait_for_room() const
+    {
+        pollfd output{STDOUT_FILENO, POLLOUT, 0};
+        do {
+            if (stop_requested)
+                throw Stopped{};
+            if (ppoll(&output, 1, nullptr, &while_waiting_) < 0 && errno != EINTR)
+                throw std::runtime_error(std::string("ppoll: ") + std::strerror(errno));
+        } while (output.revents == 0);
     }
 
 private:
@@ -271,22 +284,25 @@ private:
 
 class Screen {
 public:
-    Screen() : terminal_(isatty(STDOUT_FILENO) != 0), colour_(terminal_ && !std::getenv("NO_COLOR")) {}
+    explicit Screen(const Waiter &waiter)
+        : waiter_(waiter), terminal_(isatty(STDOUT_FILENO) != 0), colour_(terminal_ && !std::getenv("NO_COLOR"))
+    {
+    }
 
     bool terminal() const { return terminal_; }
 
     // Each line leaves at once: whoever reads us wants it now.
-    void line(std::string_view text) { write(text, "\n"); }
+    void line(std::string_view text) { write(std::string(text) + '\n'); }
 
     // Rewrites one line in place.
     void live(const std::string &text)
     {
         live_ = true;
-        write("\r\033[K" + text, "");
+        write("\r\033[K" + text);
     }
 
     // Rewrites the whole screen.
-    void page(const std::string &text) { write("\033[H\033[2J" + text, ""); }
+    void page(const std::string &text) { write("\033[H\033[2J" + text); }
 
     ~Screen()
     {
@@ -302,16 +318,22 @@ public:
     }
 
 private:
-    void write(std::string_view text, std::string_view end)
+    // In parts that never block, because signals are blocked meanwhile: whoever reads us may have stopped to do so.
+    void write(std::string_view text) const
     {
-        if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
-            std::fwrite(end.data(), 1, end.size(), stdout) != end.size() || std::fflush(stdout) != 0) {
-            if (errno == EPIPE)
+        while (!text.empty()) {
+            waiter_.wait_for_room();
+            const ssize_t written = ::write(STDOUT_FILENO, text.data(), std::min<std::size_t>(text.size(), PIPE_BUF));
+            if (written >= 0)
+                text.remove_prefix(static_cast<std::size_t>(written));
+            else if (errno == EPIPE)
                 throw Stopped{};
-            throw std::runtime_error(std::string("cannot write: ") + std::strerror(errno));
+            else if (errno != EAGAIN && errno != EINTR)
+                throw std::runtime_error(std::string("cannot write: ") + std::strerror(errno));
         }
     }
 
+    const Waiter &waiter_;
     bool terminal_;
     bool colour_;
     bool live_ = false;

@@ -269,7 +269,7 @@ private:
     Options options_;
     Top top_;
     Waiter waiter_;
-    Screen screen_;
+    Screen screen_{waiter_};
     std::string schema_;                    // quoted, with its dot
     std::string epoch_;                     // of these numbers; empty: not known
     std::optional<std::int64_t> position_;  // the last number that is on the screen

@@ -112,6 +112,21 @@ ok(wait_until(30, sub { printed($tail) =~ /"anew"/ }), 'an extension made anew: 
 like($tail->{err}, qr/this is not the feed that it was; starting again/, 'from the list, and says so');
 is(scalar(() = printed($tail) =~ /"n$printed"/g), 1, 'which has those who came meanwhile');
 
-$_->{process}->kill_kill for @running;
+# A pipe that is full, and that nobody reads.
+pipe my $unread, my $full or die $!;
+$full->blocking(0);
+1 while syswrite $full, 'x';
+$full->blocking(1);
+my $stuck = do {
+    local $ENV{PGAPPNAME} = 'stuck';
+    start(["$bindir/presence_tail", '--json', '--since', '0', $node->connstr('postgres')],
+        '<', \undef, '>', $full, '2>', \my $ignored);
+};
+my $has_read =
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stuck' AND query LIKE '%presence_changes_since(%' AND state = 'idle'";
+ok(wait_until(30, sub { sql($has_read) eq '1' }), 'one whose output is blocked has read the feed');
+ok(!$stuck->kill_kill(grace => 10), 'it ends when asked, though nobody reads what it prints');
+
+ok(!$_->{process}->kill_kill, 'and so do all others') for @running;
 $node->stop;
 done_testing();
