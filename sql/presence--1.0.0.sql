@@ -442,6 +442,23 @@ AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 1000;
 COMMENT ON FUNCTION @extschema@.presence_snapshot() IS
     'Who is online after event seq of the feed, in the columns of get_active_users(); one row with only seq and epoch where nobody is.';
 
+CREATE FUNCTION @extschema@.set_typing(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id,
+                                      ttl interval DEFAULT '6s')
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100;
+COMMENT ON FUNCTION @extschema@.set_typing(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, interval) IS
+    'The user types in that room until ttl is over, the session ends, or clear_typing() is called; takes effect at once, and writes nothing. False: nothing done, because the session is not online, or the library is not preloaded.';
+
+CREATE FUNCTION @extschema@.clear_typing(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100;
+COMMENT ON FUNCTION @extschema@.clear_typing(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id) IS
+    'The session types no longer in that room, or with NULL in any; whether it did.';
+
+CREATE FUNCTION @extschema@.get_typing(room @extschema@.presence_id)
+RETURNS TABLE (user_id text, since timestamptz, expires_at timestamptz)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000 ROWS 10;
+COMMENT ON FUNCTION @extschema@.get_typing(@extschema@.presence_id) IS
+    'One row per user who is typing in that room, first who has typed longest; none on a standby.';
+
 CREATE FUNCTION @extschema@.presence_feed_position(OUT epoch text, OUT seq bigint)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_feed_position() IS
@@ -769,6 +786,9 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_snapshot(),
     @extschema@.presence_feed_position(),
     @extschema@.presence_metrics(),
+    @extschema@.set_typing(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, interval),
+    @extschema@.clear_typing(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id),
+    @extschema@.get_typing(@extschema@.presence_id),
     @extschema@.presence_verify(),
     @extschema@.presence_reset(),
     @extschema@.presence_forget_user(@extschema@.presence_id),

@@ -20,10 +20,12 @@ constexpr std::string_view level_names[level_count] = {"read", "self", "write", 
 
 constexpr const char *read_functions =
     "@.get_active_users(integer, text), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
-    " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position()";
+    " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position(),"
+    " @.get_typing(@.presence_id)";
 constexpr const char *self_functions =
     "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"
-    " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id)";
+    " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id),"
+    " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id)";
 constexpr const char *write_functions = "@.update_user_heartbeats(@.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"

@@ -66,6 +66,24 @@ void append_event(StringInfo json, const Announcement &a)
     appendStringInfo(json, ", \"sessions\" : %d", a.sessions);
 }
 
+char *copy_of(std::string_view name) { return pnstrdup(name.data(), name.size()); }
+
+char *payload_of(const TypingChange &change, const char *epoch)
+{
+    char at[MAXDATELEN + 1];
+    const TypingNames &names = change.names;
+    StringInfoData json;
+    initStringInfo(&json);
+    appendStringInfo(&json, "{\"event\" : \"%s\"", change.started ? "typing_start" : "typing_stop");
+    append_text(&json, "at", JsonEncodeDateTime(at, TimestampTzGetDatum(change.at_us), TIMESTAMPTZOID, nullptr));
+    append_text(&json, "user_id", copy_of(names.user()));
+    append_text(&json, "session_id", names.session().empty() ? nullptr : copy_of(names.session()));
+    append_text(&json, "room", copy_of(names.room()));
+    append_epoch(&json, epoch);
+    appendStringInfoChar(&json, '}');
+    return json.data;
+}
+
 // One channel's part of what is announced together.
 struct Channel {
     const char *name;
@@ -252,6 +270,19 @@ void announce(std::span<const FeedRange> ranges, bool any, Snapshot snapshot, co
     Datum values[] = {Int64GetDatum(ranges.front().first_seq), Int64GetDatum(ranges.back().last_seq())};
     run(put_off, values);
     some_put_off = true;
+}
+
+void announce_typing(std::span<const TypingChange> changes, const char *epoch)
+{
+    if (!notifications_wanted() || !queue_has_room())
+        return;
+    MemoryContext memory =
+        AllocSetContextCreate(CurrentMemoryContext, "presence announcements", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext outer = MemoryContextSwitchTo(memory);
+    for (const TypingChange &change : changes)
+        Async_Notify(notify_channel, payload_of(change, epoch));
+    MemoryContextSwitchTo(outer);
+    MemoryContextDelete(memory);
 }
 
 bool announcements_wait() { return some_put_off; }

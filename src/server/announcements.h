@@ -2,6 +2,7 @@
 // looks like, and what happens while the server's notification queue is too full. Does not live here: who is to send (feed.h).
 #pragma once
 
+#include "../core/typing.h"
 #include "feed_tables.h"
 
 namespace presence {
@@ -21,6 +22,8 @@ char *payload_of(const Announcement &announcement, const char *epoch);
 // Within owner work and with the feed's lock held: announces what was put off, as long as there is room, and then these
 // new ranges, or puts them off. any: whether they have anything to announce.
 void announce(std::span<const FeedRange> ranges, bool any, Snapshot snapshot, const char *epoch);
+// Beginnings and ends of typing: without numbers, and where the queue has no room for them they are lost. Within owner work.
+void announce_typing(std::span<const TypingChange> changes, const char *epoch);
 // Whether something waited for room when this process last looked; it looks again; within owner work.
 bool announcements_wait();
 bool find_waiting_announcements();

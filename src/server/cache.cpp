@@ -28,6 +28,7 @@
 #include "extension.h"
 #include "hooks.h"
 #include "settings.h"
+#include "typing.h"
 
 namespace presence {
 
@@ -409,6 +410,16 @@ bool apply_at_commit(SharedDatabase &database, const PendingChange &change, cons
     return known;
 }
 
+// Who types in one of these sessions, and was seen to be online by its row, is not any more: where the change counts, only if
+// that is the end of the session; where it does not, because the row may have been this transaction's own.
+void doubt_typing_since(std::size_t first, bool only_ended)
+{
+    SharedDatabase *database = my_known_database();
+    for (std::size_t i = first; database != nullptr && i < pending_count; ++i)
+        if (!only_ended || pending[i].entry.state == SlotState::free)
+            note_session_end(*database, pending[i].entry.key);
+}
+
 void at_transaction_end(XactEvent event, void *)
 {
     // Also where subtransactions have taken back all changes: the memory goes with the transaction.
@@ -420,7 +431,10 @@ void at_transaction_end(XactEvent event, void *)
         for (std::size_t i = 0; i < pending_count; ++i)
             if (!apply_at_commit(*database, pending[i], timeouts))
                 database->worker.note_cache_gap();
+        doubt_typing_since(0, true);
     }
+    if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+        doubt_typing_since(0, false);
     // Of a prepared transaction, others will open what they find committed.
     if (event == XACT_EVENT_PREPARE && pending_count > 0 && database != nullptr)
         database->worker.set_sessions_prepared(true);
@@ -430,12 +444,16 @@ void at_transaction_end(XactEvent event, void *)
 
 void at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *)
 {
-    if (event == SUBXACT_EVENT_ABORT_SUB)
-        while (pending_count > 0 && pending[pending_count - 1].subtransaction >= mine)
-            --pending_count;
-    else if (event == SUBXACT_EVENT_COMMIT_SUB)
+    if (event == SUBXACT_EVENT_ABORT_SUB) {
+        std::size_t kept = pending_count;
+        while (kept > 0 && pending[kept - 1].subtransaction >= mine)
+            --kept;
+        doubt_typing_since(kept, false);
+        pending_count = kept;
+    } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         for (std::size_t i = pending_count; i > 0 && pending[i - 1].subtransaction >= mine; --i)
             pending[i - 1].subtransaction = parent;
+    }
 }
 
 }  // namespace
@@ -507,6 +525,7 @@ void cache_erase_at_commit(const SessionName &name)
         mapped_blocks[shard_number(gone.key)] = shard_of(*database, gone.key).block;
         sessions.close(slot, token);
     });
+    end_typing(name);
 }
 
 void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms)
@@ -691,6 +710,7 @@ void cache_clear()
                 if (Tombstones *tombstones = tombstones_of(shard))
                     tombstones->clear();
             });
+    end_all_typing();
     // Should the extension stay after all, its sessions must not be forgotten.
     if (SharedDatabase *database = my_database())
         database->worker.note_cache_gap();
@@ -795,6 +815,7 @@ void cache_forget_stale(const SessionKey &key)
         if (sessions != nullptr)
             (void)sessions->erase_if_still_stale(key, now, timeouts);
     });
+    end_typing(key);
 }
 
 namespace {
@@ -847,6 +868,23 @@ void cache_confirm(const CacheClaims &claims, const SessionName &name, const Ses
                                              static_cast<std::uint64_t>(details.status.value_or(Status::active)));
 }
 
+CachedState cache_state(const SessionKey &key)
+{
+    SharedDatabase *database = my_database();
+    if (database == nullptr)
+        return CachedState::unknown;
+    const Timeouts timeouts = current_timeouts();
+    const std::uint64_t now = monotonic_ms();
+    return with_shard(shard_of(*database, key), LW_SHARED, [&](const HeartbeatShard *sessions) {
+        const std::uint32_t slot = sessions != nullptr ? sessions->find(key) : HeartbeatShard::no_slot;
+        if (slot == HeartbeatShard::no_slot)
+            return CachedState::unknown;
+        if (sessions->is_stale(slot, now, timeouts))
+            return CachedState::stale;
+        return sessions->state(slot) == SlotState::open ? CachedState::online : CachedState::unknown;
+    });
+}
+
 bool cache_knows(const SessionName &name)
 {
     bool known = false;
@@ -864,6 +902,7 @@ void cache_retract(const CacheClaim &claim)
         if (slot != HeartbeatShard::no_slot)
             sessions->erase(slot);
     });
+    end_typing(claim.key);
     database->worker.note_cache_gap();
 }
 

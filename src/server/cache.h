@@ -113,6 +113,9 @@ struct CacheClaims {
 CacheClaims cache_claims();
 // Of a session with these details in the table.
 void cache_confirm(const CacheClaims &claims, const SessionName &name, const SessionDetails &details);
+// What the cache says of a session, without a look at the table.
+enum class CachedState { unknown, online, stale };
+CachedState cache_state(const SessionKey &key);
 // Whether the cache knows the session, open or closed.
 bool cache_knows(const SessionName &name);
 // Removes the entry, because the table says otherwise, or said so a moment ago: who is still online is entered again.

@@ -7,6 +7,7 @@
 #include "feed.h"
 #include "schedule.h"
 #include "shared.h"
+#include "typing.h"
 
 extern "C" {
 #include "catalog/dependency.h"
@@ -236,6 +237,7 @@ void note_changes(Node *command)
             events_may_be_written();
             SharedDatabase *database = my_known_database();
             changed.sessions |= database != nullptr && database->worker.sessions_prepared();
+            doubt_all_typing();
             tell_of_prepared_change();
         }
         break;

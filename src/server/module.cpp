@@ -11,6 +11,7 @@
 #include "settings.h"
 #include "shared.h"
 #include "tombstones.h"
+#include "typing.h"
 #include "user_count.h"
 
 #pragma GCC visibility push(default)
@@ -30,6 +31,7 @@ extern "C" void _PG_init(void)
     presence::watch_transactions();
     presence::watch_commits();
     presence::watch_metrics();
+    presence::watch_typing();
     presence::install_owner_guard();
     if (process_shared_preload_libraries_in_progress) {
         presence::request_shared_memory();

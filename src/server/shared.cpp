@@ -104,6 +104,11 @@ dsa_pointer make(Oid database)
         shard.block = InvalidDsaPointer;
         shard.tombstones = InvalidDsaPointer;
     }
+    pg_atomic_init_u64(&added->typing.due_ms, PG_UINT64_MAX);
+    for (SharedTypingShard &shard : added->typing.shards) {
+        LWLockInitialize(&shard.lock.lock, state->list_lock->tranche);
+        shard.block = InvalidDsaPointer;
+    }
     return pointer;
 }
 
@@ -237,6 +242,9 @@ bool free_dropped_database(SharedDatabase *gone)
         for (const dsa_pointer block : {shard.block, shard.tombstones})
             if (DsaPointerIsValid(block))
                 dsa_free(area, block);
+    for (const SharedTypingShard &shard : gone->typing.shards)
+        if (DsaPointerIsValid(shard.block))
+            dsa_free(area, shard.block);
     dsa_free(area, pointer);
     return true;
 }

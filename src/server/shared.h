@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../core/heartbeat_shard.h"
+#include "../core/typing.h"
 #include "metrics.h"
 #include "server.h"
 #include "user_count.h"
@@ -32,6 +33,20 @@ struct HeldExpiry {
     pg_atomic_uint64 silent;    // sessions, when it last looked
 };
 
+// Who is typing; its locks are explained in typing.cpp.
+inline constexpr unsigned typing_shard_count = 16;
+
+struct SharedTypingShard {
+    LWLockPadded lock;
+    dsa_pointer block;  // of a TypingShard; InvalidDsaPointer until somebody types
+};
+
+struct SharedTyping {
+    SessionEnds ends;
+    pg_atomic_uint64 due_ms;  // when the worker is to look, by the monotonic clock
+    SharedTypingShard shards[typing_shard_count];
+};
+
 // One for each database in which the extension is used. Its lifetime is simple, so that nobody can meet freed memory:
 // - It is made by a process that is connected to the database, or by the launcher from the file of heartbeats.
 // - Only the launcher frees it: when the database's row is gone, which the server allows only while nobody is connected to
@@ -49,6 +64,7 @@ struct SharedDatabase {
     pg_atomic_uint64 early_misses;  // of shards that had no block yet
 
     SharedShard shards[shard_count];
+    SharedTyping typing;
 };
 
 // Whether the library was preloaded, so that there is anything to share.

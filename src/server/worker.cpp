@@ -14,11 +14,13 @@
 #include "expiry_guard.h"
 #include "extension.h"
 #include "feed.h"
+#include "feed_epoch.h"
 #include "owner_guard.h"
 #include "retention.h"
 #include "review.h"
 #include "schedule.h"
 #include "settings.h"
+#include "typing.h"
 
 extern "C" {
 #include "catalog/pg_authid.h"
@@ -45,6 +47,8 @@ constexpr std::uint64_t expiry_pause_ms = 250;
 constexpr std::uint64_t numbering_pause_ms = 5;
 constexpr std::uint64_t longest_numbering_pause_ms = 50;
 constexpr std::uint64_t events_per_ms = 4;
+// The same for what is typed; always as long.
+constexpr std::uint64_t typing_pause_ms = 20;
 // Sessions that came in by other ways than the functions, as a restored dump does, are found after so long.
 constexpr std::uint64_t review_ms = 600000;
 // Changes by hand that no trigger has told of: counts are compared so often, which costs at most this part of the time.
@@ -259,8 +263,10 @@ struct WorkerState {
                                              {task_name(Retention::events)}};
     Task compare = {"compare counts"};
     Task review = {"review the tables"};
-    Task *const tasks[14] = {&start,      &number,    &depart,    &expire,    &fill,      &search,  &name_holder,
-                             &repair_job, &forget[0], &forget[1], &forget[2], &forget[3], &compare, &review};
+    Task type = {"announce who is typing"};
+    Task *const tasks[15] = {&start,     &number,      &depart,     &expire,    &fill,
+                             &search,    &name_holder, &repair_job, &forget[0], &forget[1],
+                             &forget[2], &forget[3],   &compare,    &review,    &type};
 
     bool job_repaired = false;
     bool feed_begun = false;
@@ -278,6 +284,7 @@ struct WorkerState {
     std::size_t forget_next = 0;  // which part
     std::uint64_t count_at = 0;   // whether all counts agree
     std::uint64_t retry_at = 0;   // a review, not before
+    std::uint64_t type_at = 0;    // not before
 };
 
 void number_events(WorkerState &state)
@@ -466,6 +473,23 @@ void end_silent_sessions(WorkerState &state)
         state.expire_at = ended.more && !ended.locked ? 0 : monotonic_ms() + expiry_pause_ms;
 }
 
+// Nothing is kept for later: who cannot be told now will ask, or never know.
+void announce_typists(WorkerState &state)
+{
+    const std::uint64_t now = monotonic_ms();
+    if (now < state.type_at || now < next_typing_change())
+        return;
+    state.type_at = now + typing_pause_ms;
+    const std::span<TypingChange> changes = take_typing_changes();
+    if (changes.empty() || !notifications_wanted())
+        return;
+    // NOTIFY holds up all others of the server until the commit; nothing that a crash takes away is worth that.
+    const int durability = synchronous_commit;
+    synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+    (void)in_transaction(state.type, [changes] { announce_typing(changes, feed_epoch()); });
+    synchronous_commit = durability;
+}
+
 std::uint64_t next_round() { return monotonic_ms() + static_cast<std::uint64_t>(retention_interval_s()) * 1000; }
 
 // One part after the other, and a short while for each, so that nobody's end waits for long.
@@ -507,6 +531,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
 {
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
+    expect_typing_changes();
     state->forget_at = std::min(next_round(), monotonic_ms() + first_forget_ms);
     state->count_at = monotonic_ms() + count_ms;
     if (database->worker.next_review_ms() == 0)
@@ -538,12 +563,14 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         report_locked(*state);
         review_tables(*state);
         number_events(*state);
+        announce_typists(*state);
         forget_old_rows(*state);
 
         const std::uint64_t now = monotonic_ms();
         std::uint64_t next = std::min(next_leave, std::max(state->expire_at, cache_next_deadline()));
         next =
             std::min({next, state->guard_at, state->review_at, state->forget_at, forget_failures(*state, turn_began)});
+        next = std::min(next, std::max(state->type_at, next_typing_change()));
         if (!database->worker.cache_is_complete())
             next = std::min(next, state->scan_at);
         if (state->more_events || announcements_wait() || database->worker.has_unnumbered_commits())
