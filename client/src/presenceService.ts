@@ -11,7 +11,7 @@ import { Roster } from "./core/roster.js";
 import { Session } from "./core/session.js";
 import { ChosenStatus } from "./core/chosenStatus.js";
 import { OwnMetadata } from "./core/ownMetadata.js";
-import { EMPTY_STATE, countUsers, type PresenceEvents, type PresenceState } from "./core/state.js";
+import { EMPTY_STATE, type PresenceEvents, type PresenceState } from "./core/state.js";
 import type { PresenceError, PresenceTransport } from "./core/transport.js";
 import type {
   ConnectionStatus,
@@ -341,7 +341,7 @@ export class PresenceService<M extends object = Metadata> {
       chosenStatus: this.#chosen.status,
       joined: this.#session.joined,
       stats: {
-        ...countUsers(users),
+        ...this.#roster.counts,
         ...this.#session.counters,
         changes: this.#changes,
         reconnects: this.#feed.reconnects,

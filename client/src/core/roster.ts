@@ -1,25 +1,47 @@
+import type { PresenceStats } from "./state.js";
 import type { FeedPosition } from "./feedPosition.js";
 import type { PresenceEvent, PresenceSnapshot, PresenceUser } from "./types.js";
 
 /**
- * The list of who is online, kept up to date from the feed. Arrays and users are replaced, never changed in place, and
- * whoever did not change stays the same object: that is what React's comparison and Solid's <For> want.
+ * The list of who is online, kept up to date from the feed. Users are replaced, never changed in place, and whoever did not change
+ * stays the same object: that is what React's comparison and Solid's <For> want. A change costs the same however many are online;
+ * the list is written out when somebody reads it.
  */
 export class Roster {
   /** The feed position that `users` corresponds to; null before the first snapshot. */
   position: FeedPosition | null = null;
-  users: readonly PresenceUser[] = [];
   /** When those who left while we watched were last seen. */
   lastSeen: ReadonlyMap<string, string> = new Map();
+  #users = new Map<string, PresenceUser>(); // who came last is last
+  #list: readonly PresenceUser[] | null = [];
+  #sessions = 0;
+  #byStatus = { active: 0, busy: 0, idle: 0, away: 0 };
+
+  /** Newest first, like get_active_users(). The same array as before where nothing changed. */
+  get users(): readonly PresenceUser[] {
+    return (this.#list ??= [...this.#users.values()].reverse());
+  }
+
+  get counts(): Pick<PresenceStats, "online" | "sessions" | "byStatus"> {
+    return { online: this.#users.size, sessions: this.#sessions, byStatus: { ...this.#byStatus } };
+  }
 
   load(snapshot: PresenceSnapshot): void {
-    const known = new Map(this.users.map((user) => [user.user_id, user]));
+    const known = this.#users;
     this.position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
-    this.users = snapshot.users.map((user) => {
+    this.#users = new Map();
+    this.#list = null;
+    this.#sessions = 0;
+    this.#byStatus = { active: 0, busy: 0, idle: 0, away: 0 };
+    for (let i = snapshot.users.length - 1; i >= 0; i--) {
+      const user = snapshot.users[i] as PresenceUser;
       const old = known.get(user.user_id);
-      return old !== undefined && JSON.stringify(old) === JSON.stringify(user) ? old : user;
-    });
-    this.#remember(this.users.map((user) => user.user_id));
+      this.#replace(
+        this.#users.get(user.user_id),
+        old !== undefined && JSON.stringify(old) === JSON.stringify(user) ? old : user,
+      );
+    }
+    this.#remember([...this.#users.keys()]);
   }
 
   /** Applies one event of the feed; false when it was known already. */
@@ -27,29 +49,39 @@ export class Roster {
     if (this.position !== null && change.seq <= this.position.seq) return false;
     this.position = { ...this.position, seq: change.seq };
 
-    const index = this.users.findIndex((user) => user.user_id === change.user_id);
-    const old = this.users[index];
+    const old = this.#users.get(change.user_id);
 
     if (change.event === "user_offline") {
       this.#remember([], [change.user_id, change.at]);
-      if (old !== undefined) this.users = this.users.filter((user) => user !== old);
-      return true;
-    }
-    if (change.event === "user_online" || old === undefined) {
-      // Only user_online begins a user. A session event of someone unknown belongs to a user_online yet to come.
-      if (change.event !== "user_online") return true;
+      this.#replace(old, undefined);
+    } else if (change.event === "user_online") {
       this.#remember([change.user_id]);
       const user = merge(
         { user_id: change.user_id, status: "active", sessions: 1, online_since: change.at, metadata: null },
         change,
       );
-      // Newest first, like get_active_users().
-      this.users = [user, ...this.users.filter((other) => other !== old)];
-      return true;
+      this.#users.delete(change.user_id); // to the end of the order
+      this.#replace(old, user);
+    } else if (old !== undefined) {
+      // A session event of someone unknown belongs to a user_online yet to come: only that begins a user.
+      this.#replace(old, merge(old, change));
     }
-    const next = merge(old, change);
-    if (next !== old) this.users = this.users.map((user) => (user === old ? next : user));
     return true;
+  }
+
+  #replace(old: PresenceUser | undefined, user: PresenceUser | undefined): void {
+    if (old === user) return;
+    this.#list = null;
+    if (old !== undefined) {
+      this.#sessions -= old.sessions;
+      this.#byStatus[old.status]--;
+      if (user === undefined) this.#users.delete(old.user_id);
+    }
+    if (user !== undefined) {
+      this.#sessions += user.sessions;
+      this.#byStatus[user.status]++;
+      this.#users.set(user.user_id, user);
+    }
   }
 
   /** What came up to there does not concern us. */

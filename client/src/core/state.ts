@@ -78,14 +78,3 @@ export const EMPTY_STATE: PresenceState<never> = {
   stats: EMPTY_STATS,
   lastSeen: new Map(),
 };
-
-/** What the list itself says of the statistics. */
-export function countUsers(users: readonly PresenceUser[]): Pick<PresenceStats, "online" | "sessions" | "byStatus"> {
-  const byStatus = { active: 0, busy: 0, idle: 0, away: 0 };
-  let sessions = 0;
-  for (const user of users) {
-    byStatus[user.status]++;
-    sessions += user.sessions;
-  }
-  return { online: users.length, sessions, byStatus };
-}

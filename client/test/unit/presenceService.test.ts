@@ -444,6 +444,38 @@ describe("the feed", () => {
     expect(transport.last.since).toEqual({ seq: 15, epoch: null });
   });
 
+  test("counts and order stay right through a long random history", async () => {
+    make().start();
+    await pass(0);
+    vi.mocked(Math.random).mockRestore();
+    const statuses = ["active", "busy", "idle", "away"] as const;
+    const pick = <Value>(values: readonly Value[]) => values[Math.floor(Math.random() * values.length)] as Value;
+    const ids = [...Array(12).keys()].map((i) => `u${i}`);
+    let right = [user("u3", { sessions: 2, status: "busy" }), user("u1")] as ReturnType<typeof user>[];
+    transport.connect({ seq: 0, users: right });
+    const history: string[] = [];
+    for (let seq = 1; seq <= 2000; seq++) {
+      const id = pick(ids);
+      const known = right.find(({ user_id }) => user_id === id);
+      const more = { sessions: 1 + Math.floor(Math.random() * 3), details: { status: pick(statuses) } };
+      const next = { ...user(id), sessions: more.sessions, status: more.details.status as "active" };
+      const event = pick(["user_online", "user_offline", "update", "session_start"] as const);
+      history.push(`${event} ${id} ${JSON.stringify(more)}`);
+      if (event === "user_online") right = [next, ...right.filter((other) => other !== known)];
+      else if (event === "user_offline") right = right.filter((other) => other !== known);
+      else right = right.map((other) => (other === known ? next : other));
+      transport.last.sink.change(change(seq, event, id, more));
+      if (seq % 10 !== 0) continue;
+      await pass(0);
+      const { activeUsers, stats } = service.state;
+      expect(activeUsers, history.join("\n")).toEqual(right);
+      expect(stats.online).toBe(right.length);
+      expect(stats.sessions).toBe(right.reduce((sum, { sessions }) => sum + sessions, 0));
+      for (const status of statuses)
+        expect(stats.byStatus[status]).toBe(right.filter((each) => (each.status as string) === status).length);
+    }
+  });
+
   test("users who did not change stay the same objects, and lastSeen is replaced", async () => {
     make().start();
     await pass(0);
