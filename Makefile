@@ -37,6 +37,10 @@ ifdef SANITIZE
 PG_CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize=vptr -fno-omit-frame-pointer
 SHLIB_LINK += -fsanitize=$(SANITIZE)
 endif
+# For tests of bad moments: see src/server/injection.h.
+ifdef INJECTION
+PG_CXXFLAGS += -DPRESENCE_INJECTION_POINTS
+endif
 override with_llvm := no
 
 EXTRA_CLEAN = presence_tail .built-with

@@ -95,4 +95,10 @@ my %exported = map { (split)[2] => 1 } grep {/^\S+ [A-Z] /} split /\n/, ask("nm 
 is_deeply([grep { !$exported{$_} } sort keys %wanted], [], 'the library exports what the scripts call');
 is_deeply([grep { !$wanted{$_} && !/^presence_\w+_main$/ } sort keys %exported], [], 'and nothing else');
 
+# ----------------------------------------------------------------------------------------------------- injection points
+unlike(slurp($library), qr/presence_points/, 'the library has no injection points');
+my %points = map { $_ => 1 } map { slurp($_) =~ /PRESENCE_POINT\("([\w-]+)"\)/g } glob 'src/server/*.cpp';
+my %tried = map { $_ => 1 } slurp('test/t/020_injection.pl') =~ /^ {4}'([\w-]+)' => (?:undef|\\&\w+)/mg;
+is_deeply([sort keys %tried], [sort keys %points], 'a test kills a process at each of those that the code has');
+
 done_testing;

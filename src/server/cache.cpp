@@ -27,6 +27,7 @@
 
 #include "extension.h"
 #include "hooks.h"
+#include "injection.h"
 #include "settings.h"
 #include "typing.h"
 
@@ -427,17 +428,21 @@ void at_transaction_end(XactEvent event, void *)
         return;
     SharedDatabase *database = my_known_database();
     if (event == XACT_EVENT_COMMIT && database != nullptr) {
+        PRESENCE_POINT("session-committed");
         const Timeouts timeouts = current_timeouts();
         for (std::size_t i = 0; i < pending_count; ++i)
             if (!apply_at_commit(*database, pending[i], timeouts))
                 database->worker.note_cache_gap();
         doubt_typing_since(0, true);
+        PRESENCE_POINT("session-opened");
     }
     if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         doubt_typing_since(0, false);
     // Of a prepared transaction, others will open what they find committed.
-    if (event == XACT_EVENT_PREPARE && pending_count > 0 && database != nullptr)
+    if (event == XACT_EVENT_PREPARE && pending_count > 0 && database != nullptr) {
+        PRESENCE_POINT("session-prepared");
         database->worker.set_sessions_prepared(true);
+    }
     if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         forget_pending();
 }

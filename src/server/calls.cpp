@@ -6,6 +6,7 @@
 #include "expiry.h"
 #include "extension.h"
 #include "feed.h"
+#include "injection.h"
 #include "log.h"
 #include "metrics.h"
 #include "retention.h"
@@ -267,6 +268,7 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
     HeartbeatCall call(details);
     const NewUserRule rule{apply_heartbeats, heartbeats_stand, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
+    PRESENCE_POINT("heartbeat-locked");
     int made = 0;
     for (const WantedUser &each : wanted) {
         if (!each.user->created)
@@ -330,6 +332,7 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
     const bool known = wanted.user != nullptr && (session_name == nullptr || target != nullptr);
     if (!known && session_name != nullptr)
         leave_tombstone({text_view(name), text_view(session_name)}, Goodbye::pending);
+    PRESENCE_POINT("departure-locked");
     if (wanted.user != nullptr) {
         StoredUser &user = *wanted.user;
         // Without a worker, nobody would end it in time.

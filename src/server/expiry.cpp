@@ -4,6 +4,7 @@
 
 #include "cache.h"
 #include "extension.h"
+#include "injection.h"
 #include "metrics.h"
 #include "storage.h"
 
@@ -78,6 +79,7 @@ void end_for(const Storage &storage, std::span<const NamedSession> sessions, End
         MemoryContext outer = MemoryContextSwitchTo(set);
         const std::span<WantedUser> wanted = wanted_users(sessions.subspan(from, to - from));
         load_users(storage, wanted, Lock::skip_locked);
+        PRESENCE_POINT("expiry-locked");
         for (WantedUser &each : wanted) {
             if (each.user == nullptr)
                 ended.locked = true;

@@ -8,6 +8,7 @@
 #include "extension.h"
 #include "feed_epoch.h"
 #include "feed_tables.h"
+#include "injection.h"
 #include "metrics.h"
 #include "rows.h"
 #include "settings.h"
@@ -427,11 +428,13 @@ PassResult number_events(bool first)
             run(note_beginning);
         // A number that somebody has seen is never given again, whatever synchronous_commit says.
         ForceSyncCommit();
+        PRESENCE_POINT("numbers-given");
     }
     const bool any = !ranges.empty() || (announcements_wait() && find_waiting_announcements());
     if (any)
         announce(ranges, pass.to_announce, pass.snapshot, ensure_epoch());
     UnregisterSnapshot(pass.snapshot);
+    PRESENCE_POINT("numbers-announced");
     return {all, any, pass.numbered};
 }
 
@@ -546,6 +549,7 @@ bool begin_new_feed()
     if (!begin_feed_task(FeedTask::number) || !begin_feed_task(FeedTask::drop))
         return false;
     run(restart);
+    PRESENCE_POINT("feed-restarted");
     run(note_beginning);
     renew_epoch();
     ForceSyncCommit();

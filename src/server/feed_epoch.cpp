@@ -5,6 +5,7 @@
 #include "datums.h"
 #include "extension.h"
 #include "feed_tables.h"
+#include "injection.h"
 
 extern "C" {
 #include "common/relpath.h"
@@ -60,8 +61,10 @@ const char *feed_epoch()
 const char *ensure_epoch()
 {
     Datum values[] = {PointerGetDatum(place_of(table_oid(Table::event))), BoolGetDatum(false)};
-    if (run(epoch_in_force, values) == 0)
+    if (run(epoch_in_force, values) == 0) {
         run(make_epoch, values);
+        PRESENCE_POINT("epoch-made");
+    }
     return kept_epoch();
 }
 

@@ -4,6 +4,7 @@
 
 #include "../core/heartbeat_file.h"
 #include "cache.h"
+#include "injection.h"
 
 extern "C" {
 #include "pgstat.h"
@@ -143,7 +144,9 @@ void save_heartbeats()
         (void)unlink(temporary_name);
         return;
     }
+    PRESENCE_POINT("heartbeats-written");
     (void)durable_rename(temporary_name, file_name, LOG);
+    PRESENCE_POINT("heartbeats-renamed");
 }
 
 void load_heartbeats()
@@ -167,7 +170,9 @@ void load_heartbeats()
         // A clock that was set back must not make anybody younger than the file.
         const std::int64_t since = std::max<std::int64_t>(0, GetCurrentTimestamp() - check.header().wall_us);
         Loading loading{monotonic_ms(), since / 1000, 0, nullptr};
+        PRESENCE_POINT("heartbeats-checked");
         read_all(file, reader, &loading);
+        PRESENCE_POINT("heartbeats-restored");
         ereport(LOG, (errmsg("presence remembers the heartbeats of " UINT64_FORMAT " sessions", loading.sessions)));
     } else {
         const std::string_view why = to_text(error);

@@ -5,6 +5,7 @@
 #include "compat.h"
 #include "extension.h"
 #include "feed.h"
+#include "injection.h"
 #include "schedule.h"
 #include "shared.h"
 #include "typing.h"
@@ -44,6 +45,7 @@ void resume_worker()
 {
     if (paused == nullptr)
         return;
+    PRESENCE_POINT("worker-resuming");
     paused->worker.resume();
     paused = nullptr;
     wake_launcher();
@@ -59,6 +61,7 @@ void pause_and_wait(Oid database)
         registered = true;
     }
     paused = pause_worker(database);
+    PRESENCE_POINT("worker-paused");
     const std::uint64_t until = monotonic_ms() + worker_leaves_ms;
     while (paused != nullptr && paused->worker.pid() != 0 && monotonic_ms() < until) {
         CHECK_FOR_INTERRUPTS();
@@ -234,6 +237,7 @@ void note_changes(Node *command)
     }
     case T_TransactionStmt:
         if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED) {
+            PRESENCE_POINT("prepared-committed");
             events_may_be_written();
             SharedDatabase *database = my_known_database();
             changed.sessions |= database != nullptr && database->worker.sessions_prepared();

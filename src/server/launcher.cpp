@@ -4,6 +4,7 @@
 
 #include "compat.h"
 #include "heartbeat_store.h"
+#include "injection.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -74,6 +75,7 @@ void review_databases()
     StartTransactionCommand();
     // Known before the snapshot is taken: what becomes known later may belong to a database that is not in it.
     const std::span<SharedDatabase *> known = known_databases();
+    PRESENCE_POINT("states-listed");
     for (Database *database = all_databases; database != nullptr; database = database->next)
         database->exists = false;
     Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -88,6 +90,7 @@ void review_databases()
     table_endscan(scan);
     table_close(table, AccessShareLock);
     UnregisterSnapshot(snapshot);
+    PRESENCE_POINT("databases-read");
     dropped_remain = false;
     // One whose worker is paused goes when the pause ends, which wakes the launcher.
     for (SharedDatabase *database : known)
@@ -213,6 +216,7 @@ bool start(Database &database, std::uint64_t now)
     MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
     const bool started = RegisterDynamicBackgroundWorker(&worker, &database.handle);
     MemoryContextSwitchTo(caller);
+    PRESENCE_POINT("worker-registered");
     if (started) {
         database.started_ms = now;
         database.probing = database.unknown;

@@ -7,6 +7,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "feed_tables.h"
+#include "injection.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -97,6 +98,7 @@ ItemPointerData block_start(BlockNumber block)
 void forget_users(Datum names, const Cutoffs &cutoffs)
 {
     run(lock_users, &names);
+    PRESENCE_POINT("retention-locked");
     Datum held[] = {first_value(1), TimestampTzGetDatum(cutoffs.session)};
     if (held[0] == 0)
         return;
@@ -207,6 +209,7 @@ bool forget_events(Time cutoff, Time until)
     UnregisterSnapshot(snapshot);
     if (low == before)
         return false;
+    PRESENCE_POINT("events-removed");
     Datum values[] = {Int64GetDatum(low)};
     run(note_dropped, values);
     run(forget_lower, values);

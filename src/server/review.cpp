@@ -7,6 +7,7 @@
 #include "feed.h"
 #include "feed_tables.h"
 #include "hooks.h"
+#include "injection.h"
 #include "lists.h"
 #include "log.h"
 #include "owner_guard.h"
@@ -264,6 +265,7 @@ Reviewed review(ReviewDepth depth)
         done.new_feed = true;
     }
     bring_users_in_line(depth, done);
+    PRESENCE_POINT("users-reviewed");
     if (!done.more)
         compare_cache(false, correct_cache, &done.cache_entries);
     // What retention has dropped from the feed cannot tell who was online.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <ctime>
 
+#include "injection.h"
 #include "settings.h"
 
 extern "C" {
@@ -170,6 +171,7 @@ SharedDatabase *shared_database(Oid database, bool create)
     const dsa_pointer made = make(database);
     if (!DsaPointerIsValid(made))
         return nullptr;
+    PRESENCE_POINT("state-made");
     LWLockAcquire(state->list_lock, LW_EXCLUSIVE);
     found = find(database);
     if (found == nullptr) {
@@ -238,6 +240,7 @@ bool free_dropped_database(SharedDatabase *gone)
     LWLockRelease(state->list_lock);
     if (paused)
         return false;
+    PRESENCE_POINT("state-unlinked");
     for (const SharedShard &shard : gone->shards)
         for (const dsa_pointer block : {shard.block, shard.tombstones})
             if (DsaPointerIsValid(block))

@@ -5,6 +5,7 @@
 
 #include "cache.h"
 #include "feed.h"
+#include "injection.h"
 
 extern "C" {
 #include "utils/fmgroids.h"
@@ -546,6 +547,7 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
         if (session.clear_typing)
             clear_typing(session);
     });
+    PRESENCE_POINT("entries-closed");
 
     begin_command();
     OpenTable &sessions = *storage.sessions;
@@ -567,6 +569,7 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
         update_row(*storage.users, each.user->stored);
     }
     end_command();
+    PRESENCE_POINT("rows-written");
 
     for_each_changed(wanted, [](StoredUser &user, StoredSession &session) {
         if (session.state() == SessionState::online)
@@ -575,7 +578,9 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
         else
             cache_erase_at_commit(name_of(user, session));
     });
+    PRESENCE_POINT("entries-made");
     write_events(wanted);
+    PRESENCE_POINT("events-written");
 }
 
 }  // namespace presence

@@ -15,6 +15,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "feed_epoch.h"
+#include "injection.h"
 #include "owner_guard.h"
 #include "retention.h"
 #include "review.h"
@@ -80,6 +81,7 @@ void at_exit(int, Datum) { database->worker.end(); }
 // Deliberate, so that the launcher does not take it for a failure. wanted: start another one as soon as that is possible.
 [[noreturn]] void leave(bool wanted)
 {
+    PRESENCE_POINT("worker-leaving");
     if (database != nullptr)
         database->worker.exit_on_purpose(wanted);
     proc_exit(0);
@@ -300,6 +302,7 @@ void number_events(WorkerState &state)
         state.number_at = state.start.retry_at;
         return;
     }
+    PRESENCE_POINT("numbering-begins");
     Numbered done = Numbered::all;
     std::int64_t events = 0;
     if (!in_transaction(state.number, [&done, &events] { done = number_committed_events(events); })) {
@@ -311,6 +314,7 @@ void number_events(WorkerState &state)
             database->worker.set_problem(keeps_failing);
         return;
     }
+    PRESENCE_POINT("numbering-committed");
     state.more_events = done != Numbered::all;
     const bool waits = done == Numbered::locked_by_another || announcements_wait();
     const std::uint64_t pause = waits ? 100
