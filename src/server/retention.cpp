@@ -266,12 +266,12 @@ pg_noinline bool try_to_forget(Retention retention)
     {
         MemoryContextSwitchTo(context);
         ErrorData *error = CopyErrorData();
-        if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
-            PG_RE_THROW();
         FlushErrorState();
         RollbackAndReleaseCurrentSubTransaction();
         MemoryContextSwitchTo(context);
         CurrentResourceOwner = owner;
+        if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+            ReThrowError(error);
         ereport(WARNING,
                 (errcode(error->sqlerrcode), errmsg("could not %s: %s", task_name(retention), error->message)));
         if (SharedDatabase *database = my_database())

@@ -78,5 +78,16 @@ sql('DROP TRIGGER refuse ON presence_admin_log');
 ok(wait_until(60, sub { sql('SELECT count(*) FROM presence_admin_log') eq '0' }), 'when it can be done, it is');
 ok(wait_until(60, sub { sql('SELECT problem FROM presence_health') eq '{}' }), 'and all is well');
 is(sql('SELECT worker_pid FROM presence_health'), $worker, 'with the same worker all the time');
+
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN; LOCK TABLE presence_event IN SHARE MODE');
+($code, $out, $err) = $node->psql(
+    'postgres',
+    "SET statement_timeout = '1s'; SELECT scheduled_presence_cleanup(); SELECT 'goes on'; ROLLBACK; SELECT 'and on'",
+    on_error_stop => 0
+);
+like($err, qr/canceling statement due to statement timeout/, 'a run that waits can be cancelled');
+is($out, "goes on\nand on", 'and its connection goes on');
+$holder->quit;
 $node->stop;
 done_testing();
