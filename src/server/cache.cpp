@@ -358,6 +358,7 @@ struct PendingChange {
     SessionEntry entry;  // as it is to be; with state free, it is to go
     std::uint64_t token;
     SubTransactionId subtransaction;
+    bool made;  // the entry was not there before
 };
 
 // In memory of the transaction. In the order in which they were made, so that those of a subtransaction are the last ones.
@@ -371,7 +372,7 @@ std::uint64_t next_token()
     return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(MyProcPid)) << 32U) | ++counter;
 }
 
-void add_pending(const SessionEntry &entry, std::uint64_t token)
+PendingChange &add_pending(const SessionEntry &entry, std::uint64_t token)
 {
     if (pending_count == pending_room) {
         pending_room = pending_room == 0 ? 16 : 2 * pending_room;
@@ -379,7 +380,8 @@ void add_pending(const SessionEntry &entry, std::uint64_t token)
         pending = static_cast<PendingChange *>(pending == nullptr ? MemoryContextAllocHuge(TopTransactionContext, bytes)
                                                                   : repalloc_huge(pending, bytes));
     }
-    pending[pending_count++] = {entry, token, GetCurrentSubTransactionId()};
+    pending[pending_count] = {entry, token, GetCurrentSubTransactionId(), false};
+    return pending[pending_count++];
 }
 
 void forget_pending()
@@ -421,6 +423,26 @@ void doubt_typing_since(std::size_t first, bool only_ended)
             note_session_end(*database, pending[i].entry.key);
 }
 
+// Of sessions whose beginning is rolled back, nothing stays.
+void remove_made_since(std::size_t first)
+{
+    SharedDatabase *database = my_known_database();
+    for (std::size_t i = first; database != nullptr && i < pending_count; ++i) {
+        if (!pending[i].made)
+            continue;
+        const SessionKey &key = pending[i].entry.key;
+        SharedShard &shard = shard_of(*database, key);
+        LWLockAcquire(&shard.lock.lock, LW_EXCLUSIVE);
+        if (DsaPointerIsValid(shard.block) && shard.block == mapped_blocks[shard_number(key)]) {
+            auto &sessions = *static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block));
+            const std::uint32_t slot = sessions.find(key);
+            if (slot != HeartbeatShard::no_slot && sessions.is_closed_by(slot, pending[i].token))
+                sessions.erase(slot);
+        }
+        LWLockRelease(&shard.lock.lock);
+    }
+}
+
 void at_transaction_end(XactEvent event, void *)
 {
     // Also where subtransactions have taken back all changes: the memory goes with the transaction.
@@ -438,6 +460,8 @@ void at_transaction_end(XactEvent event, void *)
     }
     if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         doubt_typing_since(0, false);
+    if (event == XACT_EVENT_ABORT)
+        remove_made_since(0);
     // Of a prepared transaction, others will open what they find committed.
     if (event == XACT_EVENT_PREPARE && pending_count > 0 && database != nullptr) {
         PRESENCE_POINT("session-prepared");
@@ -454,6 +478,7 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransac
         while (kept > 0 && pending[kept - 1].subtransaction >= mine)
             --kept;
         doubt_typing_since(kept, false);
+        remove_made_since(kept);
         pending_count = kept;
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         for (std::size_t i = pending_count; i > 0 && pending[i - 1].subtransaction >= mine; --i)
@@ -502,7 +527,7 @@ void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const S
     const SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
     const std::uint64_t token = next_token();
     const Timeouts timeouts = current_timeouts();
-    add_pending(entry, token);
+    PendingChange &change = add_pending(entry, token);
     (void)write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
         mapped_blocks[shard_number(entry.key)] = shard_of(*database, entry.key).block;
         SessionEntry closed = entry;
@@ -513,6 +538,7 @@ void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const S
         const std::uint32_t slot = sessions.find(entry.key);
         if (slot != HeartbeatShard::no_slot)
             closed.interval_ms = std::min(entry.interval_ms, sessions.interval_ms(slot));
+        change.made = slot == HeartbeatShard::no_slot;
         return sessions.insert_or_update(closed, timeouts) != HeartbeatShard::Insert::full;
     });
 }
@@ -816,11 +842,15 @@ void cache_forget_stale(const SessionKey &key)
         return;
     const Timeouts timeouts = current_timeouts();
     const std::uint64_t now = monotonic_ms();
-    with_shard(shard_of(*database, key), LW_EXCLUSIVE, [&](HeartbeatShard *sessions) {
-        if (sessions != nullptr)
-            (void)sessions->erase_if_still_stale(key, now, timeouts);
+    const bool gone = with_shard(shard_of(*database, key), LW_EXCLUSIVE, [&](HeartbeatShard *sessions) {
+        return sessions != nullptr &&
+               sessions->erase_if_still_stale(key, now, timeouts) == HeartbeatShard::Erase::erased;
     });
     end_typing(key);
+    // The row may be there, and only the entry have known another online_since: that of a file from before a crash, or of a
+    // transaction that was rolled back.
+    if (gone)
+        database->worker.note_cache_gap();
 }
 
 namespace {

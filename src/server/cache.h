@@ -97,7 +97,7 @@ Silence cache_silence();
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
 // What the cache calls a session.
 SessionKey cache_key(const SessionName &name);
-// Of a session that is stale and was found not to be online; nothing happens if it was heard since.
+// Of a session that is stale and whose row was not found online; nothing happens if it was heard since.
 void cache_forget_stale(const SessionKey &key);
 
 // What the open entries say, to be compared with the table.

@@ -226,5 +226,17 @@ kill_server($promise);
 $promise->start;
 ok(wait_until(30, sub { $promise->safe_psql('postgres', "SELECT online FROM presence_user") eq 'f' }),
     'a session whose interval became shorter before a crash is ended by that one');
+
+# The file remembers another beginning of the session than the row has.
+$promise->append_conf('postgresql.conf', "presence.rejoin_guard = 0\n");
+$promise->reload;
+$promise->safe_psql('postgres', "SELECT update_user_heartbeat('bob', 's', heartbeat_interval => '10min')") for 1 .. 3;
+$promise->restart;
+$promise->safe_psql('postgres',
+    "SELECT mark_user_offline('bob', 's'); SELECT update_user_heartbeat('bob', 's', heartbeat_interval => '100ms')");
+kill_server($promise);
+$promise->start;
+ok(wait_until(30, sub { $promise->safe_psql('postgres', "SELECT bool_or(online) FROM presence_user") eq 'f' }),
+    'a session that began anew before a crash is ended, too');
 $promise->stop;
 done_testing();

@@ -29,6 +29,15 @@ sub is_ended {
 }
 
 my $session = $node->background_psql('postgres');
+
+# What the cache keeps of a session is not true when the transaction that has changed it comes to nothing.
+sub begin_anew {
+    my ($user) = @_;
+    $session->query_safe("SELECT update_user_heartbeat('$user', NULL)") for 1 .. 3;
+    $session->query_safe("BEGIN; SELECT mark_user_offline('$user'); SELECT update_user_heartbeat('$user', NULL)");
+    return;
+}
+
 $session->query_safe("BEGIN; SELECT update_user_heartbeat('long', 's')");
 wait_for_search();
 $session->query_safe('COMMIT');
@@ -39,6 +48,15 @@ $session->query_safe("PREPARE TRANSACTION 'one'");
 wait_for_search();
 sql("COMMIT PREPARED 'one'");
 is_ended('prepared', 'in a prepared transaction');
+
+begin_anew('undone');
+$session->query_safe('ROLLBACK');
+is_ended('undone', 'that has begun anew in a transaction that is rolled back');
+
+begin_anew('decided');
+$session->query_safe("PREPARE TRANSACTION 'one'");
+sql("ROLLBACK PREPARED 'one'");
+is_ended('decided', 'in a prepared one that is rolled back');
 
 $session->query_safe("BEGIN; SELECT update_user_heartbeat('restarted', 's')");
 $session->query_safe("PREPARE TRANSACTION 'two'");
