@@ -238,6 +238,8 @@ void note_changes(Node *command)
     case T_TransactionStmt:
         if (reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED) {
             PRESENCE_POINT("prepared-committed");
+            // Its worker may have come, and looked at the tables, since the command began.
+            (void)my_database(false);
             events_may_be_written();
             SharedDatabase *database = my_known_database();
             changed.sessions |= database != nullptr && database->worker.sessions_prepared();
