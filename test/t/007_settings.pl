@@ -144,8 +144,11 @@ $node->safe_psql('postgres', "ALTER DATABASE postgres SET presence.timeout = '50
 ok(wait_until(10, sub { $node->safe_psql('postgres', "SELECT is_user_online('user7')") eq 'f' }),
     'ALTER DATABASE sets the timeout of new sessions');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres RESET presence.timeout; CREATE ROLE nobody_special LOGIN');
-for my $name (map {"presence.$_"}
-    qw(timeout max_timeout rejoin_guard leave_grace notify_channel notify_level event_retention session_retention user_retention save_interval worker)
+for my $name (
+    split /\n/,
+    $node->safe_psql(
+        'postgres', "SELECT name FROM pg_settings WHERE name LIKE 'presence.%' AND context = 'superuser' ORDER BY 1"
+    )
 ) {
     ($code, $out, $err) = $node->psql('postgres', "SET ROLE nobody_special; SET $name = DEFAULT");
     like($err, qr/permission denied to set parameter "$name"/, "$name is for superusers");
