@@ -32,6 +32,12 @@ sub wait_until {
     return 1;
 }
 
+# Tables, cache, counts and feed.
+sub all_agrees {
+    my ($schema, $database) = @_;
+    return is(error_in($database // 'postgres', "SELECT * FROM $schema.presence_verify()"), '', 'everything agrees');
+}
+
 sub runs { return sql("SELECT count(*) FROM presence_admin_log WHERE action = 'scheduled_presence_cleanup'"); }
 
 sql('CREATE EXTENSION presence');
@@ -142,6 +148,8 @@ ok(sql("SELECT last_cleanup_at > now() - interval '2 min' FROM presence_health")
 
 #---------------------------------------------------------------------- and the end
 
+all_agrees('public', 'other');
+all_agrees('public');
 sql('SET client_min_messages = warning; DROP EXTENSION presence');
 is(sql("SELECT count(*) FROM cron.job WHERE command LIKE '%scheduled_presence_cleanup%'"),
     0, 'DROP EXTENSION presence takes the job away');
@@ -161,6 +169,7 @@ like(sql('SELECT presence_schedule_cleanup()'), qr/^\d+$/, 'and the owner can sc
 is(sql("SELECT username FROM cron.job"), 'owner', 'a job of its own');
 is(sql('SELECT presence_unschedule_cleanup()'), 't', 'which can be taken away again');
 
+all_agrees('public');
 sql('DROP EXTENSION presence');
 
 #---------------------------------------------------------------------- a schema that somebody else owns
@@ -210,6 +219,7 @@ like(
     'a role that cannot log in: an error that says so'
 );
 sql('ALTER ROLE tenant LOGIN; GRANT USAGE ON SCHEMA cron TO tenant; SELECT app_before.presence_schedule_cleanup()');
+all_agrees('app_before');
 sql('DROP EXTENSION presence');
 is(sql('SELECT count(*) FROM cron.job'), 0, 'it does not outlive the extension');
 

@@ -33,7 +33,7 @@ export async function createDatabase(settings: Record<string, string> = {}) {
       client.release();
     },
     async drop() {
-      await pool.end();
+      await verify(pool).finally(() => pool.end());
       // The server ends sessions a moment after their clients left; one killed meanwhile would be told so, with nobody to listen.
       const sessions = "SELECT FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'";
       const gone = async () => expect((await admin.query(sessions, [name])).rowCount).toBe(0);
@@ -42,6 +42,15 @@ export async function createDatabase(settings: Record<string, string> = {}) {
       await admin.end();
     },
   };
+}
+
+/** Fails where tables, cache, counts and feed disagree. What a test has changed by hand, a worker reviews first. */
+async function verify(pool: pg.Pool) {
+  const schema =
+    "SELECT quote_ident(nspname) AS name FROM pg_extension JOIN pg_namespace AS n ON n.oid = extnamespace WHERE extname = 'presence'";
+  const { rows } = await pool.query<{ name: string }>(schema);
+  const wrong = async () => (await pool.query(`SELECT * FROM ${rows[0]?.name}.presence_verify()`)).rows;
+  await vi.waitFor(async () => expect(await wrong()).toEqual([]), { timeout: 8000, interval: 100 });
 }
 
 /**
