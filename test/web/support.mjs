@@ -106,6 +106,10 @@ export async function openSite({ settings = {}, timing = {} } = {}) {
     hasWorker: async () => (await one("SELECT worker_pid FROM presence_health")) !== null,
     async close() {
       await server.stop();
+      await until("presence_verify() finds nothing", async () => {
+        assert.deepEqual(await sql("SELECT * FROM presence_verify()"), []);
+        return true;
+      });
       await pool.end();
       await admin(`DROP DATABASE ${database} WITH (FORCE)`);
     },
