@@ -109,6 +109,7 @@ $node->safe_psql('postgres', "ALTER DATABASE ends SET $_")
 create_extension($node, 'ends');
 ok(has_worker($node, 'ends'), 'a worker ends sessions');
 my $gateway = $node->background_psql('ends');
+$gateway->set_query_timer_restart;
 my %process = (
     'the worker' => $node->safe_psql('ends', 'SELECT worker_pid FROM presence_health'),
     'the backend' => $gateway->query_safe('SELECT pg_backend_pid()')

@@ -51,6 +51,7 @@ END { local $?; kill_gateway($_) for keys %gateway; }
 
 # A listener as applications have one. It reads whenever the test looks for something.
 my $listener = $node->background_psql('postgres');
+$listener->set_query_timer_restart;
 $listener->query_safe('LISTEN presence');
 my @heard;
 
