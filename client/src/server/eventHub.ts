@@ -92,7 +92,10 @@ export class EventHub {
     });
     this.#client = client;
     client.on("error", (error) => this.#lost(client, error));
-    client.on("notification", () => this.#wake());
+    // Who is typing is announced often, and is not in the feed.
+    client.on("notification", ({ payload }) => {
+      if (payload?.startsWith('{"event" : "typing_') !== true) this.#wake();
+    });
     try {
       await client.connect();
       client.on("end", () => this.#lost(client, null));
