@@ -846,11 +846,12 @@ void cache_forget_stale(const SessionKey &key)
         return sessions != nullptr &&
                sessions->erase_if_still_stale(key, now, timeouts) == HeartbeatShard::Erase::erased;
     });
+    if (!gone)
+        return;
     end_typing(key);
     // The row may be there, and only the entry have known another online_since: that of a file from before a crash, or of a
     // transaction that was rolled back.
-    if (gone)
-        database->worker.note_cache_gap();
+    database->worker.note_cache_gap();
 }
 
 namespace {

@@ -106,7 +106,8 @@ void expect_change(SharedDatabase &database, std::uint64_t at_ms)
     std::uint64_t due = pg_atomic_read_u64(&database.typing.due_ms);
     while (at_ms < due && !pg_atomic_compare_exchange_u64(&database.typing.due_ms, &due, at_ms)) {
     }
-    if (at_ms != 0)
+    // Whoever was first has told the worker.
+    if (at_ms != 0 || due == 0)
         return;
     WorkerControl &worker = database.worker;
     if (worker.pid() != 0) {
@@ -293,8 +294,7 @@ void end_all_typing()
 void note_session_end(SharedDatabase &database, const SessionKey &session)
 {
     database.typing.ends.note(session);
-    const std::uint64_t due = pg_atomic_read_u64(&database.typing.due_ms);
-    if (due != TypingShard::never && due != 0)
+    if (pg_atomic_read_u64(&database.typing.due_ms) != TypingShard::never)
         expect_change(database, 0);
 }
 
