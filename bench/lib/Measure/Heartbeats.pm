@@ -17,6 +17,9 @@ sub run ($run) {
         ['logged', 'SELECT peer_logged_heartbeat(:n, :n)'],
         ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']
     );
+
+    # Some of them type, and go on.
+    $script{typing} = $server->script('typing', "\\set n random(1, 1000)\nSELECT set_typing(:n, :n, :n % 50, '1min')\n");
     my %cpu;
     my $bench = sub ($name) {
         sub {
@@ -43,7 +46,7 @@ sub run ($run) {
     my %rate = interleave(
         $run->{rounds},
         presence => sub { $server->load('big', 1, $sessions); $bench->('presence')->() },
-        map({ ($_ => $bench->($_)) } qw(logged unlogged)),
+        map({ ($_ => $bench->($_)) } qw(logged unlogged typing)),
         map {
             my $name = $_;
             ($name => sub { $run->{redis}->rate($name, 8, 1, $run->{seconds}) })
@@ -87,6 +90,12 @@ sub run ($run) {
     $against->('upsert_unlogged', 'an upsert into an unlogged table', 'unlogged');
     $against->('zadd', 'Redis ZADD', 'zadd');
     $against->('set', 'Redis SET ... EX', 'set');
+    $report->row(
+        typing_vs_heartbeat => 'set_typing() of who types already against update_user_heartbeat()',
+        unit => 'times',
+        values => [ratios(@rate{qw(typing presence)})],
+        note => plain(median(@{ $rate{typing} })) . '/s against ' . plain(median(@{ $rate{presence} })) . '/s'
+    );
     $report->bar(heartbeats => @$_)
         for (
         ['presence', median(@{ $close{presence} })],
