@@ -1,7 +1,7 @@
 -- Who is typing, as readers and a real listener see it. Without the library preloaded nobody types; without a worker nobody is told.
 \ir helpers.psql
 SELECT preloaded AS cached, preloaded AND current_setting('presence.worker')::boolean AS told FROM presence_server_state() \gset
-SELECT plan(37);
+SELECT plan(38);
 
 CREATE FUNCTION pg_temp.typing(place text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN RETURN (SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM get_typing(place)); END $$;
@@ -34,6 +34,16 @@ SELECT is(set_typing('bob', NULL, 'lobby', '1min'), :'cached'::boolean, 'the unn
 SELECT is(set_typing('carl', 'tab', 'attic'), :'cached'::boolean, 'in another room');
 SELECT is(pg_temp.typing('lobby'), CASE WHEN :'cached' THEN 'ann bob' END, 'a room shows those who type in it');
 SELECT is(pg_temp.typing('cellar'), NULL, 'and no others');
+CREATE ROLE presence_typing_reader;
+SELECT presence_grant('presence_typing_reader', 'read');
+CREATE OR REPLACE FUNCTION presence_can_see(viewer text, user_id text) RETURNS boolean LANGUAGE sql STABLE AS $$SELECT user_id <> 'bob'$$;
+SET ROLE presence_typing_reader;
+SELECT coalesce(string_agg(user_id, ' '), '') AS seen FROM get_typing('lobby') \gset
+RESET ROLE;
+SELECT is(:'seen', CASE WHEN :'cached' THEN 'ann' ELSE '' END, 'a reader is shown only whom it may see');
+CREATE OR REPLACE FUNCTION presence_can_see(viewer text, user_id text) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT true';
+DROP OWNED BY presence_typing_reader;
+DROP ROLE presence_typing_reader;
 SELECT ok((SELECT bool_and(since BETWEEN now() - '1min'::interval AND clock_timestamp() AND expires_at - since BETWEEN '5s' AND '61s') FROM get_typing('lobby')) IS NOT FALSE, 'since when, and until when');
 SELECT since AS since FROM get_typing('lobby') WHERE user_id = 'ann' UNION ALL SELECT now() LIMIT 1 \gset
 SELECT set_typing('ann', 'tab', 'lobby', '30s'), set_typing('ann', 'phone', 'lobby', '1s');
