@@ -260,7 +260,8 @@ void end_typing(const SessionName &name)
     if (database == nullptr)
         return;
     const SessionKey session = cache_key(name);
-    database->typing.ends.note(session);
+    // What was seen in a row is over by that alone.
+    note_session_end(*database, session);
     (void)clear(*database, shard_of(*database, hash_of(name.user)), session, 0);
 }
 
@@ -269,7 +270,7 @@ void end_typing(const SessionKey &session)
     SharedDatabase *database = my_database();
     if (database == nullptr)
         return;
-    database->typing.ends.note(session);
+    note_session_end(*database, session);
     for (SharedTypingShard &shard : database->typing.shards)
         (void)clear(*database, shard, session, 0);
 }
