@@ -46,8 +46,10 @@ std::span<const NamedSession> stale_by_cache(const Storage &storage, std::span<E
     if (stale.empty())
         return {};
     const FoundSessions found = find_stale_sessions(storage, stale);
-    for (const ExpiredSession &session : stale.first(found.gone))
-        cache_forget_stale(session.key);
+    // Where this transaction has written, it may be what took them away, and may be rolled back.
+    if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+        for (const ExpiredSession &session : stale.first(found.gone))
+            cache_forget_stale(session.key);
     return found.sessions;
 }
 
