@@ -81,27 +81,37 @@ COMMENT ON FUNCTION @extschema@.presence_is_id(text) IS 'Whether a text can be a
 
 -- One row per user. Its row lock is the one lock that every change of a user's presence takes.
 CREATE TABLE @extschema@.presence_user (
-    user_id      text COLLATE "C" PRIMARY KEY,
-    online       boolean NOT NULL DEFAULT false,
-    sessions     integer NOT NULL DEFAULT 0,
-    status       text,
-    online_since timestamptz,
-    offline_at   timestamptz,
+    user_id        text COLLATE "C" PRIMARY KEY,
+    online         boolean NOT NULL DEFAULT false,
+    sessions       integer NOT NULL DEFAULT 0,
+    status         text,
+    online_since   timestamptz,
+    offline_at     timestamptz,
+    status_choice  text,
+    choice_until   timestamptz,
+    choice_message text,
     CONSTRAINT presence_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_user_sessions CHECK (sessions >= 0),
     CONSTRAINT presence_user_status CHECK (status IN ('active', 'busy', 'idle', 'away')),
     CONSTRAINT presence_user_online CHECK (CASE WHEN online THEN status IS NOT NULL AND online_since IS NOT NULL ELSE status IS NULL AND sessions = 0 END),
-    CONSTRAINT presence_user_times CHECK (least(online_since, offline_at) > '1900-01-01 00:00+00' AND greatest(online_since, offline_at) < '10000-01-01 00:00+00')
+    CONSTRAINT presence_user_times CHECK (least(online_since, offline_at, choice_until) > '1900-01-01 00:00+00' AND greatest(online_since, offline_at, choice_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_user_choice CHECK (status_choice IN ('busy', 'away', 'invisible')),
+    CONSTRAINT presence_user_invisible CHECK (NOT (online AND status_choice = 'invisible')),
+    CONSTRAINT presence_user_message CHECK (pg_catalog.octet_length(choice_message) BETWEEN 1 AND 1024)
 ) WITH (fillfactor = 80);
+CREATE INDEX presence_user_choice_until ON @extschema@.presence_user (choice_until) WHERE choice_until IS NOT NULL;
 -- The views show ids with the default collation, for which the primary key is of no use. A hash does not depend on its rules.
 CREATE INDEX presence_user_default_collation ON @extschema@.presence_user USING hash (user_id COLLATE pg_catalog."default");
 COMMENT ON TABLE @extschema@.presence_user IS 'One row per user; its row lock orders everything that changes the user''s presence.';
 COMMENT ON COLUMN @extschema@.presence_user.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_user.online IS 'Online as recorded.';
 COMMENT ON COLUMN @extschema@.presence_user.sessions IS 'Number of sessions recorded as online.';
-COMMENT ON COLUMN @extschema@.presence_user.status IS 'Most present status of the user''s sessions; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence_user.status IS 'The chosen status, else the most present one of the user''s sessions; NULL when offline.';
 COMMENT ON COLUMN @extschema@.presence_user.online_since IS 'When the user last came online.';
 COMMENT ON COLUMN @extschema@.presence_user.offline_at IS 'When the user last went offline.';
+COMMENT ON COLUMN @extschema@.presence_user.status_choice IS 'What the user has chosen to be shown as: busy, away or invisible; NULL: what the sessions say. Of an invisible user, the other columns are those of one who is offline.';
+COMMENT ON COLUMN @extschema@.presence_user.choice_until IS 'When that choice and the message are over; NULL: they last.';
+COMMENT ON COLUMN @extschema@.presence_user.choice_message IS 'What the user says with it, at most 1 kB.';
 
 -- heartbeat_at is in no index, and pages keep room, so that a heartbeat's row version stays on its page (HOT).
 CREATE TABLE @extschema@.presence_session (
@@ -119,6 +129,8 @@ CREATE TABLE @extschema@.presence_session (
     user_agent         text,
     ip_address         inet,
     metadata           jsonb,
+    status_choice      text,
+    choice_until       timestamptz,
     PRIMARY KEY (user_id, session_id),
     CONSTRAINT presence_session_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
@@ -127,8 +139,9 @@ CREATE TABLE @extschema@.presence_session (
     CONSTRAINT presence_session_end CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT presence_session_end_reason CHECK (end_reason IN ('leave', 'disconnect', 'timeout', 'admin')),
     CONSTRAINT presence_session_interval CHECK (heartbeat_interval > '0' AND heartbeat_interval <= '1 day'),
-    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until) > '1900-01-01 00:00+00'
-                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until) > '1900-01-01 00:00+00'
+                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_session_choice CHECK (status_choice IN ('busy', 'away')),
     CONSTRAINT presence_session_user_agent CHECK (pg_catalog.octet_length(user_agent) <= 1024),
     CONSTRAINT presence_session_metadata CHECK (pg_catalog.octet_length(metadata::pg_catalog.text) <= 4096)
 ) WITH (fillfactor = 60);
@@ -150,6 +163,33 @@ COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the us
 COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, at most 1 kB.';
 COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
 COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
+COMMENT ON COLUMN @extschema@.presence_session.status_choice IS 'That of the user, repeated here so that lists read one table.';
+COMMENT ON COLUMN @extschema@.presence_session.choice_until IS 'The same of its end.';
+
+-- Sessions of users who have chosen to be invisible. What others may see of these users is in presence_session, where nothing
+-- changes as long as the choice lasts; so no reader has anything to leave out.
+CREATE TABLE @extschema@.presence_hidden_session (
+    LIKE @extschema@.presence_session INCLUDING CONSTRAINTS,
+    PRIMARY KEY (user_id, session_id)
+) WITH (fillfactor = 60);
+CREATE INDEX presence_hidden_session_online ON @extschema@.presence_hidden_session (online_since, user_id) WHERE online;
+COMMENT ON TABLE @extschema@.presence_hidden_session IS 'Sessions of users who are invisible, as in presence_session; they move there when the user comes into view.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.user_id IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.session_id IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.online IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.status IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.online_since IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.joined_at IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.heartbeat_at IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.heartbeat_interval IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.ended_at IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.end_reason IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.leave_until IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.user_agent IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.ip_address IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.metadata IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.status_choice IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.choice_until IS 'As in presence_session.';
 
 -- Events, written once by the transaction that changes presence, and removed by retention only.
 CREATE SEQUENCE @extschema@.presence_event_id_seq AS bigint;
@@ -183,7 +223,7 @@ COMMENT ON COLUMN @extschema@.presence_event.user_id IS 'Whose presence changed.
 COMMENT ON COLUMN @extschema@.presence_event.session_id IS 'The session by which it changed; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence_event.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
 COMMENT ON COLUMN @extschema@.presence_event.sessions IS 'How many sessions the user has after it.';
-COMMENT ON COLUMN @extschema@.presence_event.details IS 'Status and metadata as others see them.';
+COMMENT ON COLUMN @extschema@.presence_event.details IS 'Status and metadata as others see them, and a message where there is one.';
 COMMENT ON COLUMN @extschema@.presence_event.channel IS 'Where whoever numbers it is to announce it; NULL: nowhere, or the transaction that wrote it has announced it itself.';
 
 -- Runs of ids that have numbers: event first_id + n is number first_seq + n. Insert-only, so that a long snapshot keeps no
@@ -276,7 +316,7 @@ COMMENT ON COLUMN @extschema@.presence_events.user_id IS 'Whose presence changed
 COMMENT ON COLUMN @extschema@.presence_events.session_id IS 'The session by which it changed; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
 COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
-COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them.';
+COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them, and a message where there is one.';
 
 CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
                                                    reason text, sessions integer, details jsonb, epoch text DEFAULT NULL)
@@ -315,6 +355,10 @@ CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
 ALTER TABLE @extschema@.presence_session ENABLE ALWAYS TRIGGER presence_note_change;
 COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_session IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_hidden_session
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_hidden_session ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_hidden_session IS 'Notices changes by hand.';
 CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_event
     FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
 ALTER TABLE @extschema@.presence_event ENABLE ALWAYS TRIGGER presence_note_change;
@@ -353,6 +397,7 @@ COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and resul
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_hidden_session', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', '');
@@ -392,6 +437,18 @@ CREATE FUNCTION @extschema@.handle_user_disconnect(user_id @extschema@.presence_
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id) IS
     'What a closing page calls: ends the session with reason disconnect, drops its typing state, grants presence.leave_grace. True where the user went offline by this call.';
+
+CREATE FUNCTION @extschema@.set_user_status(user_id @extschema@.presence_id, status text, until timestamptz DEFAULT NULL,
+                                            message text DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.set_user_status(@extschema@.presence_id, text, timestamptz, text) IS
+    'What a person chooses for all sessions, until a time or until changed: busy, away or invisible, or with active or NULL what the sessions say; and a message. True: this changed something.';
+
+CREATE FUNCTION @extschema@.get_user_status(user_id @extschema@.presence_id, OUT status text, OUT chosen text,
+                                            OUT until timestamptz, OUT message text)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION @extschema@.get_user_status(@extschema@.presence_id) IS
+    'How the user is shown, and what of it was chosen by set_user_status(); all NULL when offline. Roles with access admin, and a role that acts for that user only, are told in any case, and status is then that of the sessions of an invisible user.';
 
 CREATE FUNCTION @extschema@.cleanup_stale_presence()
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
@@ -603,8 +660,9 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        latest.ip_address,
        latest.metadata
 FROM (SELECT u.user_id,
-             @extschema@.presence_summary(s.user_id, s.session_id, s.online, s.status, s.online_since, s.heartbeat_at,
-                                          s.heartbeat_interval, s.ended_at, s.end_reason, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
+             @extschema@.presence_summary(s.user_id, s.session_id, s.online,
+                                          CASE WHEN s.status_choice IS NULL OR s.choice_until <= pg_catalog.clock_timestamp() THEN s.status ELSE s.status_choice END,
+                                          s.online_since, s.heartbeat_at, s.heartbeat_interval, s.ended_at, s.end_reason, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
       FROM @extschema@.presence_session AS s
       JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id
       GROUP BY u.user_id) AS u
@@ -612,7 +670,7 @@ LEFT JOIN @extschema@.presence_session AS latest ON latest.user_id = u.user_id A
 COMMENT ON VIEW @extschema@.presence IS 'One row per user still retained.';
 COMMENT ON COLUMN @extschema@.presence.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence.online IS 'Has a session that is neither ended nor stale.';
-COMMENT ON COLUMN @extschema@.presence.status IS 'Most present status of the live sessions: active, busy, idle, away; NULL when offline.';
+COMMENT ON COLUMN @extschema@.presence.status IS 'The chosen status, else the most present one of the live sessions: active, busy, idle, away; NULL when offline.';
 COMMENT ON COLUMN @extschema@.presence.sessions IS 'Number of live sessions.';
 COMMENT ON COLUMN @extschema@.presence.online_since IS 'When the user came online; NULL when offline.';
 COMMENT ON COLUMN @extschema@.presence.last_seen IS 'heartbeat_at of an online user; the last heartbeat or goodbye of an offline one.';
@@ -637,6 +695,7 @@ WITH server AS MATERIALIZED (
            (SELECT pg_catalog.max(at) FROM @extschema@.presence_admin_log WHERE action = 'review') AS reviewed_at,
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_hidden_session'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_event'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_feed_range'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
@@ -739,8 +798,8 @@ COMMENT ON COLUMN @extschema@.presence_problem.problem IS 'What is wrong and wha
 CREATE TABLE @extschema@.presence_access (read boolean, self boolean, write boolean, admin boolean);
 COMMENT ON TABLE @extschema@.presence_access IS 'Always empty: SELECT on a column is what presence_grant() has granted; \dp shows to whom.';
 COMMENT ON COLUMN @extschema@.presence_access.read IS 'May see who is online, as far as presence_can_see() lets it, without addresses and agents.';
-COMMENT ON COLUMN @extschema@.presence_access.self IS 'May beat and leave as presence_current_user() only.';
-COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat and leave for everybody, and sees everybody.';
+COMMENT ON COLUMN @extschema@.presence_access.self IS 'May beat, leave and choose a status as presence_current_user() only.';
+COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat, leave and choose a status for everybody, and sees everybody.';
 COMMENT ON COLUMN @extschema@.presence_access.admin IS 'May do everything that is no superuser''s affair.';
 
 CREATE FUNCTION @extschema@.presence_grant(role regrole, access text)
@@ -772,6 +831,8 @@ REVOKE ALL ON FUNCTION
     @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]),
     @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id),
     @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id),
+    @extschema@.set_user_status(@extschema@.presence_id, text, timestamptz, text),
+    @extschema@.get_user_status(@extschema@.presence_id),
     @extschema@.cleanup_stale_presence(),
     @extschema@.scheduled_presence_cleanup(),
     @extschema@.presence_schedule_cleanup(text),

@@ -30,39 +30,9 @@ bool other_metadata_shown(std::uint64_t before, std::uint64_t after) noexcept
     return before != 0 && after != 0 && before != after;
 }
 
-void add_event(EventType type, Reason reason, const Session &session, SessionGroup &group, EventList &events) noexcept
+Status shown_status(const User &user, const SessionGroup &group) noexcept
 {
-    events.add({type, reason, &session, group.latest(), group.online_count(), group.status(),
-                group.state() != SessionState::offline});
-}
-
-// Brings the user in line with the sessions and adds the event of what others see of that. other_metadata: they see other
-// metadata. True where the user went offline.
-bool update_user(User &user, SessionGroup &group, Reason reason, const Session &cause, Time now, bool other_metadata,
-                 EventList &events) noexcept
-{
-    const bool online = group.state() != SessionState::offline;
-    const bool came = online && !user.online;
-    const bool went = !online && user.online;
-    const bool other_status = online && user.online && group.status() != user.status;
-
-    if (came || went || other_status || group.online_count() != user.sessions)
-        user.changed = true;
-    if (came)
-        user.online_since = now;
-    if (went)
-        user.offline_at = now;
-    user.online = online;
-    user.sessions = group.online_count();
-    user.status = group.status();
-
-    if (came)
-        add_event(EventType::user_online, reason, cause, group, events);
-    else if (went)
-        add_event(EventType::user_offline, reason, cause, group, events);
-    else if (online && (other_status || other_metadata))
-        add_event(EventType::update, reason, cause, group, events);
-    return went;
+    return user.choice.status.value_or(group.status());
 }
 
 void end(Session &session, Reason reason, Time when) noexcept
@@ -223,6 +193,41 @@ void SessionGroup::find_successors(std::span<Session *> in_order) noexcept
     }
 }
 
+void add_event(EventType type, Reason reason, const User &user, const Session *session, SessionGroup &group,
+               EventList &events) noexcept
+{
+    events.add({type, reason, session, group.latest(), group.online_count(), shown_status(user, group),
+                group.state() != SessionState::offline});
+}
+
+bool update_user(User &user, SessionGroup &group, Reason reason, const Session *cause, Time now, bool other_details,
+                 EventList &events) noexcept
+{
+    const bool online = group.state() != SessionState::offline;
+    const bool came = online && !user.online;
+    const bool went = !online && user.online;
+    const Status status = shown_status(user, group);
+    const bool other_status = online && user.online && status != user.status;
+
+    if (came || went || other_status || group.online_count() != user.sessions)
+        user.changed = true;
+    if (came)
+        user.online_since = now;
+    if (went)
+        user.offline_at = now;
+    user.online = online;
+    user.sessions = group.online_count();
+    user.status = status;
+
+    if (came)
+        add_event(EventType::user_online, reason, user, cause, group, events);
+    else if (went)
+        add_event(EventType::user_offline, reason, user, cause, group, events);
+    else if (online && (other_status || other_details))
+        add_event(EventType::update, reason, user, cause, group, events);
+    return went;
+}
+
 bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept
 {
     bool went_offline = false;
@@ -231,12 +236,12 @@ bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexce
         group.remove(*session, !session->leaving);
         if (session->leaving) {
             stop_leaving(*session);
-            went_offline |= update_user(user, group, session->end_reason, *session, now, false, events);
+            went_offline |= update_user(user, group, session->end_reason, session, now, false, events);
             continue;
         }
         end(*session, Reason::timeout, session->stale_after);
-        add_event(EventType::session_end, Reason::timeout, *session, group, events);
-        went_offline |= update_user(user, group, Reason::timeout, *session, now,
+        add_event(EventType::session_end, Reason::timeout, user, session, group, events);
+        went_offline |= update_user(user, group, Reason::timeout, session, now,
                                     other_metadata_shown(shown, group.metadata()), events);
     }
     return went_offline;
@@ -262,7 +267,7 @@ HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target
             group.add(target);
         }
         target.changed = true;
-        update_user(user, group, Reason::heartbeat, target, heartbeat.now, other_metadata, events);
+        update_user(user, group, Reason::heartbeat, &target, heartbeat.now, other_metadata, events);
         return HeartbeatResult::changed;
     }
 
@@ -300,8 +305,8 @@ HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target
     target.online_since = user.online ? user.online_since : heartbeat.now;
     group.add(target);
 
-    add_event(EventType::session_start, Reason::heartbeat, target, group, events);
-    update_user(user, group, Reason::heartbeat, target, heartbeat.now, other_metadata_shown(shown, group.metadata()),
+    add_event(EventType::session_start, Reason::heartbeat, user, &target, group, events);
+    update_user(user, group, Reason::heartbeat, &target, heartbeat.now, other_metadata_shown(shown, group.metadata()),
                 events);
     return HeartbeatResult::began;
 }
@@ -323,7 +328,7 @@ bool apply_departure(User &user, SessionGroup &group, Session *target, const Dep
         group.remove(*session, target == nullptr && !session->leaving);
         if (session->leaving) {
             stop_leaving(*session);
-            went_offline |= update_user(user, group, departure.reason, *session, departure.now, false, events);
+            went_offline |= update_user(user, group, departure.reason, session, departure.now, false, events);
             continue;
         }
         end(*session, departure.reason, departure.now);
@@ -334,8 +339,8 @@ bool apply_departure(User &user, SessionGroup &group, Session *target, const Dep
             session->leave_until = departure.now + departure.grace;
             group.add(*session);
         }
-        add_event(EventType::session_end, departure.reason, *session, group, events);
-        went_offline |= update_user(user, group, departure.reason, *session, departure.now,
+        add_event(EventType::session_end, departure.reason, user, session, group, events);
+        went_offline |= update_user(user, group, departure.reason, session, departure.now,
                                     other_metadata_shown(shown, group.metadata()), events);
     }
     return went_offline;

@@ -93,13 +93,26 @@ struct Session {
     }
 };
 
+// What a person has chosen for all sessions; see user_status.h.
+struct StatusChoice {
+    std::optional<Status> status = std::nullopt;  // shown instead of what the sessions say
+    bool invisible = false;                       // shown as offline
+    Time until = 0;                               // from then on it is over; 0: it lasts
+    std::uint64_t message = 0;                    // digest of what goes with it; 0: nothing
+
+    bool any() const noexcept { return status.has_value() || invisible || message != 0; }
+    bool is_over(Time now) const noexcept { return until != 0 && now >= until; }
+    friend bool operator==(const StatusChoice &, const StatusChoice &) = default;
+};
+
 struct User {
     bool online = false;
     bool changed = false;  // to be written
     std::int32_t sessions = 0;
-    Status status = Status::active;
+    Status status = Status::active;  // as others see it
     Time online_since = 0;
     Time offline_at = 0;
+    StatusChoice choice = {};
 };
 
 // The sessions of a user and what they add up to, kept up to date by the functions below, so that a change costs the same
@@ -145,11 +158,11 @@ private:
 struct Event {
     EventType type;
     Reason reason;
-    const Session *session;
-    const Session *shown;   // whose metadata the user shows after it: the one that beat last; null: none is left
-    std::int32_t sessions;  // how many the user has after it
-    Status status;          // of the user after it
-    bool online;            // whether status means anything
+    const Session *session;  // by which it changed; null: none in particular
+    const Session *shown;    // whose metadata the user shows after it: the one that beat last; null: none is left
+    std::int32_t sessions;   // how many the user has after it
+    Status status;           // of the user after it
+    bool online;             // whether status means anything
 };
 
 // A caller-owned list of fixed capacity. enough_events() says how much one call can need.
@@ -183,6 +196,14 @@ struct Departure {
     Reason reason = Reason::leave;
     Time grace = 0;  // how long the user still counts as online
 };
+
+// For the rules in other files. The first adds an event of what is now; the second brings the user in line with the sessions
+// and adds the event of what others see of that. other_details: they see other metadata, or another message. True where the
+// user went offline.
+void add_event(EventType type, Reason reason, const User &user, const Session *session, SessionGroup &group,
+               EventList &events) noexcept;
+bool update_user(User &user, SessionGroup &group, Reason reason, const Session *cause, Time now, bool other_details,
+                 EventList &events) noexcept;
 
 // Ends what has been silent for too long and what has used up its grace. True where the user went offline by it.
 bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept;

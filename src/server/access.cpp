@@ -21,11 +21,12 @@ constexpr std::string_view level_names[level_count] = {"read", "self", "write", 
 constexpr const char *read_functions =
     "@.get_active_users(integer, text), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
     " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position(),"
-    " @.get_typing(@.presence_id)";
+    " @.get_typing(@.presence_id), @.get_user_status(@.presence_id)";
 constexpr const char *self_functions =
     "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"
     " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id),"
-    " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id)";
+    " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id),"
+    " @.set_user_status(@.presence_id, text, timestamptz, text), @.get_user_status(@.presence_id)";
 constexpr const char *write_functions = "@.update_user_heartbeats(@.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
@@ -195,7 +196,8 @@ const CallerAccess &caller_access()
     if (likely(access_role == role))
         return access;
     // A superuser counts as a member of each role, and so has the levels that any role has.
-    const bool everything = owns_tables(role) || has_level(role, write_level) || has_level(role, admin_level);
+    access.admin = owns_tables(role) || has_level(role, admin_level);
+    const bool everything = access.admin || has_level(role, write_level);
     access.own_only = !everything && has_level(role, self_level);
     access.filtered = !everything && has_level(role, read_level);
     access_role = role;
@@ -214,6 +216,30 @@ void require_may_act_for_others(const text *user)
                             : errdetail("The caller is \"%s\", and may act for itself only.",
                                         excerpt(text_view(DatumGetTextPP(identity)))),
                     errhint("A role that acts for others needs presence_grant(role, 'write').")));
+}
+
+bool is_admin(const OwnerWork &work)
+{
+    return as_caller(work, [] { return caller_access().admin; });
+}
+
+bool acts_as_itself(const OwnerWork &work, const text *user)
+{
+    return as_caller(work, [user] {
+        bool is_null = true;
+        const Datum identity = caller_access().own_only ? current_identity(is_null) : 0;
+        return !is_null && text_view(DatumGetTextPP(identity)) == text_view(user);
+    });
+}
+
+void require_may_see_others(const OwnerWork &work, const text *user)
+{
+    (void)as_caller(work, [user] {
+        const CallerAccess &caller = caller_access();
+        if (caller.own_only && !caller.filtered)
+            require_may_act_for_others(user);
+        return true;
+    });
 }
 
 bool is_filtered(const OwnerWork &work)

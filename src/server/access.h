@@ -15,6 +15,7 @@ void watch_roles();
 // Of the current user.
 struct CallerAccess {
     bool own_only;  // may beat and leave as presence_current_user() only
+    bool admin;     // has access admin, or owns the extension
     bool filtered;  // sees whom presence_can_see() shows, and the feed from presence.feed_horizon on
 };
 const CallerAccess &caller_access();
@@ -26,6 +27,12 @@ inline void require_may_act_for(const text *user)
     if (unlikely(caller_access().own_only))
         require_may_act_for_others(user);
 }
+
+// The same within owner work, of whoever called: whether it is an admin; whether it acts for itself only, and is this user.
+bool is_admin(const OwnerWork &work);
+bool acts_as_itself(const OwnerWork &work, const text *user);
+// An error (42501) where the caller may act for itself and sees nobody, and that user is somebody else.
+void require_may_see_others(const OwnerWork &work, const text *user);
 
 // Whom a filtered caller sees. Within owner work; the functions of the application run as the caller.
 struct Sight {

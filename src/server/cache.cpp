@@ -94,6 +94,15 @@ void with_entry(const SessionName &name, LWLockMode mode, Work work)
     });
 }
 
+// Beside the status, in the bits of an entry that are the caller's.
+constexpr std::uint8_t hidden_flag = 8;
+
+std::uint8_t status_bits(const SessionDetails &details)
+{
+    const auto status = static_cast<std::uint8_t>(details.status.value_or(Status::active));
+    return details.hidden ? status | hidden_flag : status;
+}
+
 bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, const SessionDetails &given)
 {
     const HeartbeatShard::Slot &known = sessions.slot(slot);
@@ -103,7 +112,7 @@ bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, c
            (fingerprints.metadata == 0 || fingerprints.metadata == known.fingerprints.metadata) &&
            (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) ==
                                           sessions.interval_ms(slot)) &&
-           (!given.status || static_cast<std::uint8_t>(*given.status) == known.status());
+           (!given.status || static_cast<std::uint8_t>(*given.status) == (known.status() & ~hidden_flag));
 }
 
 std::uint32_t capacity_of(const HeartbeatShard *sessions) { return sessions != nullptr ? sessions->capacity() : 0; }
@@ -326,7 +335,7 @@ SessionEntry new_entry(const SessionName &name, std::uint64_t row_id, const Sess
             .interval_ms = details.interval_ms,
             .fingerprints = details.fingerprints,
             .state = SlotState::open,
-            .status = static_cast<std::uint8_t>(details.status.value_or(Status::active))};
+            .status = status_bits(details)};
 }
 
 }  // namespace
@@ -900,8 +909,7 @@ void cache_confirm(const CacheClaims &claims, const SessionName &name, const Ses
                                         [](const CacheClaim &a, const SessionKey &b) { return is_before(a.key, b); });
     if (claim != of_shard.end() && claim->key == key)
         claim->confirmed =
-            claim->details == details_digest(details.interval_ms, details.fingerprints,
-                                             static_cast<std::uint64_t>(details.status.value_or(Status::active)));
+            claim->details == details_digest(details.interval_ms, details.fingerprints, status_bits(details));
 }
 
 CachedState cache_state(const SessionKey &key)
@@ -917,7 +925,9 @@ CachedState cache_state(const SessionKey &key)
             return CachedState::unknown;
         if (sessions->is_stale(slot, now, timeouts))
             return CachedState::stale;
-        return sessions->state(slot) == SlotState::open ? CachedState::online : CachedState::unknown;
+        // Nobody is told of hidden ones; the row says so too.
+        const bool hidden = (sessions->slot(slot).status() & hidden_flag) != 0;
+        return sessions->state(slot) == SlotState::open && !hidden ? CachedState::online : CachedState::unknown;
     });
 }
 

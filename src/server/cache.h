@@ -22,6 +22,7 @@ struct SessionDetails {
     std::uint64_t interval_ms = 0;
     Fingerprints fingerprints = {0, 0, 0};
     std::optional<Status> status;
+    bool hidden = false;  // of an invisible user; heartbeats say nothing of it
 };
 std::uint64_t detail_fingerprint(std::string_view bytes);
 

@@ -11,8 +11,10 @@ namespace {
 constexpr long rows_at_once = 10000;
 
 Statement online_details = {
-    "SELECT user_id, session_id, status, heartbeat_interval, user_agent, ip_address, metadata, leave_until IS NULL"
-    " FROM @.presence_session WHERE online",
+    "SELECT user_id, session_id, status, heartbeat_interval, user_agent, ip_address, metadata, leave_until IS NULL, false"
+    " FROM @.presence_session WHERE online UNION ALL"
+    " SELECT user_id, session_id, status, heartbeat_interval, user_agent, ip_address, metadata, true, true"
+    " FROM @.presence_hidden_session WHERE online",
     0,
     {}};
 
@@ -38,7 +40,8 @@ Row row_at(std::uint64_t position)
              .fingerprints = {.user_agent = datum_fingerprint(column(5)),
                               .ip_address = datum_fingerprint(column(6)),
                               .metadata = datum_fingerprint(column(7))},
-             .status = status},
+             .status = status,
+             .hidden = DatumGetBool(column(9).value)},
             DatumGetBool(column(8).value)};
 }
 

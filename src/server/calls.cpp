@@ -1,4 +1,6 @@
 // The SQL functions that change presence: arguments are checked here, rules decide, storage writes.
+#include "calls.h"
+
 #include <algorithm>
 
 #include "access.h"
@@ -15,6 +17,7 @@
 #include "storage.h"
 #include "tombstones.h"
 #include "user_count.h"
+#include "user_status.h"
 
 extern "C" {
 #include "optimizer/plancat.h"
@@ -201,6 +204,8 @@ double users_in_all(const Storage &storage)
     return rows;
 }
 
+}  // namespace
+
 void require_room_for_users(const Storage &storage)
 {
     if (likely(max_users == 0) || users_in_all(storage) <= max_users)
@@ -210,6 +215,8 @@ void require_room_for_users(const Storage &storage)
                     errdetail("No more than %d may be known, online or not (presence.max_users).", max_users),
                     errhint("Set presence.user_retention, so that users who have long been gone are forgotten.")));
 }
+
+namespace {
 
 // A goodbye may have come before the session, and before this call had the user.
 bool is_over(const WantedUser &wanted, std::size_t i)
@@ -269,6 +276,7 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
     const NewUserRule rule{apply_heartbeats, heartbeats_stand, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
     PRESENCE_POINT("heartbeat-locked");
+    settle_choices(storage, wanted);
     int made = 0;
     for (const WantedUser &each : wanted) {
         if (!each.user->created)
@@ -334,17 +342,21 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
         leave_tombstone({text_view(name), text_view(session_name)}, Goodbye::pending);
     PRESENCE_POINT("departure-locked");
     if (wanted.user != nullptr) {
+        settle_choices(storage, {&wanted, 1});
         StoredUser &user = *wanted.user;
-        // Without a worker, nobody would end it in time.
-        const Time grace = reason == Reason::disconnect && worker_is_expected() ? ms_to_time(leave_grace_ms) : 0;
+        // Without a worker, nobody would end it in time; and who is invisible has gone already.
+        const bool has_grace = reason == Reason::disconnect && worker_is_expected() && !user.hidden;
+        const Time grace = has_grace ? ms_to_time(leave_grace_ms) : 0;
         user.changed_at = GetCurrentTimestamp();
         const Departure departure{user.changed_at, reason, grace};
         SessionGroup group(user.span());
         if (session_name == nullptr || target != nullptr)
             went = apply_departure(user, group, target, departure, user.events);
         store_users(storage, {&wanted, 1});
+        // Nobody sees an invisible user go.
+        went = went && !user.hidden;
         for (const Event &event : user.events.items())
-            ended += event.type == EventType::session_end && event.reason == reason;
+            ended += !user.hidden && event.type == EventType::session_end && event.reason == reason;
     }
     close_storage(storage);
     if (known)

@@ -7,13 +7,16 @@
 #include "injection.h"
 #include "metrics.h"
 #include "storage.h"
+#include "user_status.h"
 
 namespace presence {
 
 namespace {
 
 Statement stale_by_table = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until) ORDER BY user_id, session_id",
+    "SELECT user_id, session_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    " ORDER BY user_id, session_id",
     0,
     {}};
 Statement departed = {
@@ -57,12 +60,16 @@ void expire_user(StoredUser &user, Ended &ended)
 {
     user.changed_at = GetCurrentTimestamp();
     SessionGroup group(user.span());
-    ended.users += expire(user, group, user.changed_at, user.events);
+    const bool went = expire(user, group, user.changed_at, user.events);
     for (const Session *each : user.span()) {
         const auto &session = *static_cast<const StoredSession *>(each);
         if (session.state() == SessionState::online && !session.changed)
             cache_correct_interval(name_of(user, session), time_to_ms(interval_time(session.interval)));
     }
+    // Nobody sees an invisible user go.
+    if (user.hidden)
+        return;
+    ended.users += went;
     for (const Event &event : user.events.items()) {
         if (event.type != EventType::session_end)
             continue;
@@ -82,6 +89,7 @@ void end_for(const Storage &storage, std::span<const NamedSession> sessions, End
         const std::span<WantedUser> wanted = wanted_users(sessions.subspan(from, to - from));
         load_users(storage, wanted, Lock::skip_locked);
         PRESENCE_POINT("expiry-locked");
+        settle_choices(storage, wanted);
         for (WantedUser &each : wanted) {
             if (each.user == nullptr)
                 ended.locked = true;
@@ -115,6 +123,8 @@ Ended end_stale_sessions(Thoroughness thoroughness)
         if (thoroughness == Thoroughness::every_session)
             end_for(storage, sessions_of(departed), ended);
     }
+    if (thoroughness != Thoroughness::watched_sessions)
+        ended.locked |= end_choices(storage);
     close_storage(storage);
     return ended;
 }
@@ -124,6 +134,7 @@ Ended end_departures()
     Ended ended;
     const Storage storage = open_storage();
     end_for(storage, sessions_of(departed), ended);
+    ended.locked |= end_choices(storage);
     close_storage(storage);
     return ended;
 }
@@ -131,7 +142,9 @@ Ended end_departures()
 Time next_departure()
 {
     run(first_departure);
-    return DatumGetTimestampTz(first_value(1));
+    const Time departure = DatumGetTimestampTz(first_value(1));
+    const Time choice = next_end_of_choice();
+    return departure == 0 || (choice != 0 && choice < departure) ? choice : departure;
 }
 
 }  // namespace presence

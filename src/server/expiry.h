@@ -24,9 +24,9 @@ struct Ended {
 // In one transaction, within owner work. Never waits for a lock.
 Ended end_stale_sessions(Thoroughness thoroughness);
 
-// Those who have used up their grace.
+// Those who have used up their grace; and choices of a status that are over.
 Ended end_departures();
-// When the next one has; 0: there is none.
+// When the next one is; 0: there is none.
 Time next_departure();
 
 }  // namespace presence

@@ -8,8 +8,18 @@
 namespace presence {
 
 // The tables that are reached by their oids, and the sequence of presence_event.id.
-enum class Table : std::uint8_t { user, session, event, feed_range, feed_dropped, view_pass, access, event_ids };
-inline constexpr std::size_t table_count = 8;
+enum class Table : std::uint8_t {
+    user,
+    session,
+    event,
+    feed_range,
+    feed_dropped,
+    view_pass,
+    access,
+    event_ids,
+    hidden_session
+};
+inline constexpr std::size_t table_count = 9;
 
 struct Extension {
     Oid schema;

@@ -109,8 +109,8 @@ void push_text(compat::JsonbBuilder &builder, JsonbIteratorToken token, std::str
     builder.push(token, &text);
 }
 
-// What others see of the user: {"status": …, "metadata": …}.
-Jsonb *details_of(Status status, Jsonb *metadata)
+// What others see of the user: {"status": …, "metadata": …}, and a message where there is one.
+Jsonb *details_of(Status status, Jsonb *metadata, const text *message)
 {
     compat::JsonbBuilder builder;
     JsonbValue value;
@@ -128,6 +128,10 @@ Jsonb *details_of(Status status, Jsonb *metadata)
         value.val.binary.len = static_cast<int>(VARSIZE(metadata) - VARHDRSZ);
     }
     builder.push(WJB_VALUE, &value);
+    if (message != nullptr) {
+        push_text(builder, WJB_KEY, "message");
+        push_text(builder, WJB_VALUE, text_view(message));
+    }
     builder.push(WJB_END_OBJECT);
     return builder.finish();
 }
@@ -154,19 +158,20 @@ struct EventWriter {
     bool by_worker;                                    // announces
     const char *epoch;                                 // where this transaction announces
     text *channel;                                     // where the worker does
-    Jsonb *plain[static_cast<int>(Status::away) + 1];  // details without metadata, once they are needed
+    Jsonb *plain[static_cast<int>(Status::away) + 1];  // details with nothing but the status, once they are needed
 };
 
-Jsonb *details_of(EventWriter &writer, const Event &event)
+Jsonb *details_of(EventWriter &writer, const StoredUser &user, const Event &event)
 {
     if (!event.online)
         return nullptr;
     const auto *shown = static_cast<const StoredSession *>(event.shown);
-    if (shown != nullptr && !shown->metadata.isnull)
-        return details_of(event.status, DatumGetJsonbP(shown->metadata.value));
+    Jsonb *metadata = shown != nullptr && !shown->metadata.isnull ? DatumGetJsonbP(shown->metadata.value) : nullptr;
+    if (metadata != nullptr || user.told_message != nullptr)
+        return details_of(event.status, metadata, user.told_message);
     Jsonb *&plain = writer.plain[static_cast<int>(event.status)];
     if (plain == nullptr)
-        plain = details_of(event.status, nullptr);
+        plain = details_of(event.status, nullptr, nullptr);
     return plain;
 }
 
@@ -174,14 +179,14 @@ constexpr Oid event_types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOI
 
 void add_event(EventWriter &writer, const StoredUser &user, const Event &event)
 {
-    const auto &session = *static_cast<const StoredSession *>(event.session);
-    Jsonb *details = details_of(writer, event);
-    const bool named = !text_view(session.name).empty();
+    const auto *session = static_cast<const StoredSession *>(event.session);
+    Jsonb *details = details_of(writer, user, event);
+    const bool named = session != nullptr && !text_view(session->name).empty();
     text *type = make_text(to_text(event.type)), *reason = make_text(to_text(event.reason));
     bool left_to_others = is_announced(event.type);
     if (left_to_others && !writer.by_worker)
         left_to_others = !send_at_commit({0, user.changed_at, text_to_cstring(type), text_to_cstring(user.name),
-                                          named ? text_to_cstring(session.name) : nullptr, text_to_cstring(reason),
+                                          named ? text_to_cstring(session->name) : nullptr, text_to_cstring(reason),
                                           event.sessions, details},
                                          writer.epoch);
     TupleTableSlot *row = next_row(*writer.events);
@@ -189,7 +194,7 @@ void add_event(EventWriter &writer, const StoredUser &user, const Event &event)
     set(row, event_at, TimestampTzGetDatum(user.changed_at));
     set(row, event_type, PointerGetDatum(type));
     set(row, event_user, PointerGetDatum(user.name));
-    set(row, event_session, PointerGetDatum(session.name), !named);
+    set(row, event_session, PointerGetDatum(named ? session->name : nullptr), !named);
     set(row, event_reason, PointerGetDatum(reason));
     set(row, event_sessions, Int32GetDatum(event.sessions));
     set(row, event_details, PointerGetDatum(details), details == nullptr);
@@ -474,8 +479,9 @@ void write_events(std::span<const WantedUser> users)
 {
     Time leave_until = 0;
     bool any = false;
+    const auto is_told = [](const WantedUser &each) { return each.user != nullptr && !each.user->hidden; };
     for (const WantedUser &each : users) {
-        if (each.user == nullptr)
+        if (!is_told(each))
             continue;
         any |= !each.user->events.items().empty();
         for (const Session *session : each.user->span())
@@ -492,7 +498,7 @@ void write_events(std::span<const WantedUser> users)
                        {}};
     begin_command();
     for (const WantedUser &each : users)
-        for (const Event &event : each.user != nullptr ? each.user->events.items() : std::span<const Event>())
+        for (const Event &event : is_told(each) ? each.user->events.items() : std::span<const Event>())
             add_event(writer, *each.user, event);
     insert_rows(*writer.events);
     end_command();
@@ -501,6 +507,8 @@ void write_events(std::span<const WantedUser> users)
 }
 
 void note_events_written() { note_written(0); }
+
+void note_departure_at_commit(Time ends_at) { note_written(ends_at); }
 
 void events_may_be_written() { tell_worker(my_known_database(), 1); }
 

@@ -20,6 +20,8 @@ void watch_transactions();
 void write_events(std::span<const WantedUser> users);
 // The same for events that were written otherwise.
 void note_events_written();
+// The worker is told, when this transaction has committed, that something ends then.
+void note_departure_at_commit(Time ends_at);
 // Another transaction, of which nothing is known, has been committed by this one.
 void events_may_be_written();
 

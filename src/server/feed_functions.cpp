@@ -11,6 +11,7 @@
 #include "lists.h"
 #include "readers.h"
 #include "settings.h"
+#include "user_status.h"
 
 namespace presence {
 
@@ -27,7 +28,7 @@ Statement users_before = {
     " sessions AS (SELECT s.*, coalesce(f.event = 'session_end', s.online AND s.ended_at IS NULL) AS live"
     " FROM @.presence_session AS s LEFT JOIN of_session AS f USING (user_id, session_id) WHERE s.user_id IN (SELECT user_id FROM queue))"
     " SELECT s.user_id, coalesce(min(o.event) = 'user_offline', bool_or(s.online)),"
-    " (array_agg(s.status ORDER BY s.live DESC, array_position(ARRAY['active', 'busy', 'idle', 'away'], s.status)))[1],"
+    " (array_agg(coalesce(s.status_choice, s.status) ORDER BY s.live DESC, array_position(ARRAY['active', 'busy', 'idle', 'away'], s.status)))[1],"
     " (count(*) FILTER (WHERE s.live))::int4, coalesce(min(s.online_since) FILTER (WHERE s.live), max(s.online_since)),"
     " coalesce(max(s.heartbeat_at) FILTER (WHERE s.live), max(s.heartbeat_at)),"
     " (array_agg(s.metadata ORDER BY s.live DESC, s.heartbeat_at DESC))[1]"
@@ -118,6 +119,7 @@ PRESENCE_FUNCTION(presence_snapshot)
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work(fcinfo);
     bring_epoch_up_to_date();
+    end_choices_without_worker();
     bring_feed_up_to_date();
     Snapped taken = take_snapshot(work);
     if (taken.list->has_stale && !worker_is_expected() && may_write() && !IsolationUsesXactSnapshot()) {

@@ -9,7 +9,10 @@ namespace presence {
 
 namespace {
 
-Statement forget_sessions = {"DELETE FROM @.presence_session WHERE user_id = $1", 1, {TEXTOID}};
+Statement forget_sessions = {
+    "WITH hidden AS (DELETE FROM @.presence_hidden_session WHERE user_id = $1) DELETE FROM @.presence_session WHERE user_id = $1",
+    1,
+    {TEXTOID}};
 Statement forget_user = {"DELETE FROM @.presence_user WHERE user_id = $1", 1, {TEXTOID}};
 Statement forget_log = {"DELETE FROM @.presence_admin_log WHERE details ->> 'user_id' = $1", 1, {TEXTOID}};
 // Numbers keep their events, so that the feed goes on without gaps; under a name that says nothing and is used once.

@@ -30,6 +30,8 @@ Statement online_sessions = {"SELECT * FROM @.presence_session WHERE online", 0,
 Statement online_sessions_of = {
     "SELECT * FROM @.presence_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
 Statement sessions_of = {"SELECT * FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
+Statement hidden_sessions_of = {
+    "SELECT * FROM @.presence_hidden_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
 // In two steps, each by an index whatever the planner believes of the table.
 Statement suspects = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
@@ -225,7 +227,7 @@ void add_batch(Receiver &receiver)
 std::string_view add_row(Receiver &receiver, TupleTableSlot *slot)
 {
     UserList &list = *receiver.list;
-    slot_getsomeattrs(slot, session_metadata);
+    slot_getsomeattrs(slot, session_choice_until);
     const auto value = [slot](SessionColumn column) { return slot->tts_values[column - 1]; };
     const auto is_null = [slot](SessionColumn column) { return slot->tts_isnull[column - 1]; };
     const auto time = [&](SessionColumn column) { return is_null(column) ? 0 : DatumGetTimestampTz(value(column)); };
@@ -243,7 +245,9 @@ std::string_view add_row(Receiver &receiver, TupleTableSlot *slot)
     s.name.session = {name, session.size()};
     s.online = DatumGetBool(value(session_online));
     s.status = Status::active;
-    parse(text_view(DatumGetTextPP(value(session_status))), s.status);
+    const bool chosen = !is_null(session_status_choice) &&
+                        (is_null(session_choice_until) || time(session_choice_until) > GetCurrentTimestamp());
+    parse(text_view(DatumGetTextPP(value(chosen ? session_status_choice : session_status))), s.status);
     s.online_since = time(session_online_since);
     s.heartbeat_at = time(session_heartbeat_at);
     s.interval = interval_time(NullableDatum{value(session_heartbeat_interval), is_null(session_heartbeat_interval)});
@@ -413,6 +417,7 @@ UserList *list_named(Datum names, bool with_ended)
 {
     return collect(with_ended ? sessions_of : online_sessions_of, names, with_ended);
 }
+UserList *list_hidden(Datum names) { return collect(hidden_sessions_of, names, false); }
 
 UserList *list_suspects()
 {

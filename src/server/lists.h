@@ -68,6 +68,8 @@ inline constexpr ListPage first_page{DT_NOEND, {}};
 UserList *list_page(ListPage &page, std::int64_t most);
 // The users asked for, by index; who is unknown has no entry. names is an array of text.
 UserList *list_named(Datum names, bool with_ended);
+// The same of hidden sessions that are online; for whoever may know of them.
+UserList *list_hidden(Datum names);
 // Users who may be stale as far as the cache and the grace of departures can tell; null: these are too many to tell.
 UserList *list_suspects();
 // How many users are online. Does not grow with their number where the cache watches over everybody.

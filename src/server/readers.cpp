@@ -13,6 +13,7 @@
 #include "lists.h"
 #include "log.h"
 #include "settings.h"
+#include "user_status.h"
 
 extern "C" {
 #include "access/genam.h"
@@ -355,6 +356,7 @@ PRESENCE_FUNCTION(get_active_users)
                         errmsg("max_rows must be greater than zero: %d", PG_GETARG_INT32(0))));
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work(fcinfo);
+    end_choices_without_worker();
     begin_consistent_reading();
     ListPage page = PG_ARGISNULL(1) ? first_page : page_after(text_view(PG_GETARG_TEXT_PP(1)), work);
     bool stale = false, overdue = false;

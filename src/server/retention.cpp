@@ -33,20 +33,21 @@ Statement drop_log = {
     2,
     {TIMESTAMPTZOID, INT4OID}};
 
-// A session may go when it ended before $3 and its user has a later one, or when all of the user's ended before $4. The ids
-// are compared so that each row is looked at by index, and not all rows for the sake of some.
+// A session may go when it ended before $3 and its user has a later one, or when all of the user's ended before $4 and no choice
+// of the user lasts. The ids are compared so that each row is looked at by index, and not all rows for the sake of some.
 Statement find_users = {
     "SELECT array_agg(user_id), count(*) FROM (SELECT DISTINCT s.user_id FROM @.presence_session AS s"
     " WHERE s.ctid >= $1 AND s.ctid < $2 AND NOT s.online AND s.ended_at < greatest($3, $4) AND"
     " ((s.ended_at < $3 AND EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND (o.online OR (o.ended_at, o.session_id) > (s.ended_at, s.session_id))))"
-    " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.session_id <> s.session_id AND (o.online OR o.ended_at >= $4))))"
+    " OR (s.ended_at < $4 AND NOT EXISTS (SELECT FROM @.presence_session AS o WHERE o.user_id = s.user_id AND o.session_id <> s.session_id AND (o.online OR o.ended_at >= $4))"
+    " AND NOT EXISTS (SELECT FROM @.presence_user AS u WHERE u.user_id = s.user_id AND (u.status_choice IS NOT NULL OR u.choice_message IS NOT NULL))))"
     " LIMIT $5) AS found",
     5,
     {TIDOID, TIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID}};
 // Nothing leaves users behind without a session; this is for those whose sessions were deleted by hand.
 Statement find_bare_users = {
     "SELECT array_agg(user_id), count(*) FROM (SELECT user_id FROM @.presence_user AS u WHERE ctid >= $1 AND ctid < $2 AND NOT online"
-    " AND coalesce(offline_at, '-infinity') < $3 AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id) LIMIT $4) AS found",
+    " AND status_choice IS NULL AND choice_message IS NULL AND coalesce(offline_at, '-infinity') < $3 AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id) LIMIT $4) AS found",
     4,
     {TIDOID, TIDOID, TIMESTAMPTZOID, INT4OID}};
 Statement lock_users = {
@@ -59,10 +60,20 @@ Statement drop_sessions = {
     2,
     {TEXTARRAYOID, TIMESTAMPTZOID}};
 Statement drop_users = {
-    "WITH gone AS (DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT online"
+    "WITH gone AS (DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT online AND status_choice IS NULL AND choice_message IS NULL"
     " AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id AND (s.online OR s.ended_at >= $2))"
     " AND (coalesce(offline_at, '-infinity') < $2 OR EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id)) RETURNING user_id)"
     " DELETE FROM @.presence_session WHERE user_id IN (SELECT user_id FROM gone)",
+    2,
+    {TEXTARRAYOID, TIMESTAMPTZOID}};
+
+// Of invisible users, whose other rows say when they were last seen.
+Statement find_hidden = {
+    "SELECT array_agg(user_id), count(*) FROM (SELECT DISTINCT user_id FROM @.presence_hidden_session WHERE NOT online AND ended_at < $1 LIMIT $2) AS found",
+    2,
+    {TIMESTAMPTZOID, INT4OID}};
+Statement drop_hidden = {
+    "DELETE FROM @.presence_hidden_session WHERE user_id = ANY ($1) AND NOT online AND ended_at < $2",
     2,
     {TEXTARRAYOID, TIMESTAMPTZOID}};
 
@@ -133,6 +144,19 @@ bool forget_sessions(const Cutoffs &cutoffs, Time until)
         at = at + count == blocks ? 0 : at + count;
     }
     return room < most_users;
+}
+
+void forget_hidden_sessions(Time cutoff)
+{
+    Datum values[] = {TimestampTzGetDatum(cutoff), Int32GetDatum(most_users)};
+    run(find_hidden, values);
+    Datum names = first_value(1);
+    if (names == 0)
+        return;
+    run(lock_users, &names);
+    Datum held[] = {first_value(1), values[0]};
+    if (held[0] != 0)
+        run(drop_hidden, held);
 }
 
 bool forget_bare_users(const Cutoffs &cutoffs)
@@ -235,6 +259,7 @@ bool forget_old(Retention retention, Time budget)
     const Time cutoff = ago(now, event_retention_s);
     switch (retention) {
     case Retention::sessions:
+        forget_hidden_sessions(cutoffs.session);
         return forget_sessions(cutoffs, now + budget);
     case Retention::users:
         return cutoffs.user != DT_NOBEGIN && forget_bare_users(cutoffs);

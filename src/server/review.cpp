@@ -36,13 +36,16 @@ Statement counts = {
     {}};
 
 // The first argument is a list of users, or NULL: all.
-#define USERS_WITH_SESSIONS                                                                                                                                  \
-    "WITH ranked AS (SELECT *, array_position(ARRAY['active', 'busy', 'idle', 'away'], status) AS rank"                                                      \
-    " FROM @.presence_session WHERE $1 IS NULL OR user_id = ANY ($1)),"                                                                                      \
-    " owned AS (SELECT user_id, bool_or(online) AS online,"                                                                                                  \
-    " (count(*) FILTER (WHERE online AND ended_at IS NULL))::int4 AS sessions,"                                                                              \
-    " (ARRAY['active', 'busy', 'idle', 'away'])[coalesce(min(rank) FILTER (WHERE online AND ended_at IS NULL), min(rank) FILTER (WHERE online))] AS status," \
-    " min(online_since) FILTER (WHERE online) AS online_since, max(online_since) FILTER (WHERE online) AS last_since,"                                       \
+#define USERS_WITH_SESSIONS                                                                                                                                       \
+    "WITH ranked AS (SELECT *, array_position(ARRAY['active', 'busy', 'idle', 'away'], status) AS rank"                                                           \
+    " FROM @.presence_session WHERE $1 IS NULL OR user_id = ANY ($1)),"                                                                                           \
+    " owned AS (SELECT user_id, bool_or(online) AS online,"                                                                                                       \
+    " (count(*) FILTER (WHERE online AND ended_at IS NULL))::int4 AS sessions,"                                                                                   \
+    " (ARRAY['active', 'busy', 'idle', 'away'])[coalesce(min(rank) FILTER (WHERE online AND ended_at IS NULL), min(rank) FILTER (WHERE online))] AS status,"      \
+    " min(online_since) FILTER (WHERE online) AS online_since, max(online_since) FILTER (WHERE online) AS last_since,"                                            \
+    " min(coalesce(status_choice, '') COLLATE \"C\") FILTER (WHERE online) AS first_choice,"                                                                      \
+    " max(coalesce(status_choice, '') COLLATE \"C\") FILTER (WHERE online) AS last_choice,"                                                                       \
+    " min(coalesce(choice_until, 'infinity')) FILTER (WHERE online) AS first_until, max(coalesce(choice_until, 'infinity')) FILTER (WHERE online) AS last_until," \
     " max(ended_at) AS ended_at FROM ranked GROUP BY user_id)"
 // What the feed tells of them last. Where its history is complete, who is not in it has never been online.
 #define USERS_IN_FEED                                                                                                  \
@@ -59,7 +62,9 @@ Statement find_users = {
     " FROM (SELECT coalesce(u.user_id, o.user_id, t.user_id) AS user_id, u.user_id IS NULL AS missing"
     " FROM @.presence_user AS u FULL JOIN owned AS o ON o.user_id = u.user_id FULL JOIN told AS t ON t.user_id = coalesce(u.user_id, o.user_id), complete"
     " WHERE CASE WHEN u.user_id IS NULL THEN o.user_id IS NOT NULL OR t.online"
-    " ELSE u.online <> coalesce(o.online, false) OR u.sessions <> coalesce(o.sessions, 0) OR u.status IS DISTINCT FROM o.status"
+    " ELSE u.online <> coalesce(o.online, false) OR u.sessions <> coalesce(o.sessions, 0) OR u.status IS DISTINCT FROM CASE WHEN o.status IS NOT NULL THEN coalesce(u.status_choice, o.status) END"
+    " OR (o.online AND (o.first_choice <> o.last_choice OR o.first_choice <> coalesce(u.status_choice, '')"
+    " OR o.first_until <> o.last_until OR o.first_until <> coalesce(u.choice_until, 'infinity')))"
     " OR (o.online AND (u.online_since IS DISTINCT FROM o.online_since OR o.online_since <> o.last_since)) OR t.online <> u.online"
     " OR ($2 AND u.online AND t.user_id IS NULL AND complete.it) END LIMIT $3) AS found",
     3,
@@ -78,7 +83,8 @@ Statement lock_users = {
 // Returns those who stay online and are now shown with another status.
 Statement correct_users = {
     USERS_WITH_SESSIONS
-    ", corrected AS (UPDATE @.presence_user AS u SET online = coalesce(o.online, false), sessions = coalesce(o.sessions, 0), status = o.status,"
+    ", corrected AS (UPDATE @.presence_user AS u SET online = coalesce(o.online, false), sessions = coalesce(o.sessions, 0),"
+    " status = CASE WHEN o.status IS NOT NULL THEN coalesce(old.status_choice, o.status) END,"
     " online_since = coalesce(o.online_since, old.online_since),"
     " offline_at = CASE WHEN o.online THEN old.offline_at WHEN old.online OR old.offline_at IS NULL THEN coalesce(o.ended_at, clock_timestamp()) ELSE old.offline_at END"
     " FROM @.presence_user AS old LEFT JOIN owned AS o ON o.user_id = old.user_id WHERE old.user_id = ANY ($1) AND u.user_id = old.user_id"
@@ -87,8 +93,9 @@ Statement correct_users = {
     1,
     {TEXTARRAYOID}};
 Statement correct_sessions = {
-    "UPDATE @.presence_session AS s SET online_since = u.online_since FROM @.presence_user AS u"
-    " WHERE s.user_id = ANY ($1) AND u.user_id = s.user_id AND s.online AND s.online_since <> u.online_since",
+    "UPDATE @.presence_session AS s SET online_since = u.online_since, status_choice = u.status_choice, choice_until = u.choice_until FROM @.presence_user AS u"
+    " WHERE s.user_id = ANY ($1) AND u.user_id = s.user_id AND s.online"
+    " AND (s.online_since, s.status_choice, s.choice_until) IS DISTINCT FROM (u.online_since, u.status_choice, u.choice_until)",
     1,
     {TEXTARRAYOID}};
 // What the feed has to tell of them to agree again. $2: whose rows said that they were online; $3: whose status is another;
@@ -100,7 +107,7 @@ Statement write_changes = {
     " WHERE event IN ('session_start', 'session_end') AND user_id = ANY ($1)"
     " ORDER BY user_id COLLATE \"C\", coalesce(session_id, '') COLLATE \"C\", id DESC),"
     " live AS (SELECT user_id, session_id FROM @.presence_session WHERE user_id = ANY ($1) AND online AND ended_at IS NULL),"
-    " users AS (SELECT u.user_id, u.online, u.sessions, u.status, coalesce(t.online, NOT complete.it AND u.user_id = ANY ($2), false) AS told_online"
+    " users AS (SELECT u.user_id, u.online, u.sessions, u.status, u.choice_message, coalesce(t.online, NOT complete.it AND u.user_id = ANY ($2), false) AS told_online"
     " FROM @.presence_user AS u LEFT JOIN told AS t ON t.user_id = u.user_id, complete WHERE u.user_id = ANY ($1)),"
     " changes AS (SELECT coalesce(t.user_id, l.user_id) AS user_id, nullif(coalesce(t.session_id, l.session_id), '') AS session_id,"
     " CASE WHEN t.online THEN 'session_end' ELSE 'session_start' END AS event, $5 AS channel, 1 AS step"
@@ -111,7 +118,8 @@ Statement write_changes = {
     " INSERT INTO @.presence_event (at, event, user_id, session_id, reason, sessions, details, channel)"
     " SELECT clock_timestamp(), c.event, c.user_id, c.session_id, 'admin', u.sessions,"
     " CASE WHEN u.online THEN jsonb_build_object('status', u.status, 'metadata', (SELECT metadata FROM @.presence_session AS s"
-    " WHERE s.user_id = u.user_id AND s.online ORDER BY s.ended_at IS NULL DESC, s.heartbeat_at DESC LIMIT 1)) END, c.channel"
+    " WHERE s.user_id = u.user_id AND s.online ORDER BY s.ended_at IS NULL DESC, s.heartbeat_at DESC LIMIT 1))"
+    " || CASE WHEN u.choice_message IS NULL THEN '{}' ELSE jsonb_build_object('message', u.choice_message) END END, c.channel"
     " FROM changes AS c JOIN users AS u ON u.user_id = c.user_id ORDER BY c.user_id, c.step",
     5,
     {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID}};
@@ -119,6 +127,25 @@ Statement forget_bare_users = {
     "DELETE FROM @.presence_user AS u WHERE user_id = ANY ($1) AND NOT EXISTS (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id)",
     1,
     {TEXTARRAYOID}};
+
+// Sessions that are where those of the user's choice do not belong: of invisible users where others see them, of others where
+// nobody does. They end, or go; whoever is there begins them again with the next heartbeat.
+Statement find_misplaced = {
+    "SELECT array_agg(user_id), count(*) FROM (SELECT user_id FROM @.presence_user AS u WHERE status_choice = 'invisible' AND EXISTS"
+    " (SELECT FROM @.presence_session AS s WHERE s.user_id = u.user_id AND s.online) UNION SELECT h.user_id FROM @.presence_hidden_session AS h"
+    " LEFT JOIN @.presence_user AS u ON u.user_id = h.user_id WHERE u.status_choice IS DISTINCT FROM 'invisible') AS found",
+    0,
+    {}};
+Statement end_misplaced = {
+    "UPDATE @.presence_session SET online = false, ended_at = coalesce(ended_at, clock_timestamp()), end_reason = coalesce(end_reason, 'admin'), leave_until = NULL"
+    " WHERE online AND user_id IN (SELECT user_id FROM @.presence_user WHERE user_id = ANY ($1) AND status_choice = 'invisible')",
+    1,
+    {TEXTARRAYOID}};
+Statement remove_misplaced = {
+    "DELETE FROM @.presence_hidden_session AS h WHERE user_id = ANY ($1) AND NOT EXISTS"
+    " (SELECT FROM @.presence_user AS u WHERE u.user_id = h.user_id AND (u.status_choice = 'invisible' OR u.user_id <> ALL ($2)))",
+    2,
+    {TEXTARRAYOID, TEXTARRAYOID}};
 
 // Where there is no shared memory in which to note them. Whoever reviews takes them first, so that none is lost.
 Statement note_change = {"INSERT INTO @.presence_change (at, only_added) VALUES (clock_timestamp(), $1)", 1, {BOOLOID}};
@@ -177,6 +204,21 @@ Datum makable(Datum names, bool &locked)
     return text_array(all, static_cast<std::size_t>(makable_count));
 }
 
+void bring_sessions_in_place(Reviewed &done)
+{
+    run(find_misplaced);
+    const std::int64_t found = DatumGetInt64(first_value(2));
+    if (found == 0)
+        return;
+    Datum names[] = {kept_column(1).value, 0};
+    run(lock_users, names);
+    done.locked |= DatumGetInt64(first_value(3)) < found;
+    names[1] = or_empty(kept_column(1));
+    run(end_misplaced, names + 1);
+    run(remove_misplaced, names);
+    done.users += static_cast<int>(found);
+}
+
 void bring_users_in_line(ReviewDepth depth, Reviewed &done)
 {
     Datum find[] = {0, BoolGetDatum(depth == ReviewDepth::feed), Int32GetDatum(most_users)};
@@ -211,7 +253,7 @@ void bring_users_in_line(ReviewDepth depth, Reviewed &done)
         note_events_written();
     if (created != 0)
         run(forget_bare_users, &created);
-    done.users = static_cast<int>(held);
+    done.users += static_cast<int>(held);
 }
 
 void correct_cache(const CacheDifference &difference, void *context)
@@ -264,6 +306,7 @@ Reviewed review(ReviewDepth depth)
         }
         done.new_feed = true;
     }
+    bring_sessions_in_place(done);
     bring_users_in_line(depth, done);
     PRESENCE_POINT("users-reviewed");
     if (!done.more)

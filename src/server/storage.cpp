@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <new>
 
+#include "../core/user_status.h"
 #include "cache.h"
 #include "feed.h"
 #include "injection.h"
+#include "tombstones.h"
 
 extern "C" {
 #include "utils/fmgroids.h"
@@ -22,13 +24,33 @@ enum UserColumn : AttrNumber {
     user_status,
     user_online_since,
     user_offline_at,
+    user_status_choice,
+    user_choice_until,
+    user_choice_message,
 };
-constexpr Oid user_types[] = {TEXTOID, BOOLOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+constexpr Oid user_types[] = {TEXTOID,        BOOLOID, INT4OID,        TEXTOID, TIMESTAMPTZOID,
+                              TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
+constexpr std::string_view invisible = "invisible";
 
-constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,     TEXTOID,        TIMESTAMPTZOID,
-                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID,
-                                 TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID};
-constexpr int session_columns = session_metadata;
+constexpr Oid session_types[] = {
+    TEXTOID,        TEXTOID, BOOLOID,        TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
+    TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID,        JSONBOID,       TEXTOID,        TIMESTAMPTZOID};
+constexpr int session_columns = session_choice_until;
+
+OpenTable &hidden_sessions(const Storage &storage)
+{
+    if (storage.hidden_sessions == nullptr) {
+        MemoryContext caller = MemoryContextSwitchTo(storage.context);
+        storage.hidden_sessions = open_for_writing(Table::hidden_session, session_types);
+        MemoryContextSwitchTo(caller);
+    }
+    return *storage.hidden_sessions;
+}
+
+OpenTable &table_of(const Storage &storage, const StoredSession &session)
+{
+    return session.hidden ? hidden_sessions(storage) : *storage.sessions;
+}
 
 // A row as it was read, in memory of its own.
 template <int count>
@@ -74,7 +96,8 @@ std::string_view session_name_of(const Session *session)
 
 StoredUser *new_user(text *name)
 {
-    return new (palloc0(sizeof(StoredUser))) StoredUser{{}, nullptr, name, nullptr, 0, false, EventList({}), 0};
+    return new (palloc0(sizeof(StoredUser)))
+        StoredUser{{}, nullptr, name, nullptr, 0, false, EventList({}), 0, nullptr, nullptr, false, {}};
 }
 
 // Each session may end, and each heartbeat begin one.
@@ -90,6 +113,7 @@ StoredSession *new_session(text *name)
     auto *session = new (palloc0(sizeof(StoredSession))) StoredSession{};
     session->name = name;
     session->interval = session->user_agent = session->ip_address = session->metadata = null_datum;
+    session->status_choice = session->choice_until = null_datum;
     return session;
 }
 
@@ -105,14 +129,32 @@ StoredUser *first_seen(const WantedUser &wanted)
     return user;
 }
 
+NullableDatum choice_of(const StoredUser &user)
+{
+    const StatusChoice &choice = user.choice;
+    if (!choice.invisible && !choice.status)
+        return null_datum;
+    return {PointerGetDatum(make_text(choice.invisible ? invisible : to_text(*choice.status))), false};
+}
+
+NullableDatum end_of_choice(const StoredUser &user)
+{
+    return {TimestampTzGetDatum(user.choice.until), user.choice.until == 0};
+}
+
 void fill_user(TupleTableSlot *row, const StoredUser &user)
 {
+    const User &seen = user.hidden ? user.recorded : user;
+    const NullableDatum choice = choice_of(user);
     set(row, user_id, PointerGetDatum(user.name));
-    set(row, user_online, BoolGetDatum(user.online));
-    set(row, user_sessions, Int32GetDatum(user.sessions));
-    set(row, user_status, PointerGetDatum(make_text(to_text(user.status))), !user.online);
-    set_time(row, user_online_since, user.online_since);
-    set_time(row, user_offline_at, user.offline_at);
+    set(row, user_online, BoolGetDatum(seen.online));
+    set(row, user_sessions, Int32GetDatum(seen.sessions));
+    set(row, user_status, PointerGetDatum(make_text(to_text(seen.status))), !seen.online);
+    set_time(row, user_online_since, seen.online_since);
+    set_time(row, user_offline_at, seen.offline_at);
+    set(row, user_status_choice, choice.value, choice.isnull);
+    set_time(row, user_choice_until, user.choice.until);
+    set(row, user_choice_message, PointerGetDatum(user.message), user.message == nullptr);
 }
 
 void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSession &session)
@@ -132,12 +174,17 @@ void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSessi
     set(row, session_user_agent, session.user_agent.value, session.user_agent.isnull);
     set(row, session_ip_address, session.ip_address.value, session.ip_address.isnull);
     set(row, session_metadata, session.metadata.value, session.metadata.isnull);
+    // One that has ended keeps what was true at its end.
+    const NullableDatum choice = session.online && !session.hidden ? choice_of(user) : session.status_choice;
+    const NullableDatum until = session.online && !session.hidden ? end_of_choice(user) : session.choice_until;
+    set(row, session_status_choice, choice.value, choice.isnull);
+    set(row, session_choice_until, until.value, until.isnull);
 }
 
 // The locked row.
 StoredUser *read_user(const Storage &storage, text *name)
 {
-    const ReadRow<user_offline_at> row(*storage.users, storage.users->locked);
+    const ReadRow<user_choice_message> row(*storage.users, storage.users->locked);
     StoredUser *user = new_user(name);
     user->stored = row.tuple;
     user->online = row.flag(user_online);
@@ -145,13 +192,24 @@ StoredUser *read_user(const Storage &storage, text *name)
     parse(row.words(user_status), user->status);
     user->online_since = row.time(user_online_since);
     user->offline_at = row.time(user_offline_at);
+    const std::string_view choice = row.words(user_status_choice);
+    Status status;
+    if (parse(choice, status))
+        user->choice.status = status;
+    user->hidden = user->choice.invisible = choice == invisible;
+    user->choice.until = row.time(user_choice_until);
+    if (!row.is_null(user_choice_message)) {
+        user->message = user->told_message = DatumGetTextPP(row.value(user_choice_message));
+        user->choice.message = text_fingerprint(text_view(user->message));
+    }
+    user->recorded = *user;
     return user;
 }
 
 // The row that a scan has found.
-StoredSession *read_session(const Storage &storage)
+StoredSession *read_session(const OpenTable &table)
 {
-    const ReadRow<session_columns> row(*storage.sessions, storage.sessions->found);
+    const ReadRow<session_columns> row(table, table.found);
     StoredSession *session = new_session(DatumGetTextPP(row.value(session_name)));
     session->stored = row.tuple;
     session->online = row.flag(session_online);
@@ -168,6 +226,8 @@ StoredSession *read_session(const Storage &storage)
     session->ip_address = row.get(session_ip_address);
     session->metadata = row.get(session_metadata);
     session->metadata_digest = datum_fingerprint(session->metadata);
+    session->status_choice = row.get(session_status_choice);
+    session->choice_until = row.get(session_choice_until);
     session->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row.tuple->t_data));
     return session;
 }
@@ -200,7 +260,7 @@ bool create_user(const Storage &storage, WantedUser &wanted, const NewUserRule &
     wanted.user = first_seen(wanted);
     rule.apply(wanted, rule.context);
     wanted.user->created = true;
-    if (!wanted.user->online)
+    if (!wanted.user->online && !wanted.user->choice.any())
         return true;
     fill_user(new_row(*storage.users), *wanted.user);
     if (!insert_unless_present(*storage.users))
@@ -265,7 +325,7 @@ void read_live_sessions(const Storage &storage, IndexScanDesc scan, const Stored
     index_rescan(scan, keys, 2, nullptr, 0);
     while (index_getnext_slot(scan, ForwardScanDirection, storage.sessions->found)) {
         CHECK_FOR_INTERRUPTS();
-        list.add(read_session(storage));
+        list.add(read_session(*storage.sessions));
     }
     std::sort(list.items, list.items + list.count,
               [](const Session *a, const Session *b) { return session_name_of(a) < session_name_of(b); });
@@ -275,7 +335,70 @@ StoredSession *read_named_session(const Storage &storage, IndexScanDesc scan, co
 {
     ScanKeyData keys[] = {equals(1, F_TEXTEQ, PointerGetDatum(user.name)), equals(2, F_TEXTEQ, PointerGetDatum(name))};
     index_rescan(scan, keys, 2, nullptr, 0);
-    return index_getnext_slot(scan, ForwardScanDirection, storage.sessions->found) ? read_session(storage) : nullptr;
+    return index_getnext_slot(scan, ForwardScanDirection, storage.sessions->found) ? read_session(*storage.sessions)
+                                                                                   : nullptr;
+}
+
+// Of an invisible user, by name: those that are online, and those that have ended since the user is invisible.
+template <typename Visit>
+void for_each_hidden(const Storage &storage, const StoredUser &user, Visit visit)
+{
+    OpenTable &table = hidden_sessions(storage);
+    IndexScanDesc scan = begin_index_scan(table, index_on(table, {session_user, session_name}, false), 1);
+    ScanKeyData key = equals(1, F_TEXTEQ, PointerGetDatum(user.name));
+    index_rescan(scan, &key, 1, nullptr, 0);
+    while (index_getnext_slot(scan, ForwardScanDirection, table.found)) {
+        CHECK_FOR_INTERRUPTS();
+        visit(read_session(table));
+    }
+    index_endscan(scan);
+}
+
+// A session that is not there yet is what others see of it, which has ended, and gets a row of its own.
+StoredSession *unseen_since(StoredSession *seen)
+{
+    if (seen == nullptr)
+        return nullptr;
+    seen->stored = nullptr;
+    seen->online = seen->leaving = seen->uncommitted = false;
+    return seen;
+}
+
+void load_hidden_sessions(const Storage &storage, IndexScanDesc named, WantedUser &wanted, Lock lock)
+{
+    StoredUser &user = *wanted.user;
+    SessionList all{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    for_each_hidden(storage, user, [&all](StoredSession *session) { all.add(session); });
+    SessionList list{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    std::fill_n(wanted.targets, wanted.sessions.size(), nullptr);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < all.count; ++i) {
+        auto *session = static_cast<StoredSession *>(all.items[i]);
+        while (next < wanted.sessions.size() && text_view(wanted.sessions[next]) < text_view(session->name))
+            ++next;
+        const bool is_wanted =
+            next < wanted.sessions.size() && text_view(wanted.sessions[next]) == text_view(session->name);
+        if (is_wanted)
+            wanted.targets[next] = session;
+        if (is_wanted || session->online)
+            list.add(session);
+    }
+    for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
+        CHECK_FOR_INTERRUPTS();
+        StoredSession *&target = wanted.targets[i];
+        if (target != nullptr)
+            continue;
+        target = unseen_since(read_named_session(storage, named, user, wanted.sessions[i]));
+        if (target == nullptr && lock == Lock::create_missing)
+            target = new_session(wanted.sessions[i]);
+        if (target != nullptr)
+            list.add(target);
+    }
+    give_room(user, list.items, list.count, wanted.sessions.size());
+    user.session_count = static_cast<int>(list.count);
+    for (Session *session : user.span())
+        static_cast<StoredSession *>(session)->hidden = true;
+    sum_up(user, user.span());
 }
 
 void load_sessions(const Storage &storage, IndexScanDesc live, IndexScanDesc named, WantedUser &wanted, Lock lock)
@@ -354,7 +477,8 @@ SessionDetails cached_details(const StoredSession &session)
             .fingerprints = {.user_agent = datum_fingerprint(session.user_agent),
                              .ip_address = datum_fingerprint(session.ip_address),
                              .metadata = datum_fingerprint(session.metadata)},
-            .status = session.status};
+            .status = session.status,
+            .hidden = session.hidden};
 }
 
 // What the cache keeps of a session's row, to find it again: all live sessions of a user have the user's online_since.
@@ -386,11 +510,11 @@ struct StaleGroup {
 };
 
 // found: null, or where the names go.
-void match_rows(const Storage &storage, IndexScanDesc scan, const StaleGroup &group, FoundSessions *found)
+void match_rows(const OpenTable &table, IndexScanDesc scan, const StaleGroup &group, FoundSessions *found)
 {
     ScanKeyData key = equals(1, F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(static_cast<Time>(group.sessions[0].row_id)));
     index_rescan(scan, &key, 1, nullptr, 0);
-    TupleTableSlot *slot = storage.sessions->found;
+    TupleTableSlot *slot = table.found;
     while (index_getnext_slot(scan, ForwardScanDirection, slot)) {
         CHECK_FOR_INTERRUPTS();
         slot_getsomeattrs(slot, session_leave_until);
@@ -432,14 +556,30 @@ FoundSessions find_stale_sessions(const Storage &storage, std::span<ExpiredSessi
     const Relation index = index_on(*storage.sessions, {session_online_since, session_user}, true);
     IndexScanDesc visible = begin_index_scan(*storage.sessions, index, 1);
     IndexScanDesc uncommitted = begin_index_scan(*storage.sessions, index, 1, &dirty);
+    IndexScanDesc hidden = nullptr, hidden_uncommitted = nullptr;
     for (std::size_t from = 0, to = 0; from < stale.size(); from = to) {
         for (to = from; to < stale.size() && stale[to].row_id == stale[from].row_id; ++to) {
         }
         const StaleGroup group{stale.subspan(from, to - from), found + from};
-        match_rows(storage, visible, group, &result);
+        match_rows(*storage.sessions, visible, group, &result);
+        if (group.all_found())
+            continue;
+        if (hidden == nullptr) {
+            OpenTable &table = hidden_sessions(storage);
+            const Relation hidden_index = index_on(table, {session_online_since, session_user}, true);
+            hidden = begin_index_scan(table, hidden_index, 1);
+            hidden_uncommitted = begin_index_scan(table, hidden_index, 1, &dirty);
+        }
+        match_rows(hidden_sessions(storage), hidden, group, &result);
         // A session whose beginning commits later than its timeout must not be forgotten meanwhile.
         if (!group.all_found())
-            match_rows(storage, uncommitted, group, nullptr);
+            match_rows(*storage.sessions, uncommitted, group, nullptr);
+        if (!group.all_found())
+            match_rows(hidden_sessions(storage), hidden_uncommitted, group, nullptr);
+    }
+    if (hidden != nullptr) {
+        index_endscan(hidden_uncommitted);
+        index_endscan(hidden);
     }
     index_endscan(uncommitted);
     index_endscan(visible);
@@ -483,11 +623,14 @@ std::size_t end_of_set(std::span<const NamedSession> sessions, std::size_t from)
 
 Storage open_storage()
 {
-    return {open_for_writing(Table::user, user_types), open_for_writing(Table::session, session_types)};
+    return {open_for_writing(Table::user, user_types), open_for_writing(Table::session, session_types),
+            CurrentMemoryContext, nullptr};
 }
 
 void close_storage(const Storage &storage)
 {
+    if (storage.hidden_sessions != nullptr)
+        close_table(storage.hidden_sessions);
     close_table(storage.sessions);
     close_table(storage.users);
 }
@@ -508,7 +651,8 @@ void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock,
         begin_index_scan(*storage.sessions, index_on(*storage.sessions, {session_user, session_name}, false), 2);
     for (WantedUser &each : wanted)
         if (each.user != nullptr && !each.user->created)
-            load_sessions(storage, live, named, each, lock);
+            (unlikely(each.user->hidden) ? load_hidden_sessions(storage, named, each, lock)
+                                         : load_sessions(storage, live, named, each, lock));
     index_endscan(named);
     index_endscan(live);
     end_command();
@@ -533,16 +677,78 @@ void refresh(const Storage &storage, const StoredUser &user, const StoredSession
                                                  session.heartbeat_at))
         return;
     begin_command();
-    TupleTableSlot *row = next_version(*storage.sessions, session.stored);
+    OpenTable &table = table_of(storage, session);
+    TupleTableSlot *row = next_version(table, session.stored);
     fill_session(row, user, session);
-    update_row(*storage.sessions, session.stored);
+    update_row(table, session.stored);
     end_command();
+}
+
+void hide(StoredUser &user, const StatusChoice &choice, Time now)
+{
+    auto **list = static_cast<Session **>(
+        palloc_extended(sizeof(Session *) * (2 * static_cast<std::size_t>(user.session_count) + 1), MCXT_ALLOC_HUGE));
+    SessionGroup group(user.span());
+    expire(user, group, now, user.events);
+    int count = 0;
+    // The row that ends comes before the one that goes on, of which the cache is told last.
+    for (Session *each : user.span()) {
+        auto &session = *static_cast<StoredSession *>(each);
+        list[count++] = &session;
+        if (session.state() != SessionState::online)
+            continue;
+        auto *unseen = new (palloc(sizeof(StoredSession))) StoredSession(session);
+        unseen->stored = nullptr;
+        unseen->status_choice = unseen->choice_until = null_datum;
+        unseen->hidden = unseen->changed = true;
+        list[count++] = unseen;
+    }
+    apply_departure(user, group, nullptr, {now, Reason::leave, 0}, user.events);
+    user.list = list;
+    user.session_count = count;
+    user.choice = choice;
+    user.changed = true;
+}
+
+void come_into_view(const Storage &storage, const WantedUser &wanted, const StatusChoice &choice, Time now)
+{
+    StoredUser &user = *wanted.user;
+    SessionGroup group(user.span());
+    expire(user, group, now, user.events);
+    static_cast<User &>(user) = user.recorded;
+    user.hidden = false;
+    const auto count = static_cast<std::size_t>(user.session_count);
+    give_room(user, user.list, 2 * count, wanted.sessions.size());
+
+    begin_command();
+    const Time guard = ms_to_time(rejoin_guard_ms);
+    for_each_hidden(storage, user, [&](const StoredSession *session) {
+        // Of those that have ended, others learn nothing; but a late heartbeat is still refused.
+        if (session->ended_at > now - guard && is_goodbye(session->end_reason) && !text_view(session->name).empty())
+            leave_tombstone(name_of(user, *session), Goodbye::pending);
+        delete_row(hidden_sessions(storage), session->stored);
+    });
+    IndexScanDesc named =
+        begin_index_scan(*storage.sessions, index_on(*storage.sessions, {session_user, session_name}, false), 2);
+    for (Session *each : user.span()) {
+        auto &session = *static_cast<StoredSession *>(each);
+        const StoredSession *seen = read_named_session(storage, named, user, session.name);
+        session.hidden = session.uncommitted = false;
+        session.stored = seen != nullptr ? seen->stored : nullptr;
+        if (session.changed && !session.online) {
+            cache_close(name_of(user, session));
+            cache_erase_at_commit(name_of(user, session));
+        }
+    }
+    index_endscan(named);
+    end_command();
+    reveal(user, user.span(), choice, now, user.events);
 }
 
 void store_users(const Storage &storage, std::span<const WantedUser> wanted)
 {
     for_each_changed(wanted, [](StoredUser &user, StoredSession &session) {
-        if (session.stored != nullptr)
+        if (session.stored != nullptr || session.hidden)
             cache_close(name_of(user, session));
         if (session.clear_typing)
             clear_typing(session);
@@ -550,20 +756,25 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
     PRESENCE_POINT("entries-closed");
 
     begin_command();
-    OpenTable &sessions = *storage.sessions;
-    for_each_changed(wanted, [&sessions](StoredUser &user, StoredSession &session) {
+    for_each_changed(wanted, [&storage](StoredUser &user, StoredSession &session) {
+        OpenTable &table = table_of(storage, session);
         if (session.stored == nullptr) {
-            fill_session(next_row(sessions), user, session);
-            add_row(sessions);
+            fill_session(next_row(table), user, session);
+            add_row(table);
             return;
         }
         CHECK_FOR_INTERRUPTS();
-        fill_session(next_version(sessions, session.stored), user, session);
-        update_row(sessions, session.stored);
+        fill_session(next_version(table, session.stored), user, session);
+        update_row(table, session.stored);
     });
-    insert_rows(sessions);
+    insert_rows(*storage.sessions);
+    if (storage.hidden_sessions != nullptr)
+        insert_rows(*storage.hidden_sessions);
     for (const WantedUser &each : wanted) {
-        if (each.user == nullptr || each.user->created || !each.user->changed)
+        if (each.user == nullptr || each.user->created)
+            continue;
+        // Of an invisible user, nothing has changed but the choice itself.
+        if (each.user->hidden ? !each.user->has_other_choice() : !each.user->changed)
             continue;
         fill_user(next_version(*storage.users, each.user->stored), *each.user);
         update_row(*storage.users, each.user->stored);
@@ -579,6 +790,9 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
             cache_erase_at_commit(name_of(user, session));
     });
     PRESENCE_POINT("entries-made");
+    for (const WantedUser &each : wanted)
+        if (each.user != nullptr && each.user->has_other_choice() && each.user->choice.until != 0)
+            note_departure_at_commit(each.user->choice.until);
     write_events(wanted);
     PRESENCE_POINT("events-written");
 }

@@ -26,13 +26,17 @@ enum SessionColumn : AttrNumber {
     session_user_agent,
     session_ip_address,
     session_metadata,
+    session_status_choice,
+    session_choice_until,
 };
 
 struct StoredSession : Session {
     HeapTuple stored;  // null: not stored yet
     text *name;        // empty: the unnamed one
     NullableDatum interval, user_agent, ip_address, metadata;
-    bool uncommitted;  // written by this very transaction
+    NullableDatum status_choice, choice_until;  // the user's when the row was last written online
+    bool uncommitted;                           // written by this very transaction
+    bool hidden;                                // its row is, or comes, where those of invisible users are
 };
 
 struct StoredUser : User {
@@ -43,6 +47,13 @@ struct StoredUser : User {
     bool created;      // by this call, with what the rules made of the first heartbeats
     EventList events;  // has room for one departure, or a heartbeat of each session wanted
     Time changed_at;
+    text *message;       // of the choice; null: none
+    text *told_message;  // the one in the events
+    // Loaded as invisible: what the rules see are the hidden sessions, and what they say is told to nobody.
+    bool hidden;
+    User recorded;  // as the row was loaded
+
+    bool has_other_choice() const { return !(choice == recorded.choice); }
 
     std::span<Session *> span() const { return {list, static_cast<std::size_t>(session_count)}; }
 };
@@ -67,6 +78,8 @@ enum class Lock { create_missing, wait, skip_locked };
 struct Storage {
     OpenTable *users;
     OpenTable *sessions;
+    MemoryContext context;
+    mutable OpenTable *hidden_sessions;  // opened when somebody is invisible
 };
 Storage open_storage();
 void close_storage(const Storage &storage);
@@ -85,6 +98,10 @@ void load_users(const Storage &storage, std::span<WantedUser> wanted, Lock lock,
 bool wait_for_new_user(const Storage &storage, text *name);
 // A heartbeat that changes nothing: to the cache where that is possible, else to the row.
 void refresh(const Storage &storage, const StoredUser &user, const StoredSession &session);
+// The visible user goes offline, and the sessions go on unseen. choice: invisible.
+void hide(StoredUser &user, const StatusChoice &choice, Time now);
+// The hidden sessions take the place of what others have seen of them.
+void come_into_view(const Storage &storage, const WantedUser &wanted, const StatusChoice &choice, Time now);
 // What is marked as changed, and the events.
 void store_users(const Storage &storage, std::span<const WantedUser> wanted);
 

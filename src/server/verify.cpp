@@ -24,7 +24,7 @@ Statement broken_users = {
     " (ARRAY['active', 'busy', 'idle', 'away'])[coalesce(min(rank) FILTER (WHERE ended_at IS NULL), min(rank))] AS status"
     " FROM ranked WHERE online GROUP BY user_id),"
     " pair AS (SELECT u.user_id, u.online, u.sessions, u.status, u.online_since, l.user_id IS NOT NULL AS has_live,"
-    " coalesce(l.sessions, 0) AS live_sessions, l.status AS live_status, l.first_since, l.last_since"
+    " coalesce(l.sessions, 0) AS live_sessions, CASE WHEN l.status IS NOT NULL THEN coalesce(u.status_choice, l.status) END AS live_status, l.first_since, l.last_since"
     " FROM @.presence_user AS u LEFT JOIN live AS l ON l.user_id = u.user_id)"
     " SELECT 'a user is online as long as a session is', user_id, format('online is %s, but %s sessions are', online, live_sessions)"
     " FROM pair WHERE online <> has_live"
@@ -35,7 +35,12 @@ Statement broken_users = {
     " UNION ALL SELECT 'a user and the sessions have one online_since', user_id, format('online_since is %s, that of the sessions %s to %s', online_since, first_since, last_since)"
     " FROM pair WHERE has_live AND (online_since IS DISTINCT FROM first_since OR first_since <> last_since)"
     " UNION ALL SELECT 'a session has a user', s.user_id, format('session %L has none', s.session_id)"
-    " FROM @.presence_session AS s LEFT JOIN @.presence_user AS u ON u.user_id = s.user_id WHERE u.user_id IS NULL",
+    " FROM @.presence_session AS s LEFT JOIN @.presence_user AS u ON u.user_id = s.user_id WHERE u.user_id IS NULL"
+    " UNION ALL SELECT 'the sessions of a user repeat the choice', s.user_id, format('session %L has %L until %s', s.session_id, s.status_choice, s.choice_until)"
+    " FROM @.presence_session AS s JOIN @.presence_user AS u ON u.user_id = s.user_id"
+    " WHERE s.online AND (s.status_choice IS DISTINCT FROM u.status_choice OR s.choice_until IS DISTINCT FROM u.choice_until)"
+    " UNION ALL SELECT 'only an invisible user has hidden sessions', h.user_id, format('session %L is hidden', h.session_id)"
+    " FROM @.presence_hidden_session AS h LEFT JOIN @.presence_user AS u ON u.user_id = h.user_id WHERE u.status_choice IS DISTINCT FROM 'invisible'",
     0,
     {}};
 
@@ -154,7 +159,8 @@ void report_broken_constraints(ReturnSetInfo *result, Table which)
 }
 
 // In the order of those who write.
-constexpr Table watched_tables[] = {Table::user, Table::session, Table::event, Table::feed_range, Table::feed_dropped};
+constexpr Table watched_tables[] = {Table::user,  Table::session,    Table::hidden_session,
+                                    Table::event, Table::feed_range, Table::feed_dropped};
 
 }  // namespace
 

@@ -70,7 +70,8 @@ constexpr std::uint64_t turn_ms = 1000;
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
-    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL",
+    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL"
+    " UNION ALL SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_hidden_session WHERE online",
     0,
     {}};
 
@@ -253,7 +254,7 @@ Statement any_prepared = {
 struct WorkerState {
     Task start = {"read the state of the feed"};
     Task number = {"number events"};
-    Task depart = {"end departures"};
+    Task depart = {"end departures and choices"};
     Task expire = {"end silent sessions"};
     Task fill = {"read online sessions"};
     Task search = {"search the table for silent sessions"};

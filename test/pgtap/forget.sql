@@ -1,6 +1,6 @@
 -- presence_forget_user() removes a person everywhere, and the feed stays whole for everybody else.
 \ir helpers.psql
-SELECT plan(20);
+SELECT plan(23);
 SET client_min_messages = warning;
 
 -- Where a text still occurs in any table of the extension.
@@ -55,5 +55,12 @@ BEGIN;
 SELECT presence_forget_user('secret-ada');
 ROLLBACK;
 SELECT ok(is_user_online('secret-ada'), 'rolled back, nothing was forgotten');
+
+-- Nor does anything stay of somebody who was not seen.
+SELECT update_user_heartbeat('hidden-eve', 'hidden-tab'), set_user_status('hidden-eve', 'invisible', message => 'hidden-message'), update_user_heartbeat('hidden-eve', 'hidden-phone');
+SELECT ok('presence_hidden_session' = ANY (pg_temp.places('hidden-eve')), 'somebody is invisible');
+SELECT count(*) FROM presence_forget_user('hidden-eve') \gset
+SELECT is(pg_temp.places('hidden-eve') || pg_temp.places('hidden-message'), '{}', 'and is nowhere');
+SELECT is((SELECT count(*) FROM presence_verify()), 0::bigint, 'everything agrees');
 
 SELECT * FROM finish();

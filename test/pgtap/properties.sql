@@ -1,10 +1,15 @@
 -- Random histories of few users and sessions. After every step the same invariants hold, whatever happened.
 \ir helpers.psql
-SELECT plan(26);
+SELECT plan(32);
 
 CREATE TEMP TABLE broken (invariant text, step integer, operation text, detail text);
 -- What a reader of the feed knows, from one snapshot and then events only.
-CREATE TEMP TABLE model (user_id text PRIMARY KEY, status text, sessions integer, metadata jsonb);
+CREATE TEMP TABLE model (user_id text PRIMARY KEY, status text, sessions integer, metadata jsonb, message text);
+-- What others could see of somebody who has just become invisible.
+CREATE TEMP TABLE last_sight (user_id text PRIMARY KEY, seen text);
+CREATE FUNCTION pg_temp.sight(who text) RETURNS text LANGUAGE sql AS $$
+    SELECT format('%s %s %s %s %s', (SELECT p FROM presence AS p WHERE user_id = who), (SELECT array_agg(s ORDER BY session_id) FROM presence_sessions AS s WHERE user_id = who),
+                  (SELECT g FROM get_presence(ARRAY[who]) AS g), is_user_online(who), (SELECT count(*) FROM presence_events WHERE user_id = who)) $$;
 CREATE TEMP TABLE model_position AS SELECT 0::bigint AS seq;
 
 CREATE FUNCTION pg_temp.pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT choices[1 + floor(random() * cardinality(choices))::integer] $$;
@@ -18,7 +23,7 @@ DECLARE
     was boolean := is_user_online(who);
     said boolean;
     number integer;
-    operation text := pg_temp.pick('beat', 'beat', 'beat', 'change', 'change', 'batch', 'leave', 'disconnect', 'leave all', 'silence', 'list', 'undone');
+    operation text := pg_temp.pick('beat', 'beat', 'beat', 'change', 'change', 'batch', 'leave', 'disconnect', 'leave all', 'silence', 'list', 'undone', 'status', 'status');
 BEGIN
     IF operation = 'undone' THEN
         BEGIN
@@ -38,6 +43,11 @@ BEGIN
         WHEN 'leave' THEN said := mark_user_offline(who, tab);
         WHEN 'disconnect' THEN said := handle_user_disconnect(who, tab);
         WHEN 'leave all' THEN said := mark_user_offline(who);
+        -- Of u4 alone, because nobody else can tell what becomes of the sessions.
+        WHEN 'status' THEN
+            said := set_user_status(who, CASE WHEN who = 'u4' THEN pg_temp.pick('invisible', 'invisible', 'busy', 'active', NULL) ELSE pg_temp.pick('busy', 'away', 'active', NULL) END,
+                                    clock_timestamp() + pg_temp.pick('1 hour', NULL)::interval, pg_temp.pick('x', 'y', NULL));
+            DELETE FROM last_sight WHERE user_id = who AND NOT EXISTS (SELECT FROM presence_user AS u WHERE u.user_id = who AND status_choice = 'invisible');
         WHEN 'list' THEN number := count(*) FROM get_active_users();
         WHEN 'silence' THEN
             PERFORM set_config('presence.timeout', '1ms', true), pg_sleep(0.004);
@@ -45,10 +55,10 @@ BEGIN
             number := cleanup_stale_presence();
             PERFORM set_config('presence.timeout', '2min', true);
     END CASE;
-    IF operation IN ('beat', 'change') AND said AND NOT is_user_online(who) THEN
+    IF operation IN ('beat', 'change') AND said AND NOT is_user_online(who) AND NOT EXISTS (SELECT FROM presence_user WHERE user_id = who AND status_choice = 'invisible') THEN
         INSERT INTO broken VALUES ('results', step, operation, 'true, but not online'); END IF;
     -- Nothing but a tombstone knows of a session whose goodbye came first.
-    IF operation IN ('beat', 'change') AND NOT said AND (tab IS NULL OR EXISTS (SELECT FROM presence_sessions WHERE user_id = who AND session_id = tab AND (online OR end_reason = 'timeout'))) THEN
+    IF operation IN ('beat', 'change') AND NOT said AND who <> 'u4' AND (tab IS NULL OR EXISTS (SELECT FROM presence_sessions WHERE user_id = who AND session_id = tab AND (online OR end_reason = 'timeout'))) THEN
         INSERT INTO broken VALUES ('results', step, operation, 'ignored, but did not end on purpose'); END IF;
     IF operation IN ('leave', 'disconnect', 'leave all') AND said IS DISTINCT FROM (was AND NOT is_user_online(who)) THEN
         INSERT INTO broken VALUES ('results', step, operation, format('%s said %s', who, said)); END IF;
@@ -76,7 +86,8 @@ BEGIN
         FROM presence_health AS h, (SELECT count(*) FILTER (WHERE p.online) AS online, sum(p.sessions) AS sessions FROM presence AS p) AS v
         WHERE presence_count() <> v.online OR h.online_users <> v.online OR h.sessions <> coalesce(v.sessions, 0)));
     -- What is recorded agrees with what is shown, as nobody is stale.
-    PERFORM pg_temp.expect('records agree', step, operation, (SELECT string_agg(u::text || ' / ' || p::text, '; ') FROM presence_user AS u FULL JOIN presence AS p USING (user_id)
+    PERFORM pg_temp.expect('records agree', step, operation, (SELECT string_agg(u::text || ' / ' || p::text, '; ') FROM (SELECT * FROM presence_user AS u WHERE online OR EXISTS (SELECT FROM presence_session AS s WHERE s.user_id = u.user_id)) AS u
+        FULL JOIN presence AS p USING (user_id)
         WHERE u.online IS DISTINCT FROM p.online OR u.sessions IS DISTINCT FROM p.sessions OR u.status IS DISTINCT FROM p.status
            OR (p.online AND u.online_since IS DISTINCT FROM p.online_since)));
     PERFORM pg_temp.expect('times are in order', step, operation, (SELECT string_agg(s::text, '; ') FROM presence_sessions AS s
@@ -89,17 +100,23 @@ BEGIN
         PERFORM pg_temp.expect('online and offline alternate', step, operation, CASE
             WHEN (e.event = 'user_online') = EXISTS (SELECT FROM model WHERE user_id = e.user_id) AND e.event IN ('user_online', 'user_offline') THEN e::text END);
         CASE e.event
-            WHEN 'user_online' THEN INSERT INTO model VALUES (e.user_id, e.details ->> 'status', e.sessions, NULL) ON CONFLICT DO NOTHING;
+            WHEN 'user_online' THEN INSERT INTO model VALUES (e.user_id, e.details ->> 'status', e.sessions) ON CONFLICT DO NOTHING;
             WHEN 'user_offline' THEN DELETE FROM model WHERE user_id = e.user_id;
             WHEN 'update' THEN UPDATE model SET status = e.details ->> 'status', sessions = e.sessions WHERE user_id = e.user_id;
             ELSE UPDATE model SET sessions = e.sessions WHERE user_id = e.user_id;
         END CASE;
         -- "Status and metadata as others see them."
-        UPDATE model SET metadata = nullif(e.details -> 'metadata', 'null') WHERE user_id = e.user_id AND e.details IS NOT NULL;
+        UPDATE model SET metadata = nullif(e.details -> 'metadata', 'null'), message = e.details ->> 'message' WHERE user_id = e.user_id AND e.details IS NOT NULL;
     END LOOP;
     PERFORM pg_temp.expect('snapshot and feed agree', step, operation, (SELECT string_agg(coalesce(m::text, '-') || ' / ' || coalesce(s::text, '-'), '; ')
         FROM model AS m FULL JOIN (SELECT * FROM presence_snapshot() AS s WHERE s.user_id IS NOT NULL) AS s USING (user_id)
         WHERE m.user_id IS NULL OR s.user_id IS NULL OR m.status IS DISTINCT FROM s.status OR m.sessions IS DISTINCT FROM s.sessions));
+    PERFORM pg_temp.expect('messages agree', step, operation, (SELECT string_agg(m::text || ' / ' || s::text, '; ')
+        FROM model AS m, get_user_status(m.user_id) AS s WHERE m.status IS DISTINCT FROM s.status OR m.message IS DISTINCT FROM s.message));
+    INSERT INTO last_sight SELECT user_id, pg_temp.sight(user_id) FROM presence_user WHERE status_choice = 'invisible' ON CONFLICT DO NOTHING;
+    PERFORM pg_temp.expect('nothing shows of who is invisible', step, operation, (SELECT string_agg(format('%s / %s', seen, pg_temp.sight(user_id)), '; ')
+        FROM last_sight WHERE seen <> pg_temp.sight(user_id)));
+    PERFORM pg_temp.expect('presence_verify() finds nothing', step, operation, (SELECT string_agg(v::text, '; ') FROM presence_verify() AS v));
     -- With several sessions it is a matter of which one beat last, which is no event.
     PERFORM pg_temp.expect('metadata agree', step, operation, (SELECT string_agg(m::text || ' / ' || s::text, '; ')
         FROM model AS m JOIN presence_snapshot() AS s USING (user_id) WHERE s.sessions = 1 AND nullif(s.metadata, 'null') IS DISTINCT FROM m.metadata));
@@ -127,7 +144,8 @@ CREATE FUNCTION pg_temp.verdict(named text) RETURNS SETOF text LANGUAGE plpgsql 
 DECLARE what text;
 BEGIN
     FOREACH what IN ARRAY ARRAY['results', 'readers agree', 'counts agree', 'records agree', 'times are in order', 'no gaps', 'online and offline alternate',
-                                'snapshot and feed agree', 'the snapshot is at the end of the feed', 'events sum up to who is online', 'session events sum up to the sessions', 'metadata agree'] LOOP
+                                'snapshot and feed agree', 'the snapshot is at the end of the feed', 'events sum up to who is online', 'session events sum up to the sessions', 'metadata agree',
+                                'messages agree', 'nothing shows of who is invisible', 'presence_verify() finds nothing'] LOOP
         RETURN NEXT is((SELECT format('step %s, %s: %s', step, operation, left(detail, 500)) FROM broken WHERE invariant = what ORDER BY step LIMIT 1), NULL, format('%s: %s', named, what));
     END LOOP;
     DELETE FROM broken;

@@ -20,6 +20,7 @@ GRANT EXECUTE ON FUNCTION update_user_heartbeat(presence_id, presence_id, text, 
 SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i)) FROM generate_series(1, 100) AS i;
 SELECT update_user_heartbeat('u1', 's1', 'Browser/1.0', '192.0.2.1', '2 min', 'busy', '{"room": "Grüße"}');
 SELECT update_user_heartbeat('u1'), update_user_heartbeat('u1', 'third');
+SELECT set_user_status('u5', 'invisible'), set_user_status('u6', 'busy', '2100-01-01', 'Writing'), set_user_status('never', 'away');
 SELECT mark_user_offline('u2'), handle_user_disconnect('u3', 's3');
 SELECT cleanup_stale_presence(), scheduled_presence_cleanup();
 SQL
@@ -38,6 +39,8 @@ my %facts = (
         "SELECT user_id, online, status, sessions, online_since, session_id, user_agent, ip_address, metadata FROM presence ORDER BY user_id",
     sessions =>
         'SELECT user_id, session_id, online, status, joined_at, ended_at, end_reason, user_agent, ip_address, heartbeat_interval, metadata FROM presence_sessions ORDER BY user_id, session_id',
+    choices => "SELECT u, s FROM unnest(ARRAY['u5', 'u6', 'never']) AS u, get_user_status(u) AS s",
+    hidden => 'SELECT user_id, session_id, online, status, joined_at FROM presence_hidden_session',
     log => 'SELECT * FROM presence_admin_log ORDER BY id',
     events => 'SELECT count(*), count(DISTINCT user_id) FROM presence_events',
     settings => 'SHOW presence.timeout',
