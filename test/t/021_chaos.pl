@@ -31,7 +31,9 @@ sub kill_somebody {
         return;
     }
     kill_server($node);
-    $node->start;
+
+# One of its children that has not been seen may still have to end.
+    wait_until(60, sub { $node->start(fail_ok => 1) }) or BAIL_OUT('the server does not start');
     $killed{$kind}++;
     return;
 }
