@@ -362,7 +362,7 @@ sub check_outcome {
         wait_until(
             30,
             sub {
-                ask_until_answered("SELECT count(*) FROM presence WHERE online AND user_id <> ALL (ARRAY[$steady])") eq
+                ask_until_answered("SELECT count(*) FROM presence_user WHERE online AND user_id <> ALL (ARRAY[$steady])") eq
                     '0';
             }
         ),
