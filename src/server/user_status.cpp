@@ -238,7 +238,6 @@ PRESENCE_FUNCTION(get_user_status)
     const bool told_all = is_admin(work) || acts_as_itself(work, user);
     if (!told_all)
         require_may_see_others(work, user);
-    begin_consistent_reading();
     const Datum names = text_array(name, 1);
     UserList *list = list_named(names, false);
     run(choice_of_user, name, nullptr, true);
@@ -247,7 +246,6 @@ PRESENCE_FUNCTION(get_user_status)
         chosen[i].value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &chosen[i].isnull);
     if (told_all && list->online_users == 0)
         list = list_hidden(names);
-    end_consistent_reading();
     if (!told_all)
         hide_unseen(*list, work);
     const bool online = list->online_users > 0;
