@@ -143,7 +143,7 @@ bool forget_sessions(const Cutoffs &cutoffs, Time until)
         left -= count;
         at = at + count == blocks ? 0 : at + count;
     }
-    return room < most_users;
+    return room < most_users && left > 0;
 }
 
 void forget_hidden_sessions(Time cutoff)
@@ -183,7 +183,7 @@ bool forget_rows(Statement &statement, Time cutoff, Time until)
         CHECK_FOR_INTERRUPTS();
         run(statement, values);
     } while (DatumGetInt64(first_value(1)) == most_rows && GetCurrentTimestamp() < until);
-    return DatumGetInt64(first_value(1)) > 0;
+    return DatumGetInt64(first_value(1)) == most_rows;
 }
 
 // False: another transaction holds the row, or has changed it.
@@ -222,11 +222,13 @@ bool forget_events(Time cutoff, Time until)
     KeyScan ranges = begin_key_scan(Table::feed_range, snapshot, RowExclusiveLock);
     KeyScan events = begin_key_scan(Table::event, snapshot, RowExclusiveLock);
     seek_range(ranges, before + 1);
-    while (next(ranges) && GetCurrentTimestamp() < until) {
+    bool more = false;
+    while (!more && next(ranges)) {
         CHECK_FOR_INTERRUPTS();
         low = forget_range(ranges, events, low, head, cutoff, snapshot);
         if (low < range_of(ranges).last_seq())
             break;
+        more = GetCurrentTimestamp() >= until;
     }
     end_key_scan(events);
     end_key_scan(ranges);
@@ -237,7 +239,7 @@ bool forget_events(Time cutoff, Time until)
     Datum values[] = {Int64GetDatum(low)};
     run(note_dropped, values);
     run(forget_lower, values);
-    return true;
+    return more;
 }
 
 }  // namespace

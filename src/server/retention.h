@@ -13,7 +13,7 @@ inline constexpr Retention all_retention[] = {Retention::sessions, Retention::us
 // In the words of presence_health: "The worker cannot ...".
 const char *task_name(Retention retention);
 // A part of it, in about so many microseconds, so that nothing stays locked for long however much there is. Never waits for
-// a lock on a row. In one transaction, within owner work. True: there was something, so there may be more.
+// a lock on a row. In one transaction, within owner work. True: there is more.
 bool forget_old(Retention retention, Time budget);
 // All of it, each in a subtransaction: what fails is a warning, and shown in presence_health.
 void forget_old();

@@ -281,13 +281,15 @@ struct WorkerState {
     std::uint64_t review_at = 0;  // the whole table, for sessions that the cache does not know
     // Users were skipped because others hold their rows.
     bool departures_locked = false, silent_locked = false;
-    std::uint64_t report_at = 0;  // who holds them; 0: nobody does
-    std::uint64_t forget_at = 0;  // the next part of what is past its retention
-    bool more_to_forget = false;  // in this round
-    std::size_t forget_next = 0;  // which part
-    std::uint64_t count_at = 0;   // whether all counts agree
-    std::uint64_t retry_at = 0;   // a review, not before
-    std::uint64_t type_at = 0;    // not before
+    std::uint64_t report_at = 0;                         // who holds them; 0: nobody does
+    std::uint64_t forget_at = 0;                         // the next part of what is past its retention
+    std::size_t forget_next = 0;                         // which part
+    bool more_to_forget[std::size(all_retention)] = {};  // else the part waits for the next round of all
+    std::uint64_t forget_all_at = 0;
+    bool forget_all = false;
+    std::uint64_t count_at = 0;  // whether all counts agree
+    std::uint64_t retry_at = 0;  // a review, not before
+    std::uint64_t type_at = 0;   // not before
 };
 
 void number_events(WorkerState &state)
@@ -502,15 +504,23 @@ void forget_old_rows(WorkerState &state)
 {
     if (monotonic_ms() < state.forget_at)
         return;
-    const Retention part = all_retention[state.forget_next];
-    bool more = false;
-    (void)in_transaction(state.forget[state.forget_next], [&more, part] { more = forget_old(part, forget_budget); });
-    state.more_to_forget |= more;
+    if (state.forget_next == 0)
+        state.forget_all = monotonic_ms() >= state.forget_all_at;
+    bool &more = state.more_to_forget[state.forget_next];
+    if (more || state.forget_all) {
+        more = false;
+        const Retention part = all_retention[state.forget_next];
+        (void)in_transaction(state.forget[state.forget_next],
+                             [&more, part] { more = forget_old(part, forget_budget); });
+    }
     if (++state.forget_next < std::size(all_retention))
         return;
     state.forget_next = 0;
-    state.forget_at = state.more_to_forget ? monotonic_ms() + forget_pause_ms : next_round();
-    state.more_to_forget = false;
+    const bool any_more = std::find(std::begin(state.more_to_forget), std::end(state.more_to_forget), true) !=
+                          std::end(state.more_to_forget);
+    if (state.forget_all)
+        state.forget_all_at = next_round();
+    state.forget_at = any_more ? monotonic_ms() + forget_pause_ms : state.forget_all_at;
 }
 
 // One that failed, may be tried again, and has not been: there is no need of it any more. When the first may be tried again.
@@ -537,7 +547,7 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
     auto *state = new (MemoryContextAlloc(TopMemoryContext, sizeof(WorkerState))) WorkerState;
     database->worker.note_departure(1);  // nobody knows
     expect_typing_changes();
-    state->forget_at = std::min(next_round(), monotonic_ms() + first_forget_ms);
+    state->forget_at = state->forget_all_at = std::min(next_round(), monotonic_ms() + first_forget_ms);
     state->count_at = monotonic_ms() + count_ms;
     if (database->worker.next_review_ms() == 0)
         database->worker.set_next_review_ms(state->count_at);
@@ -550,7 +560,8 @@ void overrule(const char *name, const char *value) { SetConfigOption(name, value
         if (ConfigReloadPending != 0) {
             ConfigReloadPending = 0;
             ProcessConfigFile(PGC_SIGHUP);
-            state->forget_at = std::min(state->forget_at, next_round());
+            state->forget_all_at = std::min(state->forget_all_at, next_round());
+            state->forget_at = std::min(state->forget_at, state->forget_all_at);
             state->guard_at = 0;
         }
         if (!worker_enabled)
