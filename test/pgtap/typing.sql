@@ -1,7 +1,7 @@
 -- Who is typing, as readers and a real listener see it. Without the library preloaded nobody types; without a worker nobody is told.
 \ir helpers.psql
 SELECT preloaded AS cached, preloaded AND current_setting('presence.worker')::boolean AS told FROM presence_server_state() \gset
-SELECT plan(38);
+SELECT plan(42);
 
 CREATE FUNCTION pg_temp.typing(place text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN RETURN (SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM get_typing(place)); END $$;
@@ -88,6 +88,14 @@ SELECT is(pg_temp.typing('lobby'), NULL, 'who is silent for too long does not ty
 SELECT cleanup_stale_presence();
 RESET presence.timeout;
 SELECT is(pg_temp.typing('lobby'), NULL, 'nor who was ended for that');
+SELECT update_user_heartbeat('gina', 'tab'), set_typing('gina', 'tab', 'lobby', '1min'), set_user_status('gina', 'invisible');
+SELECT is(pg_temp.typing('lobby'), NULL, 'who becomes invisible does not type any more');
+SELECT is(set_typing('gina', 'tab', 'lobby'), false, 'nor begins to');
+SELECT update_user_heartbeat('gina', 'tab');
+SELECT is(set_typing('gina', 'tab', 'lobby'), false, 'after another heartbeat either');
+SELECT set_user_status('gina', 'active');
+SELECT is(set_typing('gina', 'tab', 'lobby'), :'cached'::boolean, 'before coming into view again');
+SELECT mark_user_offline('gina');
 SELECT update_user_heartbeat('emil', 'tab'), set_typing('emil', 'tab', 'lobby', '1min');
 SELECT presence_reset();
 SELECT is(pg_temp.typing('lobby'), NULL, 'presence_reset() ends it');
