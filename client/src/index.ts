@@ -1,5 +1,5 @@
 export { PresenceService } from "./presenceService.js";
-export { acquirePresence, type PresenceLease } from "./sharedService.js";
+export { acquirePresence, pagePresence, watchPresence, type PresenceLease } from "./sharedService.js";
 export type { PresenceOptions } from "./core/options.js";
 export { EMPTY_STATE, type PresenceEvents, type PresenceState, type PresenceStats } from "./core/state.js";
 export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.js";

@@ -122,6 +122,15 @@ export class PresenceService<M extends object = Metadata> {
     return this.#state;
   }
 
+  /** As far as this page knows: of everybody it may see. Costs the same however many are online. */
+  isOnline(user: string): boolean {
+    return this.#roster.has(user);
+  }
+
+  get onlineCount(): number {
+    return this.#roster.size;
+  }
+
   on<Name extends keyof PresenceEvents<M>>(
     name: Name,
     listener: (payload: PresenceEvents<M>[Name]) => void,
@@ -332,22 +341,25 @@ export class PresenceService<M extends object = Metadata> {
 
   #publish(): void {
     const connection = this.#connection();
-    const { users, lastSeen, position } = this.#roster;
+    const roster = this.#roster;
+    let users: readonly PresenceUser[] | undefined;
     this.#state = {
-      activeUsers: users as readonly PresenceUser<M>[],
+      get activeUsers() {
+        return (users ??= roster.users) as readonly PresenceUser<M>[];
+      },
       isConnected: connection === "online",
       connection,
       status: this.#status(),
       chosenStatus: this.#chosen.status,
       joined: this.#session.joined,
       stats: {
-        ...this.#roster.counts,
+        ...roster.counts,
         ...this.#session.counters,
         changes: this.#changes,
         reconnects: this.#feed.reconnects,
-        seq: position?.seq ?? null,
+        seq: roster.position?.seq ?? null,
       },
-      lastSeen,
+      lastSeen: roster.lastSeen,
     };
     if (connection !== this.#lastConnection) {
       this.#lastConnection = connection;

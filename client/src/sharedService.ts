@@ -13,12 +13,50 @@ interface Shared {
   stopping: ReturnType<typeof setTimeout> | undefined;
 }
 
+interface Page {
+  services: Map<string, Shared>;
+  current: PresenceService<never> | null;
+  /** Called when `current` is another one. */
+  watchers: Set<() => void>;
+}
+
 // On globalThis, so that a hot reload of this very module finds the running service instead of making a second one.
-const KEY = Symbol.for("presence-client.services");
-const services: Map<string, Shared> = ((globalThis as Record<symbol, unknown>)[KEY] ??= new Map()) as Map<
-  string,
-  Shared
->;
+const KEY = Symbol.for("presence-client.page");
+const page = ((globalThis as Record<symbol, unknown>)[KEY] ??= {
+  services: new Map(),
+  current: null,
+  watchers: new Set(),
+} satisfies Page) as Page;
+const { services } = page;
+
+/** The service that runs in this page, whichever component holds it; of several the latest. Null: none. */
+export function pagePresence<M extends object = Metadata>(): PresenceService<M> | null {
+  return page.current as PresenceService<M> | null;
+}
+
+/** Calls `changed` whenever something that is asked of pagePresence() may have another answer. */
+export function watchPresence(changed: () => void): () => void {
+  let forget = page.current?.on("state", changed);
+  const moved = () => {
+    forget?.();
+    forget = page.current?.on("state", changed);
+    changed();
+  };
+  page.watchers.add(moved);
+  return () => {
+    page.watchers.delete(moved);
+    forget?.();
+  };
+}
+
+function choose(): void {
+  // One that nobody holds still runs for a moment, for whoever mounts again.
+  const running = [...services.values()];
+  const service = (running.filter(({ users }) => users > 0).at(-1) ?? running.at(-1))?.service ?? null;
+  if (service === page.current) return;
+  page.current = service;
+  for (const moved of [...page.watchers]) moved();
+}
 
 /** A component that unmounts and mounts again this soon (ms), as in React's strict mode or a hot reload, never left. */
 const LINGER = 250;
@@ -42,7 +80,10 @@ export function acquirePresence<M extends object = Metadata>(options: PresenceOp
   clearTimeout(mine.stopping);
   mine.service.start();
   // Signed out, with leave(), and in again before the service has stopped.
-  if (mine.users++ === 0 && options.autoJoin !== false) mine.service.join();
+  if (mine.users++ === 0) {
+    if (options.autoJoin !== false) mine.service.join();
+    choose();
+  }
 
   let held = true;
   return {
@@ -51,9 +92,11 @@ export function acquirePresence<M extends object = Metadata>(options: PresenceOp
       if (!held) return;
       held = false;
       if (--mine.users > 0) return;
+      choose();
       mine.stopping = setTimeout(() => {
         if (services.get(key) === mine) services.delete(key);
         mine.service.stop();
+        choose();
       }, LINGER);
     },
   };

@@ -7,7 +7,7 @@ const client = (path: string) => fileURLToPath(new URL(`../../client/src/${path}
 /** The package beside us, from source. In an application of your own: `npm install presence-client`, and none of this. */
 export const presenceClient = [
   { find: /^presence-client$/, replacement: client("index.ts") },
-  { find: /^presence-client\/solid$/, replacement: client("solid/usePresenceManager.ts") },
+  { find: /^presence-client\/solid$/, replacement: client("solid/index.ts") },
   { find: /^presence-client\/server$/, replacement: client("server/index.ts") },
 ];
 

@@ -1,6 +1,6 @@
 import type { PresenceStats } from "./state.js";
 import type { FeedPosition } from "./feedPosition.js";
-import type { PresenceEvent, PresenceSnapshot, PresenceUser } from "./types.js";
+import type { PresenceEvent, PresenceEventName, PresenceSnapshot, PresenceUser } from "./types.js";
 
 /**
  * The list of who is online, kept up to date from the feed. Users are replaced, never changed in place, and whoever did not change
@@ -20,6 +20,14 @@ export class Roster {
   /** Newest first, like get_active_users(). The same array as before where nothing changed. */
   get users(): readonly PresenceUser[] {
     return (this.#list ??= [...this.#users.values()].reverse());
+  }
+
+  has(user: string): boolean {
+    return this.#users.has(user);
+  }
+
+  get size(): number {
+    return this.#users.size;
   }
 
   get counts(): Pick<PresenceStats, "online" | "sessions" | "byStatus"> {
@@ -62,7 +70,7 @@ export class Roster {
       );
       this.#users.delete(change.user_id); // to the end of the order
       this.#replace(old, user);
-    } else if (old !== undefined) {
+    } else if (old !== undefined && OF_SESSIONS.includes(change.event)) {
       // A session event of someone unknown belongs to a user_online yet to come: only that begins a user.
       this.#replace(old, merge(old, change));
     }
@@ -101,6 +109,9 @@ export class Roster {
     if (changed) this.lastSeen = lastSeen;
   }
 }
+
+/** Others, such as those of rooms, say nothing of the user as a whole. */
+const OF_SESSIONS: readonly string[] = ["session_start", "session_end", "update"] satisfies PresenceEventName[];
 
 /** A page may stay open for weeks. */
 const MOST_LAST_SEEN = 1000;

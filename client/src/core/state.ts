@@ -24,7 +24,8 @@ export interface PresenceStats {
 
 /** Everything a view shows; replaced as a whole when something changes. */
 export interface PresenceState<M extends object = Metadata> {
-  activeUsers: readonly PresenceUser<M>[];
+  /** Written out when it is first read, which takes its time where very many are online. The state keeps it from then on. */
+  readonly activeUsers: readonly PresenceUser<M>[];
   isConnected: boolean;
   connection: ConnectionStatus;
   /** This tab's own status. */
@@ -52,6 +53,14 @@ export interface PresenceEvents<M extends object = Metadata> {
   status: PresenceStatus;
   heartbeat: { online: boolean; latency: number };
   error: PresenceError;
+}
+
+/** A state with more to it, without reading the list: spreading it would. */
+export function withState<M extends object, More extends object>(
+  state: PresenceState<M>,
+  more: More,
+): PresenceState<M> & More {
+  return Object.defineProperties(more, Object.getOwnPropertyDescriptors(state)) as PresenceState<M> & More;
 }
 
 const EMPTY_STATS: PresenceStats = {

@@ -3,7 +3,7 @@
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
-import { EMPTY_STATE, type PresenceState } from "../core/state.js";
+import { EMPTY_STATE, withState, type PresenceState } from "../core/state.js";
 import type { Metadata } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
 import { acquirePresence } from "../sharedService.js";
@@ -21,13 +21,12 @@ export interface PresenceManager<M extends object = Metadata> extends PresenceSt
 }
 
 /**
- * Who is online, in a React component:
- *
- *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
+ * Keeps the user online, and the list up to date, as long as the component is mounted, and never renders it again for what happens:
+ * for the top of a page whose other components use useIsOnline() and the like. Null on the server and while nobody is signed in.
  */
-export function usePresenceManager<M extends object = Metadata>(
+export function usePresenceService<M extends object = Metadata>(
   options: PresenceManagerOptions<M>,
-): PresenceManager<M> {
+): PresenceService<M> | null {
   const { currentUser, autoJoin = true } = options;
   const [service, setService] = useState<PresenceService<M> | null>(null);
   // Only currentUser and autoJoin start a new service; an options object made anew in each render must not.
@@ -44,7 +43,18 @@ export function usePresenceManager<M extends object = Metadata>(
       setService(null);
     };
   }, [currentUser, autoJoin]);
+  return service;
+}
 
+/**
+ * Who is online, in a React component:
+ *
+ *     const { activeUsers, isConnected, stats, triggerCleanup } = usePresenceManager({ currentUser });
+ */
+export function usePresenceManager<M extends object = Metadata>(
+  options: PresenceManagerOptions<M>,
+): PresenceManager<M> {
+  const service = usePresenceService(options);
   const subscribe = useCallback((changed: () => void) => service?.on("state", changed) ?? (() => {}), [service]);
   const state = useSyncExternalStore(
     subscribe,
@@ -52,5 +62,5 @@ export function usePresenceManager<M extends object = Metadata>(
     () => EMPTY_STATE,
   );
   const triggerCleanup = useCallback(() => service?.triggerCleanup() ?? nobodyCleansUp(), [service]);
-  return { ...state, triggerCleanup, service };
+  return withState(state, { triggerCleanup, service });
 }

@@ -1,4 +1,4 @@
-import { createEffect, createMemo, createSignal, on, onCleanup, type Accessor } from "solid-js";
+import { createEffect, createMemo, createSignal, getOwner, on, onCleanup, runWithOwner, type Accessor } from "solid-js";
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
@@ -59,7 +59,7 @@ export function usePresenceManager<M extends object = Metadata>(
   );
 
   return {
-    activeUsers: createMemo(() => state().activeUsers),
+    activeUsers: onDemand(() => state().activeUsers),
     isConnected: createMemo(() => state().isConnected),
     connection: createMemo(() => state().connection),
     status: createMemo(() => state().status),
@@ -70,4 +70,11 @@ export function usePresenceManager<M extends object = Metadata>(
     triggerCleanup: () => service()?.triggerCleanup() ?? nobodyCleansUp(),
     service,
   };
+}
+
+/** A memo from the first time on that somebody asks for it: where nobody shows the list, it need not be written out. */
+function onDemand<Value>(read: () => Value): Accessor<Value> {
+  const owner = getOwner();
+  let memo: Accessor<Value> | undefined;
+  return () => (memo ??= runWithOwner(owner, () => createMemo(read)) ?? read)();
 }

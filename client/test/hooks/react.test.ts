@@ -3,7 +3,13 @@ import { StrictMode, act, createElement, useState } from "react";
 import { createRoot, hydrateRoot, type Root } from "react-dom/client";
 import { renderToString } from "react-dom/server";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { usePresenceManager, type PresenceManager } from "../../src/react/usePresenceManager.js";
+import {
+  useIsOnline,
+  useOnlineCount,
+  usePresenceManager,
+  usePresenceService,
+  type PresenceManager,
+} from "../../src/react/index.js";
 import { Recorder, change, user } from "../unit/recorder.js";
 
 let transport: Recorder;
@@ -161,4 +167,40 @@ test("the server renders the empty state, starts nothing, and the page takes ove
   expect(complaint).not.toHaveBeenCalled();
   await arrive();
   expect(host.textContent).toBe("on: ada,bob");
+});
+
+test("one answer of many: rendered again when it is another one, and only then", async () => {
+  let rendered = 0;
+  function Light({ id }: { id: string }) {
+    rendered++;
+    return createElement("b", null, useIsOnline(id) ? "on" : "off");
+  }
+  const Count = () => createElement("i", null, String(useOnlineCount()));
+  function Page({ me, id }: { me: string | null; id: string }) {
+    renders++;
+    usePresenceService({ currentUser: me, transport });
+    return createElement("div", null, createElement(Light, { id }), createElement(Count));
+  }
+  await show(createElement(Page, { me: "ada", id: "bob" }));
+  expect(host.textContent).toBe("off0");
+  await arrive();
+  expect(host.textContent).toBe("on2");
+  const before = [rendered, renders];
+  await act(async () => {
+    transport.last.sink.change(change(2, "user_online", "carl"));
+    transport.last.sink.change(change(3, "update", "bob", { details: { status: "busy" } }));
+    await vi.advanceTimersByTimeAsync(0);
+  });
+  expect(host.textContent).toBe("on3");
+  expect([rendered, renders]).toEqual(before);
+  await act(async () => {
+    transport.last.sink.change(change(4, "user_offline", "bob"));
+    await vi.advanceTimersByTimeAsync(0);
+  });
+  expect(host.textContent).toBe("off2");
+  await act(async () => root.render(createElement(Page, { me: "ada", id: "carl" })));
+  expect(host.textContent).toBe("on2");
+  await act(async () => root.render(createElement(Page, { me: null, id: "carl" })));
+  await pass(300);
+  expect(host.textContent).toBe("off0");
 });

@@ -1,7 +1,8 @@
-import { createComponent, createRoot, createSignal, For, type Accessor, type Component } from "solid-js";
+import { createComponent, createEffect, createRoot, createSignal, For, type Accessor, type Component } from "solid-js";
 import { render } from "solid-js/web";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { usePresenceManager, type PresenceManager } from "../../src/solid/usePresenceManager.js";
+import { useIsOnline, useOnlineCount, usePresenceManager, type PresenceManager } from "../../src/solid/index.js";
+import { Roster } from "../../src/core/roster.js";
 import type { PresenceUser } from "../../src/index.js";
 import { Recorder, change, user } from "../unit/recorder.js";
 
@@ -113,4 +114,45 @@ test("two components share one session", async () => {
   second();
   await pass(1000);
   expect(transport.goodbyes).toEqual([]);
+});
+
+test("one answer of many: told when it is another one, and only then", async () => {
+  const [me, setMe] = createSignal<string | null>("ada");
+  const [id, setId] = createSignal("bob");
+  const told: unknown[] = [];
+  dispose = createRoot((end) => {
+    const online = useIsOnline(id);
+    const count = useOnlineCount();
+    createEffect(() => told.push(online()));
+    createEffect(() => told.push(count()));
+    usePresenceManager({ currentUser: me, transport });
+    return end;
+  });
+  setId("carl"); // before anything is known
+  await arrive();
+  expect(told.splice(0)).toEqual([false, 0, 2]);
+  setId("bob");
+  expect(told.splice(0)).toEqual([true]);
+  transport.last.sink.change(change(2, "user_online", "carl"));
+  transport.last.sink.change(change(3, "update", "bob", { details: { status: "busy" } }));
+  await pass(0);
+  expect(told.splice(0)).toEqual([3]);
+  setMe(null);
+  await pass(300);
+  expect(told.splice(0)).toEqual([0, false]);
+});
+
+test("the list is written out for whoever asks for it", async () => {
+  const written = vi.spyOn(Roster.prototype, "users", "get");
+  const end = createRoot((end) => {
+    last = usePresenceManager({ currentUser: "ada", transport });
+    return end;
+  });
+  dispose = end;
+  await arrive();
+  expect(last.stats().online).toBe(2);
+  expect(written).not.toHaveBeenCalled();
+  expect(last.activeUsers()).toHaveLength(2);
+  expect(last.activeUsers()).toBe(last.activeUsers());
+  written.mockRestore();
 });

@@ -1,7 +1,7 @@
 import { createComponent } from "solid-js";
 import { isServer, renderToString } from "solid-js/web";
 import { expect, test } from "vitest";
-import { usePresenceManager } from "../../src/solid/usePresenceManager.js";
+import { usePresenceManager } from "../../src/solid/index.js";
 import { Recorder } from "../unit/recorder.js";
 
 // In Node, "solid-js" is Solid's build for servers.

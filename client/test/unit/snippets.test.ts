@@ -41,8 +41,8 @@ async function compile(document: string, solid: boolean): Promise<string[]> {
         ...(solid ? { jsx: "preserve", jsxImportSource: "solid-js" } : { jsx: "react-jsx" }),
         paths: {
           "presence-client": source("index.ts"),
-          "presence-client/react": source("react/usePresenceManager.ts"),
-          "presence-client/solid": source("solid/usePresenceManager.ts"),
+          "presence-client/react": source("react/index.ts"),
+          "presence-client/solid": source("solid/index.ts"),
           "presence-client/server": source("server/index.ts"),
         },
       },
@@ -63,7 +63,7 @@ async function compile(document: string, solid: boolean): Promise<string[]> {
 }
 
 test.each([
-  ["docs/front-end.md", false, 8],
+  ["docs/front-end.md", false, 9],
   ["docs/front-end.md", true, 1],
   ["client/README.md", false, 2],
 ])("the snippets of %s compile (Solid: %s)", { timeout: 240_000 }, async (document, solid, count) => {

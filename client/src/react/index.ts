@@ -1,0 +1,4 @@
+"use client";
+
+export * from "./usePresenceManager.js";
+export { useIsOnline, useOnlineCount } from "./selectors.js";

@@ -1,0 +1,2 @@
+export * from "./usePresenceManager.js";
+export { useIsOnline, useOnlineCount } from "./selectors.js";
