@@ -11,6 +11,7 @@ my $node = new_node('memory',
     conf => "presence.timeout = '10min'\npresence.notify_channel = ''\nshared_buffers = 16MB\njit = off\n");
 create_extension($node);
 my $session = $node->background_psql('postgres');
+$session->set_query_timer_restart;
 sub ask { return $session->query_safe($_[0]); }
 my $pid = ask('SELECT pg_backend_pid()');
 
