@@ -6,8 +6,11 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use PresenceNode;
 
-my $node =
-    new_node('status', allows_streaming => 1, conf => "max_prepared_transactions = 5\npresence.timeout = '10min'\npresence.rejoin_guard = 0\n");
+my $node = new_node(
+    'status',
+    allows_streaming => 1,
+    conf => "max_prepared_transactions = 5\npresence.timeout = '10min'\npresence.rejoin_guard = 0\n"
+);
 create_extension($node);
 
 sub query { return $_[0]->safe_psql('postgres', $_[1]); }
