@@ -362,8 +362,8 @@ sub check_outcome {
         wait_until(
             30,
             sub {
-                ask_until_answered("SELECT count(*) FROM presence_user WHERE online AND user_id <> ALL (ARRAY[$steady])") eq
-                    '0';
+                ask_until_answered(
+                    "SELECT count(*) FROM presence_user WHERE online AND user_id <> ALL (ARRAY[$steady])") eq '0';
             }
         ),
         'whoever is silent is offline'
