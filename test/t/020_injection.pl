@@ -171,13 +171,19 @@ for my $point (qw(states-listed databases-read)) {
     use_database('dropped', 3);
     my $session = $node->background_psql('postgres');
     set_point($node, 'worker-resuming', 'wait');
+    set_point($node, 'state-unlinked', 'wait');
     $session->query_until(qr/begun/, "\\echo begun\nDROP DATABASE dropped;\n");
     wait_for_point($node, 'worker-resuming');
     is(sql("SELECT count(*) FROM pg_database WHERE datname = 'dropped'"), 0, 'DROP DATABASE is held: it is done');
     sql('CREATE DATABASE made_meanwhile');
     create_extension($node, 'made_meanwhile');
     use_database('made_meanwhile', 5);
+    ok(wait_until(60, sub { sql('SELECT worker_pid IS NOT NULL FROM presence_health', 'made_meanwhile') eq 't' }),
+        '... the launcher has reviewed the databases');
+    is(scalar taken($node, 'state-unlinked'), 0, '... and leaves the state of the one that is gone for as long');
     release($node, 'worker-resuming');
+    wait_for_point($node, 'state-unlinked');
+    release($node, 'state-unlinked');
     $session->query('SELECT 1');
     $session->quit;
     is_apart('made_meanwhile', 5, 'DROP DATABASE was held');
