@@ -4,7 +4,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createPresenceServer, nodeAdapter } from "presence-client/server";
-import { PEOPLE, idOf } from "../src/people.js";
+import { PEOPLE, idOf, tidyName } from "../src/people.js";
 
 // The database is named by the PG… variables. HOST=0.0.0.0 shows the page to the phone on the table, too.
 const { HOST = "127.0.0.1", PORT = "8080", CHAT_ADMINS = "ada-lovelace" } = process.env;
@@ -19,7 +19,7 @@ function signedIn(cookies: string | null | undefined) {
   if (value === undefined) return null;
   let name: string;
   try {
-    name = decodeURIComponent(value).slice(0, 60);
+    name = tidyName(decodeURIComponent(value));
   } catch {
     return null;
   }
@@ -77,7 +77,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     case "GET /me":
       return sendJson(response, { me: signedIn(request.headers.cookie), people: PEOPLE, timing });
     case "POST /sign-in": {
-      const cookie = `chat_name=${encodeURIComponent((await readText(request)).trim())}`;
+      const cookie = `chat_name=${encodeURIComponent(tidyName(await readText(request)))}`;
       return sendJson(
         response,
         { me: signedIn(cookie) },

@@ -1,11 +1,12 @@
 import { HttpTransport, type PresenceEvent, type PresenceStatus, type PresenceUser } from "presence-client";
 import { usePresenceManager } from "presence-client/solid";
-import { For, Show, createEffect, createMemo, createSignal, onCleanup } from "solid-js";
+import { For, Match, Show, Switch, createEffect, createMemo, createSignal, onCleanup } from "solid-js";
 import { Avatar } from "./Avatar.jsx";
+import { Log, createLog } from "./Log.jsx";
+import { Mark, STATUS, markOf, type MarkKind } from "./Mark.jsx";
 import type { Person, Session } from "./main.jsx";
 import { ago, timeOfDay } from "./time.js";
 
-const STATUS: Record<PresenceStatus, string> = { active: "Active", busy: "Busy", idle: "Idle", away: "Away" };
 const LIGHT = {
   stopped: "Signed out",
   connecting: "Connecting…",
@@ -14,7 +15,9 @@ const LIGHT = {
   unauthorized: "Not signed in",
   offline: "No network",
 };
-const REMEMBERED = 100;
+/** Milliseconds without connection after which the page says so at length: a short one is mended sooner. */
+const PATIENCE = 1000;
+const byName = new Intl.Collator(undefined, { numeric: true });
 
 interface Props {
   me: Person & { admin: boolean };
@@ -38,6 +41,35 @@ export function Chat(props: Props) {
   createEffect(() => activeUsers().forEach((user) => guests.set(user.user_id, nameIn(user))));
   const nameOf = (id: string) => props.people.find((person) => person.id === id)?.name ?? guests.get(id) ?? id;
 
+  // ---- those who are here: oneself first, the others by name, so that nobody moves but by coming and going
+
+  const present = createMemo(() => {
+    const first = (user: PresenceUser) => Number(user.user_id !== props.me.id);
+    return [...activeUsers()].sort(
+      (a, b) => first(a) - first(b) || byName.compare(nameIn(a), nameIn(b)) || (a.user_id < b.user_id ? -1 : 1),
+    );
+  });
+  const mine = () => activeUsers().find((user) => user.user_id === props.me.id);
+  const known = createMemo(() => stats().seq !== null);
+
+  // ---- whether what is shown is true at the moment
+
+  const [heardAt, setHeardAt] = createSignal<string | null>(null);
+  createEffect(() => {
+    if (!isConnected() && known()) setHeardAt(new Date().toISOString());
+  });
+  const [stale, setStale] = createSignal(false);
+  createEffect(() => {
+    if (isConnected()) return void setStale(false);
+    const mayPass = connection() === "connecting" || connection() === "reconnecting";
+    const timer = setTimeout(() => setStale(true), mayPass ? PATIENCE : 0);
+    onCleanup(() => clearTimeout(timer));
+  });
+  createEffect(() => {
+    document.title = isConnected() ? `Who is here (${present().length})` : `Who is here: ${LIGHT[connection()]}`;
+  });
+  onCleanup(() => void (document.title = "Who is here"));
+
   // ---- those who are not here: asked for once, then kept right by what we see happen
 
   const [asked, setAsked] = createSignal(new Map<string, string>());
@@ -54,7 +86,7 @@ export function Chat(props: Props) {
 
   // ---- what happens in the room
 
-  const [happenings, setHappenings] = createSignal<{ seq: number; at: string; text: string; kind: string }[]>([]);
+  const log = createLog();
   createEffect(() => {
     const current = service();
     if (current === null) return;
@@ -63,21 +95,11 @@ export function Chat(props: Props) {
       current.on("change", (event) => {
         // Also of those who came and went while this page was cut off: they never stood in a list that it showed.
         if (typeof event.details.metadata?.name === "string") guests.set(event.user_id, event.details.metadata.name);
-        const text = describe(event, nameOf);
-        if (text !== null)
-          setHappenings((old) => [
-            ...old.slice(1 - REMEMBERED),
-            { seq: event.seq, at: event.at, text, kind: event.event },
-          ]);
+        const news = describe(event, nameOf);
+        if (news !== null) log.add({ at: event.at, ...news });
       }),
     ];
     onCleanup(() => forget.forEach((each) => each()));
-  });
-
-  let log!: HTMLDivElement;
-  createEffect(() => {
-    happenings();
-    log.scrollTop = log.scrollHeight;
   });
 
   const [cleaned, setCleaned] = createSignal("");
@@ -89,8 +111,6 @@ export function Chat(props: Props) {
     else setCleaned(outcome === "forbidden" ? "You may not do that." : `That failed: ${error?.message}`);
   };
 
-  const mine = () => activeUsers().find((user) => user.user_id === props.me.id);
-
   return (
     <>
       <a class="skip" href="#people">
@@ -99,46 +119,68 @@ export function Chat(props: Props) {
       <header>
         <h1>Who is here</h1>
         <p class={`light ${connection()}`} role="status" aria-label="Connection">
-          <span class="bulb" aria-hidden="true" />
+          <Mark kind={markOf(connection())} />
           {LIGHT[connection()]}
         </p>
         <div class="me">
-          <Avatar id={props.me.id} name={props.me.name} status={mine()?.status ?? "offline"} />
+          <Avatar id={props.me.id} name={props.me.name} status={isConnected() ? mine()?.status : "offline"} />
           <span class="name">{props.me.name}</span>
-          <label class="unseen" for="status">
-            My status
-          </label>
-          <select
-            id="status"
-            value={chosenStatus() ?? ""}
-            onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}
-          >
-            <option value="">Automatic</option>
-            <option value="busy">Busy</option>
-            <option value="away">Away</option>
-          </select>
-          <button
-            type="button"
-            onClick={() => {
-              service()?.leave(); // while the cookie still says who leaves
-              void props.signOut();
-            }}
-          >
-            Sign out
-          </button>
+          <div class="controls">
+            <label class="unseen" for="status">
+              My status
+            </label>
+            <select
+              id="status"
+              value={chosenStatus() ?? ""}
+              onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}
+            >
+              <option value="">Automatic</option>
+              <option value="busy">Busy</option>
+              <option value="away">Away</option>
+            </select>
+            <button
+              type="button"
+              onClick={() => {
+                service()?.leave(); // while the cookie still says who leaves
+                void props.signOut();
+              }}
+            >
+              Sign out
+            </button>
+          </div>
         </div>
       </header>
 
-      <main classList={{ stale: !isConnected() }}>
-        <section id="people" class="people" aria-labelledby="online-title" tabindex="-1">
+      <Show when={stale()}>
+        <section class="notice" aria-label="Connection problem">
+          <p>
+            <Switch fallback="The server does not answer. Trying again.">
+              <Match when={connection() === "offline"}>This device has no network.</Match>
+              <Match when={connection() === "unauthorized"}>You are no longer signed in.</Match>
+            </Switch>
+            <Show when={heardAt()}>{(time) => <> What you see is from {timeOfDay(time())}.</>}</Show>
+          </p>
+          <Show when={connection() === "unauthorized"}>
+            <button type="button" onClick={() => void props.signOut()}>
+              Sign in again
+            </button>
+          </Show>
+        </section>
+      </Show>
+
+      <main classList={{ stale: stale() }}>
+        <section id="people" class="people" aria-labelledby="online-title" tabindex="0">
           <h2 id="online-title">
-            Online <span class="count">{activeUsers().length}</span>
+            {stale() && known() ? "Were online" : "Online"}{" "}
+            <Show when={known()}>
+              <span class="count">{present().length}</span>
+            </Show>
           </h2>
           <ul aria-labelledby="online-title">
-            <For each={activeUsers()}>
+            <For each={present()}>
               {(user) => (
                 <li data-user={user.user_id}>
-                  <Avatar id={user.user_id} name={nameIn(user)} status={user.status} />
+                  <Avatar id={user.user_id} name={nameIn(user)} status={stale() ? "waiting" : user.status} />
                   <div>
                     <strong>
                       {nameIn(user)}
@@ -152,6 +194,14 @@ export function Chat(props: Props) {
               )}
             </For>
           </ul>
+          <Switch>
+            <Match when={!known()}>
+              <p class="quiet">{stale() ? "Not known before there is a connection." : "Looking who is here…"}</p>
+            </Match>
+            <Match when={present().every((user) => user.user_id === props.me.id)}>
+              <p class="quiet">Nobody else is here. Open this page in a second browser and sign in as somebody else.</p>
+            </Match>
+          </Switch>
           <Show when={absent().length > 0}>
             <h2 id="absent-title">Not here</h2>
             <ul aria-labelledby="absent-title" class="absent">
@@ -161,9 +211,7 @@ export function Chat(props: Props) {
                     <Avatar id={id} name={nameOf(id)} status="offline" />
                     <div>
                       <strong>{nameOf(id)}</strong>
-                      <small>
-                        last seen <time dateTime={time}>{ago(time)}</time>
-                      </small>
+                      <small>last seen {ago(time)}</small>
                     </div>
                   </li>
                 )}
@@ -172,49 +220,33 @@ export function Chat(props: Props) {
           </Show>
         </section>
 
-        <section class="room" aria-labelledby="room-title">
-          <h2 id="room-title">What happens</h2>
-          <div ref={log} class="log" role="log" aria-labelledby="room-title" tabindex="0">
-            <Show
-              when={happenings().length > 0}
-              fallback={<p class="quiet">Open this page in a second browser, or close a tab: it shows here at once.</p>}
-            >
-              <ol>
-                <For each={happenings()}>
-                  {(happening) => (
-                    <li class={happening.kind}>
-                      <time dateTime={happening.at}>{timeOfDay(happening.at)}</time> {happening.text}
-                    </li>
-                  )}
-                </For>
-              </ol>
-            </Show>
-          </div>
-        </section>
+        <Log log={log} />
+      </main>
 
-        <section class="stats" aria-labelledby="stats-title">
-          <h2 id="stats-title">Statistics</h2>
-          <dl>
-            <Stat name="Users online" value={stats().online} />
-            <Stat name="Tabs" value={stats().sessions} />
-            <Stat name="Active, busy" value={`${stats().byStatus.active}, ${stats().byStatus.busy}`} />
-            <Stat name="Idle, away" value={`${stats().byStatus.idle}, ${stats().byStatus.away}`} />
-            <Stat name="Heartbeats" value={stats().heartbeatsSent} />
-            <Stat name="Failed" value={stats().heartbeatsFailed} />
-            <Stat name="Round trip" value={stats().latency === null ? "–" : `${stats().latency} ms`} />
-            <Stat name="Reconnects" value={stats().reconnects} />
-            <Stat name="Feed position" value={stats().seq ?? "–"} />
-          </dl>
-          <Show when={props.me.admin}>
+      <footer>
+        <Show when={props.me.admin}>
+          <div class="admin">
             <button type="button" onClick={() => void clean()}>
               Clean up stale users
             </button>
             <p class="cleaned" role="status" aria-label="Clean-up">
               {cleaned()}
             </p>
-          </Show>
-        </section>
-      </main>
+          </div>
+        </Show>
+        <details>
+          <summary>For developers</summary>
+          <dl>
+            <Stat name="Users online" value={stats().online} />
+            <Stat name="Tabs" value={stats().sessions} />
+            <Stat name="Heartbeats" value={stats().heartbeatsSent} />
+            <Stat name="Failed" value={stats().heartbeatsFailed} />
+            <Stat name="Round trip" value={stats().latency === null ? "–" : `${stats().latency} ms`} />
+            <Stat name="Reconnects" value={stats().reconnects} />
+            <Stat name="Feed position" value={stats().seq ?? "–"} />
+          </dl>
+        </details>
+      </footer>
     </>
   );
 }
@@ -233,10 +265,15 @@ function nameIn(user: PresenceUser): string {
 }
 
 /** Null for what is no news to a reader. */
-function describe({ event, user_id, reason, details }: PresenceEvent, nameOf: (id: string) => string): string | null {
+function describe(
+  { event, user_id, reason, details }: PresenceEvent,
+  nameOf: (id: string) => string,
+): { text: string; mark: MarkKind } | null {
   const name = typeof details.metadata?.name === "string" ? details.metadata.name : nameOf(user_id);
-  if (event === "user_online") return `${name} came in`;
-  if (event === "user_offline") return reason === "timeout" ? `${name} has not been heard any more` : `${name} left`;
-  if (event === "update" && details.status !== undefined) return `${name} is ${STATUS[details.status].toLowerCase()}`;
+  if (event === "user_online") return { text: `${name} came in`, mark: details.status ?? "active" };
+  if (event === "user_offline")
+    return { text: reason === "timeout" ? `${name} has not been heard any more` : `${name} left`, mark: "offline" };
+  if (event === "update" && details.status !== undefined)
+    return { text: `${name} is ${STATUS[details.status].toLowerCase()}`, mark: details.status };
   return null;
 }

@@ -15,20 +15,34 @@ export interface Session {
   timing: Record<string, number>;
 }
 
-async function post(path: string, body = ""): Promise<Session["me"]> {
-  return ((await (await fetch(path, { method: "POST", body })).json()) as Session).me;
+async function answerOf<T>(path: string, init?: RequestInit): Promise<T> {
+  const response = await fetch(path, init);
+  if (!response.ok) throw new Error(`${path}: ${response.status}`);
+  return (await response.json()) as T;
 }
 
+const post = async (path: string, body = "") => (await answerOf<Session>(path, { method: "POST", body })).me;
+
 function App() {
-  const [session, { mutate }] = createResource<Session>(async () => (await (await fetch("/me")).json()) as Session);
+  const [session, { mutate, refetch }] = createResource(() => answerOf<Session>("/me"));
   const changeTo = (me: Session["me"]) => void mutate((old) => old && { ...old, me });
+
+  /** Resolves to whether the server knows who that is. */
+  const signIn = async (name: string) => {
+    const me = await post("/sign-in", name);
+    if (me !== null) changeTo(me);
+    return me !== null;
+  };
 
   return (
     <Switch fallback={<p class="waiting">Loading…</p>}>
-      <Match when={session.error !== undefined}>
-        <p class="waiting" role="alert">
-          The server does not answer. Please try again.
-        </p>
+      <Match when={session.state === "errored"}>
+        <div class="waiting">
+          <p role="alert">The server does not answer.</p>
+          <button type="button" class="primary" onClick={() => void refetch()}>
+            Try again
+          </button>
+        </div>
       </Match>
       <Match when={session.latest?.me} keyed>
         {(me) => (
@@ -40,9 +54,7 @@ function App() {
           />
         )}
       </Match>
-      <Match when={session.latest}>
-        {(known) => <SignIn people={known().people} signIn={async (name) => changeTo(await post("/sign-in", name))} />}
-      </Match>
+      <Match when={session.latest}>{(known) => <SignIn people={known().people} signIn={signIn} />}</Match>
     </Switch>
   );
 }

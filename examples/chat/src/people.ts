@@ -12,22 +12,37 @@ export const PEOPLE = [
   "Margaret Hamilton",
 ].map((name) => ({ id: idOf(name), name }));
 
+/** A name as it is kept and shown; empty where there is nothing to see in it. */
+export function tidyName(text: string): string {
+  const name = [...text.normalize("NFC").replace(/[\p{Cc}\p{Cs}\s]+/gu, " ")].slice(0, 60).join("").trim();
+  return /[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\p{M}]/u.test(name) ? name : "";
+}
+
 export function idOf(name: string): string {
-  return name
+  const id = name
     .normalize("NFKD")
     .toLowerCase()
     .replace(/\p{M}/gu, "")
     .replace(/[^\p{L}\p{N}]+/gu, "-")
-    .replace(/^-+|-+$/g, "")
-    .slice(0, 60);
+    .replace(/^-+|-+$/g, "");
+  // A name of emoji or punctuation alone is told apart by its characters' numbers.
+  const letters = id || [...name].map((sign) => sign.codePointAt(0)!.toString(16)).join("-");
+  return [...letters].slice(0, 60).join("");
 }
 
 export function initialsOf(name: string): string {
   const words = name.split(/\s+/).filter(Boolean);
   return [words[0], words.length > 1 ? words.at(-1) : undefined]
-    .map((word) => [...(word ?? "")][0] ?? "")
+    .map((word) => firstCharacter(word ?? ""))
     .join("")
     .toUpperCase();
+}
+
+/** What a reader calls one character: an emoji may be many code points. */
+function firstCharacter(word: string): string {
+  if (typeof Intl.Segmenter === "undefined") return [...word][0] ?? "";
+  const [first] = new Intl.Segmenter().segment(word);
+  return first?.segment ?? "";
 }
 
 /** The same colour for the same person everywhere; dark enough for white letters on it. */
