@@ -191,6 +191,34 @@ COMMENT ON COLUMN @extschema@.presence_hidden_session.metadata IS 'As in presenc
 COMMENT ON COLUMN @extschema@.presence_hidden_session.status_choice IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.choice_until IS 'As in presence_session.';
 
+-- Sessions in rooms. Rows are there for as long as they are; all changes are made under the lock on the user's row.
+CREATE TABLE @extschema@.presence_room_member (
+    user_id     text COLLATE "C" NOT NULL,
+    room        text COLLATE "C" NOT NULL,
+    session_id  text COLLATE "C" NOT NULL,
+    entered_at  timestamptz NOT NULL,
+    changed_at  timestamptz NOT NULL,
+    leave_until timestamptz,
+    metadata    jsonb,
+    PRIMARY KEY (user_id, room, session_id),
+    CONSTRAINT presence_room_member_user_id CHECK (@extschema@.presence_is_id(user_id)),
+    CONSTRAINT presence_room_member_room CHECK (@extschema@.presence_is_id(room)),
+    CONSTRAINT presence_room_member_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
+    CONSTRAINT presence_room_member_times CHECK (least(entered_at, changed_at, leave_until) > '1900-01-01 00:00+00'
+                                                 AND greatest(entered_at, changed_at, leave_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_room_member_metadata CHECK (pg_catalog.octet_length(metadata::pg_catalog.text) <= 4096)
+);
+CREATE INDEX presence_room_member_newest ON @extschema@.presence_room_member (room, entered_at, user_id);
+CREATE INDEX presence_room_member_leaving ON @extschema@.presence_room_member (leave_until) WHERE leave_until IS NOT NULL;
+COMMENT ON TABLE @extschema@.presence_room_member IS 'One row per session and room that it is in; a user is in a room as long as there is one.';
+COMMENT ON COLUMN @extschema@.presence_room_member.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_room_member.room IS 'Id of the room.';
+COMMENT ON COLUMN @extschema@.presence_room_member.session_id IS 'Id of the session; empty for the user''s unnamed session.';
+COMMENT ON COLUMN @extschema@.presence_room_member.entered_at IS 'When the user entered the room, the same in all rows of the user''s in it.';
+COMMENT ON COLUMN @extschema@.presence_room_member.changed_at IS 'When the session joined the room, or last changed its metadata there.';
+COMMENT ON COLUMN @extschema@.presence_room_member.leave_until IS 'The session has ended, but until then the user counts as in the room.';
+COMMENT ON COLUMN @extschema@.presence_room_member.metadata IS 'What the application wants others in the room to see, at most 4 kB.';
+
 -- Events, written once by the transaction that changes presence, and removed by retention only.
 CREATE SEQUENCE @extschema@.presence_event_id_seq AS bigint;
 COMMENT ON SEQUENCE @extschema@.presence_event_id_seq IS 'Numbers presence_event.id.';
@@ -205,26 +233,31 @@ CREATE TABLE @extschema@.presence_event (
     sessions   integer NOT NULL,
     details    jsonb,
     channel    text,
+    room       text COLLATE "C",
     CONSTRAINT presence_event_id CHECK (id > 0),
     CONSTRAINT presence_event_at CHECK (at > '1900-01-01 00:00+00' AND at < '10000-01-01 00:00+00'),
-    CONSTRAINT presence_event_event CHECK (event IN ('user_online', 'user_offline', 'session_start', 'session_end', 'update')),
+    CONSTRAINT presence_event_event CHECK (event IN ('user_online', 'user_offline', 'session_start', 'session_end', 'update', 'room_join', 'room_leave', 'room_update')),
     CONSTRAINT presence_event_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_event_session_id CHECK (@extschema@.presence_is_id(session_id)),
     CONSTRAINT presence_event_reason CHECK (reason IN ('heartbeat', 'leave', 'disconnect', 'timeout', 'admin')),
     CONSTRAINT presence_event_sessions CHECK (sessions >= 0),
-    CONSTRAINT presence_event_channel CHECK (pg_catalog.octet_length(channel) BETWEEN 1 AND 63)
+    CONSTRAINT presence_event_channel CHECK (pg_catalog.octet_length(channel) BETWEEN 1 AND 63),
+    CONSTRAINT presence_event_room CHECK (@extschema@.presence_is_id(room)),
+    CONSTRAINT presence_event_of_room CHECK ((room IS NOT NULL) = (event IN ('room_join', 'room_leave', 'room_update')))
 );
+CREATE INDEX presence_event_room ON @extschema@.presence_event (room, id) WHERE room IS NOT NULL;
 ALTER SEQUENCE @extschema@.presence_event_id_seq OWNED BY @extschema@.presence_event.id;
 COMMENT ON TABLE @extschema@.presence_event IS 'Everything that changed somebody''s presence, in the order of writing; presence_feed_range gives the numbers.';
 COMMENT ON COLUMN @extschema@.presence_event.id IS 'Order of writing; per user also the order of commit, because the user''s row is locked.';
 COMMENT ON COLUMN @extschema@.presence_event.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_event.event IS 'user_online, user_offline, session_start, session_end or update.';
+COMMENT ON COLUMN @extschema@.presence_event.event IS 'user_online, user_offline, session_start, session_end, update; room_join, room_leave or room_update.';
 COMMENT ON COLUMN @extschema@.presence_event.user_id IS 'Whose presence changed.';
 COMMENT ON COLUMN @extschema@.presence_event.session_id IS 'The session by which it changed; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence_event.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
-COMMENT ON COLUMN @extschema@.presence_event.sessions IS 'How many sessions the user has after it.';
-COMMENT ON COLUMN @extschema@.presence_event.details IS 'Status and metadata as others see them, and a message where there is one.';
+COMMENT ON COLUMN @extschema@.presence_event.sessions IS 'How many sessions the user has after it, in the room if it is about one.';
+COMMENT ON COLUMN @extschema@.presence_event.details IS 'Status and metadata as others see them, in the room if it is about one, and a message where there is one.';
 COMMENT ON COLUMN @extschema@.presence_event.channel IS 'Where whoever numbers it is to announce it; NULL: nowhere, or the transaction that wrote it has announced it itself.';
+COMMENT ON COLUMN @extschema@.presence_event.room IS 'The room that it is about; NULL: none.';
 
 -- Runs of ids that have numbers: event first_id + n is number first_seq + n. Insert-only, so that a long snapshot keeps no
 -- dead row from being skipped cheaply. The row with the highest first_seq is the head of the feed: it has the last five columns,
@@ -253,6 +286,22 @@ COMMENT ON COLUMN @extschema@.presence_feed_range.last_id IS 'Highest id that ha
 COMMENT ON COLUMN @extschema@.presence_feed_range.open_from IS 'Lower ids of transactions that had not ended: first id of each run.';
 COMMENT ON COLUMN @extschema@.presence_feed_range.open_to IS 'Last id of each run.';
 COMMENT ON COLUMN @extschema@.presence_feed_range.open_until IS 'Where the rows were not there yet: they come from a transaction below this one, or never; else 0.';
+
+-- Insert and delete only: neither those who join nor those who count wait for each other.
+CREATE TABLE @extschema@.presence_room_count (
+    room  text COLLATE "C" NOT NULL,
+    seq   bigint NOT NULL,
+    users bigint NOT NULL,
+    PRIMARY KEY (room, seq),
+    CONSTRAINT presence_room_count_room CHECK (@extschema@.presence_is_id(room)),
+    CONSTRAINT presence_room_count_seq CHECK (seq >= 0),
+    CONSTRAINT presence_room_count_users CHECK (users >= 0)
+);
+CREATE INDEX presence_room_count_empty ON @extschema@.presence_room_count (seq) WHERE users = 0;
+COMMENT ON TABLE @extschema@.presence_room_count IS 'Users recorded in each room, as far as events have numbers; the row with the highest seq counts.';
+COMMENT ON COLUMN @extschema@.presence_room_count.room IS 'Id of the room.';
+COMMENT ON COLUMN @extschema@.presence_room_count.seq IS 'After which event of the feed.';
+COMMENT ON COLUMN @extschema@.presence_room_count.users IS 'How many there are.';
 
 -- Insert-only and without a key, so that a restored dump adds its rows to that of CREATE EXTENSION.
 CREATE TABLE @extschema@.presence_feed (
@@ -283,7 +332,7 @@ COMMENT ON COLUMN @extschema@.presence_unannounced.last_seq IS 'Number of the la
 
 -- The join looks up what is above the head, and what is open below it, by index.
 CREATE VIEW @extschema@.presence_event_queue AS
-SELECT e.id, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details, e.channel
+SELECT e.id, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details, e.channel, e.room
 FROM (SELECT coalesce(pg_catalog.max(first_seq), 0) AS first_seq FROM @extschema@.presence_feed_range) AS newest
 LEFT JOIN @extschema@.presence_feed_range AS head USING (first_seq)
 CROSS JOIN LATERAL ROWS FROM (
@@ -300,28 +349,32 @@ COMMENT ON COLUMN @extschema@.presence_event_queue.reason IS 'As in presence_eve
 COMMENT ON COLUMN @extschema@.presence_event_queue.sessions IS 'As in presence_event.';
 COMMENT ON COLUMN @extschema@.presence_event_queue.details IS 'As in presence_event.';
 COMMENT ON COLUMN @extschema@.presence_event_queue.channel IS 'As in presence_event.';
+COMMENT ON COLUMN @extschema@.presence_event_queue.room IS 'As in presence_event.';
 
 CREATE VIEW @extschema@.presence_events AS
-SELECT r.first_seq + (e.id - r.first_id) AS seq, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details
+SELECT r.first_seq + (e.id - r.first_id) AS seq, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details,
+       e.room COLLATE pg_catalog."default" AS room
 FROM @extschema@.presence_feed_range AS r
 JOIN @extschema@.presence_event AS e ON e.id BETWEEN r.first_id AND r.first_id + r.events - 1
 UNION ALL
-SELECT NULL, at, event, user_id, session_id, reason, sessions, details
+SELECT NULL, at, event, user_id, session_id, reason, sessions, details, room COLLATE pg_catalog."default"
 FROM @extschema@.presence_event_queue;
 COMMENT ON VIEW @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
 COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
 COMMENT ON COLUMN @extschema@.presence_events.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end or update.';
+COMMENT ON COLUMN @extschema@.presence_events.event IS 'user_online, user_offline, session_start, session_end, update; room_join, room_leave or room_update.';
 COMMENT ON COLUMN @extschema@.presence_events.user_id IS 'Whose presence changed.';
 COMMENT ON COLUMN @extschema@.presence_events.session_id IS 'The session by which it changed; NULL for the unnamed one.';
 COMMENT ON COLUMN @extschema@.presence_events.reason IS 'heartbeat, leave, disconnect, timeout or admin.';
-COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it.';
-COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them, and a message where there is one.';
+COMMENT ON COLUMN @extschema@.presence_events.sessions IS 'How many sessions the user has after it, in the room if it is about one.';
+COMMENT ON COLUMN @extschema@.presence_events.details IS 'Status and metadata as others see them, in the room if it is about one, and a message where there is one.';
+COMMENT ON COLUMN @extschema@.presence_events.room IS 'The room that it is about; NULL: none.';
 
 CREATE FUNCTION @extschema@.presence_event_payload(seq bigint, at timestamptz, event text, user_id text, session_id text,
-                                                   reason text, sessions integer, details jsonb, epoch text DEFAULT NULL)
+                                                   reason text, sessions integer, details jsonb, epoch text DEFAULT NULL,
+                                                   room text DEFAULT NULL)
 RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
-COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text) IS
+COMMENT ON FUNCTION @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text, text) IS
     'An event as the JSON text that is sent with NOTIFY: at most 7,999 bytes, without details and with "truncated": true where it would be longer.';
 
 -- What an epoch is made for. A copy of the server's files is another place, and so is a new timeline.
@@ -367,6 +420,14 @@ CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
 ALTER TABLE @extschema@.presence_feed_range ENABLE ALWAYS TRIGGER presence_note_change;
 COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_feed_range IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_room_member
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_room_member ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_room_member IS 'Notices changes by hand.';
+CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_room_count
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_note_change();
+ALTER TABLE @extschema@.presence_room_count ENABLE ALWAYS TRIGGER presence_note_change;
+COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_room_count IS 'Notices changes by hand.';
 
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -398,6 +459,8 @@ COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and resul
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_hidden_session', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_room_member', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_room_count', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', '');
@@ -450,6 +513,21 @@ AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.get_user_status(@extschema@.presence_id) IS
     'How the user is shown, and what of it was chosen by set_user_status(); all NULL when offline. Roles with access admin, and a role that acts for that user only, are told in any case, and status is then that of the sessions of an invisible user.';
 
+CREATE FUNCTION @extschema@.join_room(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id, metadata jsonb DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.join_room(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, jsonb) IS
+    'The session is alive, like with a heartbeat, and is in the room from now on, until leave_room() or its end; joining again changes the metadata, unless that is NULL. True: in the room now. False: ignored, as a heartbeat would be.';
+
+CREATE FUNCTION @extschema@.leave_room(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.leave_room(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id) IS
+    'The session is no longer in the room. True where the user left it by this call.';
+
+CREATE FUNCTION @extschema@.join_rooms(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[], rooms @extschema@.presence_id[])
+RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
+COMMENT ON FUNCTION @extschema@.join_rooms(@extschema@.presence_id[], @extschema@.presence_id[], @extschema@.presence_id[]) IS
+    'join_room() for many at once, arrays of one length; how many of them are in their room now.';
+
 CREATE FUNCTION @extschema@.cleanup_stale_presence()
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
 COMMENT ON FUNCTION @extschema@.cleanup_stale_presence() IS
@@ -488,10 +566,36 @@ CREATE FUNCTION @extschema@.presence_count()
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
 
-CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000)
+CREATE FUNCTION @extschema@.get_room(room @extschema@.presence_id, max_rows integer DEFAULT NULL, after text DEFAULT NULL)
+RETURNS TABLE (user_id text, status text, sessions integer, entered_at timestamptz, heartbeat_at timestamptz, metadata jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 100;
+COMMENT ON FUNCTION @extschema@.get_room(@extschema@.presence_id, integer, text) IS
+    'One row per user in the room, newest entered_at first, then by user_id; all of them, or a page: the first max_rows, or those after the user whose id is given. Stale sessions are left out.';
+
+CREATE FUNCTION @extschema@.room_count(room @extschema@.presence_id)
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION @extschema@.room_count(@extschema@.presence_id) IS 'How many users are in the room.';
+
+CREATE FUNCTION @extschema@.get_user_rooms(user_id @extschema@.presence_id)
+RETURNS TABLE (room text, entered_at timestamptz, sessions integer, metadata jsonb)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000 ROWS 10;
+COMMENT ON FUNCTION @extschema@.get_user_rooms(@extschema@.presence_id) IS 'The rooms in which the user is.';
+
+CREATE FUNCTION @extschema@.room_snapshot(room @extschema@.presence_id)
+RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, entered_at timestamptz, heartbeat_at timestamptz, metadata jsonb, epoch text)
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000 ROWS 100;
+COMMENT ON FUNCTION @extschema@.room_snapshot(@extschema@.presence_id) IS
+    'Who is in the room after event seq of the feed, in the columns of get_room(); one row with only seq and epoch where nobody is.';
+
+CREATE FUNCTION @extschema@.presence_room_channel(room @extschema@.presence_id)
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION @extschema@.presence_room_channel(@extschema@.presence_id) IS
+    'On which channel presence.room_channels announces what happens in the room: presence.notify_channel, a colon, and the room, or, where that is longer than 63 bytes, the first half of its SHA-256 in hexadecimal digits; NULL: nothing is announced.';
+
+CREATE FUNCTION @extschema@.presence_changes_since(seq bigint, max_rows integer DEFAULT 1000, room @extschema@.presence_id DEFAULT NULL)
 RETURNS SETOF @extschema@.presence_events AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000 ROWS 100;
-COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer) IS
-    'The change feed after a position, in order. Error 22023 where retention has dropped that position, or the feed ends before it: start again from presence_snapshot().';
+COMMENT ON FUNCTION @extschema@.presence_changes_since(bigint, integer, @extschema@.presence_id) IS
+    'The change feed after a position, in order; with a room, what happened in that one. Error 22023 where retention has dropped that position, or the feed ends before it: start again from presence_snapshot() or room_snapshot().';
 
 CREATE FUNCTION @extschema@.presence_snapshot()
 RETURNS TABLE (seq bigint, user_id text, status text, sessions integer, online_since timestamptz, heartbeat_at timestamptz, metadata jsonb, epoch text)
@@ -696,6 +800,8 @@ WITH server AS MATERIALIZED (
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_hidden_session'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_room_member'::pg_catalog.regclass)
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_room_count'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_event'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_feed_range'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
@@ -797,9 +903,9 @@ COMMENT ON COLUMN @extschema@.presence_problem.problem IS 'What is wrong and wha
 
 CREATE TABLE @extschema@.presence_access (read boolean, self boolean, write boolean, admin boolean);
 COMMENT ON TABLE @extschema@.presence_access IS 'Always empty: SELECT on a column is what presence_grant() has granted; \dp shows to whom.';
-COMMENT ON COLUMN @extschema@.presence_access.read IS 'May see who is online, as far as presence_can_see() lets it, without addresses and agents.';
-COMMENT ON COLUMN @extschema@.presence_access.self IS 'May beat, leave and choose a status as presence_current_user() only.';
-COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat, leave and choose a status for everybody, and sees everybody.';
+COMMENT ON COLUMN @extschema@.presence_access.read IS 'May see who is online, as far as presence_can_see() and presence_can_enter() let it, without addresses and agents.';
+COMMENT ON COLUMN @extschema@.presence_access.self IS 'May beat, leave, join rooms and choose a status as presence_current_user() only.';
+COMMENT ON COLUMN @extschema@.presence_access.write IS 'May beat, leave, join rooms and choose a status for everybody, and sees everybody.';
 COMMENT ON COLUMN @extschema@.presence_access.admin IS 'May do everything that is no superuser''s affair.';
 
 CREATE FUNCTION @extschema@.presence_grant(role regrole, access text)
@@ -826,6 +932,11 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELE
 COMMENT ON FUNCTION @extschema@.presence_can_see(text, text) IS
     'Whether somebody who has only access read is shown that user; viewer is presence_current_user(). Replace it to hide people from each other.';
 
+CREATE FUNCTION @extschema@.presence_can_enter(viewer text, room text) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT true';
+COMMENT ON FUNCTION @extschema@.presence_can_enter(text, text) IS
+    'Whether somebody who has only access read or self may look into that room, or join it; viewer is presence_current_user(). Replace it to close rooms.';
+
 REVOKE ALL ON FUNCTION
     @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb),
     @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]),
@@ -843,7 +954,15 @@ REVOKE ALL ON FUNCTION
     @extschema@.is_user_online(@extschema@.presence_id),
     @extschema@.get_presence(@extschema@.presence_id[]),
     @extschema@.presence_count(),
-    @extschema@.presence_changes_since(bigint, integer),
+    @extschema@.presence_changes_since(bigint, integer, @extschema@.presence_id),
+    @extschema@.join_room(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, jsonb),
+    @extschema@.leave_room(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id),
+    @extschema@.join_rooms(@extschema@.presence_id[], @extschema@.presence_id[], @extschema@.presence_id[]),
+    @extschema@.get_room(@extschema@.presence_id, integer, text),
+    @extschema@.room_count(@extschema@.presence_id),
+    @extschema@.get_user_rooms(@extschema@.presence_id),
+    @extschema@.room_snapshot(@extschema@.presence_id),
+    @extschema@.presence_room_channel(@extschema@.presence_id),
     @extschema@.presence_snapshot(),
     @extschema@.presence_feed_position(),
     @extschema@.presence_metrics(),
@@ -855,7 +974,7 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_forget_user(@extschema@.presence_id),
     @extschema@.presence_note_change(),
     @extschema@.presence_feed_place(regclass),
-    @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text)
+    @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text, text)
 FROM PUBLIC;
 
 -- Numbers without names, for whoever watches the server.

@@ -20,14 +20,17 @@ constexpr std::string_view level_names[level_count] = {"read", "self", "write", 
 
 constexpr const char *read_functions =
     "@.get_active_users(integer, text), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
-    " @.presence_count(), @.presence_changes_since(bigint, integer), @.presence_snapshot(), @.presence_feed_position(),"
-    " @.get_typing(@.presence_id), @.get_user_status(@.presence_id)";
+    " @.presence_count(), @.presence_changes_since(bigint, integer, @.presence_id), @.presence_snapshot(), @.presence_feed_position(),"
+    " @.get_room(@.presence_id, integer, text), @.room_count(@.presence_id), @.get_user_rooms(@.presence_id), @.room_snapshot(@.presence_id),"
+    " @.presence_room_channel(@.presence_id), @.get_typing(@.presence_id), @.get_user_status(@.presence_id)";
 constexpr const char *self_functions =
     "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"
     " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id),"
+    " @.join_room(@.presence_id, @.presence_id, @.presence_id, jsonb), @.leave_room(@.presence_id, @.presence_id, @.presence_id),"
     " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id),"
     " @.set_user_status(@.presence_id, text, timestamptz, text), @.get_user_status(@.presence_id)";
-constexpr const char *write_functions = "@.update_user_heartbeats(@.presence_id[], @.presence_id[])";
+constexpr const char *write_functions =
+    "@.update_user_heartbeats(@.presence_id[], @.presence_id[]), @.join_rooms(@.presence_id[], @.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
     " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_forget_user(@.presence_id), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
@@ -181,6 +184,35 @@ Grantee checked_grantee(FunctionCallInfo fcinfo)
     return {role, quote_identifier(GetUserNameFromId(role, false)), level};
 }
 
+Sight everything()
+{
+    Sight sight{};
+    sight.everybody = true;
+    return sight;
+}
+
+// The application's function of that name decides.
+Sight ask(const OwnerWork &work, const char *name)
+{
+    Sight sight{};
+    const Oid arguments[] = {TEXTOID, TEXTOID};
+    const Oid function = application_function(name, arguments);
+    sight.everybody = shows_everybody(function);
+    if (sight.everybody)
+        return sight;
+    fmgr_info(function, &sight.function);
+    sight.viewer = as_caller(work, [&sight] { return current_identity(sight.no_viewer); });
+    return sight;
+}
+
+void require_entry(Sight &entry, const OwnerWork &work, const text *room)
+{
+    if (!sees(entry, work, room))
+        ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                        errmsg("permission denied for room \"%s\"", excerpt(text_view(room))),
+                        errdetail("presence_can_enter() does not let the caller in.")));
+}
+
 }  // namespace
 
 void watch_roles()
@@ -247,37 +279,39 @@ bool is_filtered(const OwnerWork &work)
     return as_caller(work, [] { return caller_access().filtered; });
 }
 
-Sight begin_sight(const OwnerWork &work)
-{
-    Sight sight{};
-    sight.everybody = true;
-    if (likely(!is_filtered(work)))
-        return sight;
-    const Oid arguments[] = {TEXTOID, TEXTOID};
-    const Oid function = application_function("presence_can_see", arguments);
-    sight.everybody = shows_everybody(function);
-    if (sight.everybody)
-        return sight;
-    fmgr_info(function, &sight.can_see);
-    sight.viewer = as_caller(work, [&sight] { return current_identity(sight.no_viewer); });
-    return sight;
-}
+Sight begin_sight(const OwnerWork &work) { return is_filtered(work) ? ask(work, "presence_can_see") : everything(); }
 
-bool sees(Sight &sight, const OwnerWork &work, const text *user)
+Sight begin_entry(const OwnerWork &work) { return is_filtered(work) ? ask(work, "presence_can_enter") : everything(); }
+
+bool sees(Sight &sight, const OwnerWork &work, const text *user_or_room)
 {
     if (likely(sight.everybody))
         return true;
     CHECK_FOR_INTERRUPTS();
     return as_caller(work, [&] {
         LOCAL_FCINFO(call, 2);
-        InitFunctionCallInfoData(*call, &sight.can_see, 2, DEFAULT_COLLATION_OID, nullptr, nullptr);
+        InitFunctionCallInfoData(*call, &sight.function, 2, DEFAULT_COLLATION_OID, nullptr, nullptr);
         call->args[0] = {sight.viewer, sight.no_viewer};
-        call->args[1] = {PointerGetDatum(user), false};
-        if (sight.can_see.fn_strict && sight.no_viewer)
+        call->args[1] = {PointerGetDatum(user_or_room), false};
+        if (sight.function.fn_strict && sight.no_viewer)
             return false;
         const Datum result = FunctionCallInvoke(call);
         return !call->isnull && DatumGetBool(result);
     });
+}
+
+void require_may_join(const OwnerWork &work, const text *room)
+{
+    if (likely(!as_caller(work, [] { return caller_access().own_only; })))
+        return;
+    Sight entry = ask(work, "presence_can_enter");
+    require_entry(entry, work, room);
+}
+
+void require_may_look_into(const OwnerWork &work, const text *room)
+{
+    Sight entry = begin_entry(work);
+    require_entry(entry, work, room);
 }
 
 }  // namespace presence

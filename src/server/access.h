@@ -34,16 +34,21 @@ bool acts_as_itself(const OwnerWork &work, const text *user);
 // An error (42501) where the caller may act for itself and sees nobody, and that user is somebody else.
 void require_may_see_others(const OwnerWork &work, const text *user);
 
-// Whom a filtered caller sees. Within owner work; the functions of the application run as the caller.
+// Whom a filtered caller sees, or which rooms it may enter. Within owner work; the functions of the application run as the caller.
 struct Sight {
     bool everybody;
     Datum viewer;  // NULL: nobody in particular
     bool no_viewer;
-    FmgrInfo can_see;
+    FmgrInfo function;
 };
 // The caller_access() of whoever called.
 bool is_filtered(const OwnerWork &work);
 Sight begin_sight(const OwnerWork &work);
-bool sees(Sight &sight, const OwnerWork &work, const text *user);
+Sight begin_entry(const OwnerWork &work);
+bool sees(Sight &sight, const OwnerWork &work, const text *user_or_room);
+
+// An error (42501) where presence_can_enter() keeps a caller out who acts for itself only, or is filtered. Within owner work.
+void require_may_join(const OwnerWork &work, const text *room);
+void require_may_look_into(const OwnerWork &work, const text *room);
 
 }  // namespace presence

@@ -64,6 +64,8 @@ void append_event(StringInfo json, const Announcement &a)
     append_text(json, "session_id", a.session);
     append_text(json, "reason", a.reason);
     appendStringInfo(json, ", \"sessions\" : %d", a.sessions);
+    if (a.room != nullptr)
+        append_text(json, "room", a.room);
 }
 
 char *copy_of(std::string_view name) { return pnstrdup(name.data(), name.size()); }
@@ -88,6 +90,7 @@ char *payload_of(const TypingChange &change, const char *epoch)
 struct Channel {
     const char *name;
     std::int64_t online, offline;
+    std::int64_t joined, left;  // rooms
 };
 
 // The events of the ranges that are to be announced. More than presence.storm_threshold of them are only counted.
@@ -106,7 +109,7 @@ Channel &channel_named(Growing<Channel> &channels, std::string_view name)
     for (Channel &channel : channels.span())
         if (name == channel.name)
             return channel;
-    channels.add({pnstrdup(name.data(), name.size()), 0, 0});
+    channels.add({pnstrdup(name.data(), name.size()), 0, 0, 0, 0});
     return channels.items[channels.count - 1];
 }
 
@@ -128,7 +131,8 @@ char *payload_of_row(TupleTableSlot *slot, std::int64_t seq, const char *epoch)
                                     text_of(slot, event_session),
                                     text_of(slot, event_reason),
                                     DatumGetInt32(slot_getattr(slot, event_sessions, &is_null)),
-                                    no_details ? nullptr : DatumGetJsonbP(details)};
+                                    no_details ? nullptr : DatumGetJsonbP(details),
+                                    text_of(slot, event_room)};
     return payload_of(announcement, epoch);
 }
 
@@ -147,6 +151,9 @@ Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char
             const int change = online_change(events);
             channel.online += change > 0;
             channel.offline += change < 0;
+            const int room = room_change(events);
+            channel.joined += room > 0;
+            channel.left += room < 0;
             all.storm =
                 all.storm || (storm_threshold > 0 && all.messages.count == static_cast<std::size_t>(storm_threshold));
             if (all.storm)
@@ -168,6 +175,9 @@ void send_storm(std::span<const FeedRange> ranges, const Channel &channel, const
                      "{\"event\" : \"storm\", \"from\" : " INT64_FORMAT ", \"to\" : " INT64_FORMAT
                      ", \"online\" : " INT64_FORMAT ", \"offline\" : " INT64_FORMAT,
                      ranges.front().first_seq, ranges.back().last_seq(), channel.online, channel.offline);
+    if (channel.joined > 0 || channel.left > 0)
+        appendStringInfo(&json, ", \"room_joins\" : " INT64_FORMAT ", \"room_leaves\" : " INT64_FORMAT, channel.joined,
+                         channel.left);
     append_epoch(&json, epoch);
     appendStringInfoChar(&json, '}');
     Async_Notify(channel.name, json.data);
@@ -315,6 +325,7 @@ PRESENCE_FUNCTION(presence_event_payload)
                                     text_argument(fcinfo, 4),
                                     text_argument(fcinfo, 5),
                                     PG_ARGISNULL(6) ? 0 : PG_GETARG_INT32(6),
-                                    PG_ARGISNULL(7) ? nullptr : PG_GETARG_JSONB_P(7)};
+                                    PG_ARGISNULL(7) ? nullptr : PG_GETARG_JSONB_P(7),
+                                    text_argument(fcinfo, 9)};
     PG_RETURN_TEXT_P(cstring_to_text(payload_of(announcement, text_argument(fcinfo, 8))));
 }

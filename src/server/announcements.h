@@ -14,6 +14,7 @@ struct Announcement {
     const char *event, *user, *session, *reason;
     std::int32_t sessions;
     Jsonb *details;
+    const char *room = nullptr;  // only then there is the key
 };
 
 // At most what NOTIFY carries: one that would be longer goes without details.

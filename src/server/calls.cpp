@@ -94,24 +94,6 @@ bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
     return true;
 }
 
-// Measured before it is made a text, which may be much longer than the document.
-void check_metadata(Jsonb *metadata)
-{
-    constexpr DocumentSize shown_at_most{65536, max_metadata_depth};
-    const DocumentSize size = document_size(metadata, shown_at_most);
-    if (size.depth > max_metadata_depth)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is nested too deeply"),
-                        errdetail("Its arrays and objects are nested more than %d levels deep.", max_metadata_depth)));
-    if (size.bytes > shown_at_most.bytes)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long"),
-                        errdetail("It has more than %zu bytes; metadata has at most %zu.", shown_at_most.bytes,
-                                  max_metadata_bytes)));
-    const char *shown = JsonbToCString(nullptr, &metadata->root, VARSIZE(metadata));
-    if (strlen(shown) > max_metadata_bytes)
-        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
-                        errdetail("It has %zu bytes; metadata has at most %zu.", strlen(shown), max_metadata_bytes)));
-}
-
 Details checked_details(FunctionCallInfo fcinfo)
 {
     Details d;
@@ -380,6 +362,29 @@ int clean_up(const OwnerWork &work, const char *action, bool scheduled)
 }
 
 }  // namespace
+
+void check_metadata(Jsonb *metadata)
+{
+    // Measured before it is made a text, which may be much longer than the document.
+    constexpr DocumentSize shown_at_most{65536, max_metadata_depth};
+    const DocumentSize size = document_size(metadata, shown_at_most);
+    if (size.depth > max_metadata_depth)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is nested too deeply"),
+                        errdetail("Its arrays and objects are nested more than %d levels deep.", max_metadata_depth)));
+    if (size.bytes > shown_at_most.bytes)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long"),
+                        errdetail("It has more than %zu bytes; metadata has at most %zu.", shown_at_most.bytes,
+                                  max_metadata_bytes)));
+    const char *shown = JsonbToCString(nullptr, &metadata->root, VARSIZE(metadata));
+    if (strlen(shown) > max_metadata_bytes)
+        ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("metadata is too long: \"%s\"", excerpt(shown)),
+                        errdetail("It has %zu bytes; metadata has at most %zu.", strlen(shown), max_metadata_bytes)));
+}
+
+void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted)
+{
+    record_heartbeats(storage, wanted, Details{});
+}
 
 }  // namespace presence
 

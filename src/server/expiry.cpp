@@ -16,14 +16,19 @@ namespace {
 Statement stale_by_table = {
     "SELECT user_id, session_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
     " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
-    " ORDER BY user_id, session_id",
+    " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
 Statement departed = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
+    "SELECT user_id, session_id FROM @.presence_session WHERE leave_until < clock_timestamp()"
+    " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
-Statement first_departure = {"SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL", 0, {}};
+Statement first_departure = {
+    "SELECT least((SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL),"
+    " (SELECT min(leave_until) FROM @.presence_room_member WHERE leave_until IS NOT NULL))",
+    0,
+    {}};
 
 // The server may be asked to end a million sessions at once; a part at a time bounds the memory.
 constexpr std::size_t most_at_once = 100000;
@@ -80,7 +85,7 @@ void expire_user(StoredUser &user, Ended &ended)
 }
 
 // The users of these sessions are judged, with all that they have.
-void end_for(const Storage &storage, std::span<const NamedSession> sessions, Ended &ended)
+void end_for(const Storage &storage, std::span<const NamedSession> sessions, Ended &ended, bool by_grace = false)
 {
     MemoryContext set = AllocSetContextCreate(CurrentMemoryContext, "presence expiry", ALLOCSET_DEFAULT_SIZES);
     for (std::size_t from = 0, to = 0; from < sessions.size(); from = to) {
@@ -95,6 +100,7 @@ void end_for(const Storage &storage, std::span<const NamedSession> sessions, End
                 ended.locked = true;
             else
                 expire_user(*each.user, ended);
+            each.rooms_may_be_over = by_grace;
         }
         store_users(storage, wanted);
         MemoryContextSwitchTo(outer);
@@ -117,11 +123,11 @@ Ended end_stale_sessions(Thoroughness thoroughness)
     const std::span<const NamedSession> stale = stale_by_cache(storage, all.first(found));
     if (thoroughness == Thoroughness::whole_table ||
         (thoroughness == Thoroughness::every_session && !cache_watches_everybody())) {
-        end_for(storage, sessions_of(stale_by_table), ended);
+        end_for(storage, sessions_of(stale_by_table), ended, true);
     } else {
         end_for(storage, stale, ended);
         if (thoroughness == Thoroughness::every_session)
-            end_for(storage, sessions_of(departed), ended);
+            end_for(storage, sessions_of(departed), ended, true);
     }
     if (thoroughness != Thoroughness::watched_sessions)
         ended.locked |= end_choices(storage);
@@ -133,7 +139,7 @@ Ended end_departures()
 {
     Ended ended;
     const Storage storage = open_storage();
-    end_for(storage, sessions_of(departed), ended);
+    end_for(storage, sessions_of(departed), ended, true);
     ended.locked |= end_choices(storage);
     close_storage(storage);
     return ended;

@@ -22,9 +22,9 @@ namespace presence {
 namespace {
 
 constexpr std::string_view table_names[table_count] = {
-    "presence_user",       "presence_session",      "presence_event",
-    "presence_feed_range", "presence_feed_dropped", "presence_view_pass",
-    "presence_access",     "presence_event_id_seq", "presence_hidden_session",
+    "presence_user",           "presence_session",     "presence_event",      "presence_feed_range",
+    "presence_feed_dropped",   "presence_view_pass",   "presence_access",     "presence_event_id_seq",
+    "presence_hidden_session", "presence_room_member", "presence_room_count",
 };
 
 Extension extension;

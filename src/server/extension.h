@@ -17,9 +17,11 @@ enum class Table : std::uint8_t {
     view_pass,
     access,
     event_ids,
-    hidden_session
+    hidden_session,
+    room_member,
+    room_count
 };
-inline constexpr std::size_t table_count = 9;
+inline constexpr std::size_t table_count = 11;
 
 struct Extension {
     Oid schema;

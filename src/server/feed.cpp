@@ -10,6 +10,8 @@
 #include "feed_tables.h"
 #include "injection.h"
 #include "metrics.h"
+#include "room_counts.h"
+#include "rooms.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -47,6 +49,9 @@ Statement insert_head = {
 // later. The last count makes the rows go before the new one comes.
 Statement restart = {
     "WITH events AS (DELETE FROM @.presence_event), dropped AS (DELETE FROM @.presence_feed_dropped WHERE seq > 0), waiting AS (DELETE FROM @.presence_unannounced),"
+    " counts AS (DELETE FROM @.presence_room_count RETURNING seq),"
+    " counted AS (INSERT INTO @.presence_room_count (room, seq, users) SELECT room, 0, count(DISTINCT user_id) FROM @.presence_room_member,"
+    " (SELECT count(*) FROM counts) AS gone GROUP BY room),"
     " ranges AS (DELETE FROM @.presence_feed_range RETURNING first_seq)"
     " INSERT INTO @.presence_feed_range (first_seq, first_id, events, online_users, last_id)"
     " SELECT 0, 0, 1, (SELECT count(*) FROM @.presence_user WHERE online), 0 FROM (SELECT count(*) FROM ranges) AS gone",
@@ -144,11 +149,11 @@ bool is_announced(EventType type)
 }
 
 // False: the server's queue is nearly full.
-bool send_at_commit(const Announcement &announcement, const char *epoch)
+bool send_at_commit(const char *channel, const Announcement &announcement, const char *epoch)
 {
     if (DatumGetFloat8(DirectFunctionCall1(pg_notification_queue_usage, 0)) >= nearly_full_queue)
         return false;
-    Async_Notify(notify_channel, payload_of(announcement, epoch));
+    Async_Notify(channel, payload_of(announcement, epoch));
     count_notification(0);
     return true;
 }
@@ -161,46 +166,93 @@ struct EventWriter {
     Jsonb *plain[static_cast<int>(Status::away) + 1];  // details with nothing but the status, once they are needed
 };
 
-Jsonb *details_of(EventWriter &writer, const StoredUser &user, const Event &event)
+Jsonb *details_of(EventWriter &writer, Status status, const NullableDatum &metadata, const text *message)
 {
-    if (!event.online)
-        return nullptr;
-    const auto *shown = static_cast<const StoredSession *>(event.shown);
-    Jsonb *metadata = shown != nullptr && !shown->metadata.isnull ? DatumGetJsonbP(shown->metadata.value) : nullptr;
-    if (metadata != nullptr || user.told_message != nullptr)
-        return details_of(event.status, metadata, user.told_message);
-    Jsonb *&plain = writer.plain[static_cast<int>(event.status)];
+    if (!metadata.isnull || message != nullptr)
+        return details_of(status, metadata.isnull ? nullptr : DatumGetJsonbP(metadata.value), message);
+    Jsonb *&plain = writer.plain[static_cast<int>(status)];
     if (plain == nullptr)
-        plain = details_of(event.status, nullptr, nullptr);
+        plain = details_of(status, nullptr, nullptr);
     return plain;
 }
 
-constexpr Oid event_types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID, TEXTOID};
+constexpr Oid event_types[] = {INT8OID, TIMESTAMPTZOID, TEXTOID,  TEXTOID, TEXTOID,
+                               TEXTOID, INT4OID,        JSONBOID, TEXTOID, TEXTOID};
 
-void add_event(EventWriter &writer, const StoredUser &user, const Event &event)
+// An event that is to be written; no details and no room are null.
+struct NewEvent {
+    std::string_view type;
+    bool announced;
+    Reason reason;
+    text *session;  // empty: the unnamed one; null: none
+    std::int32_t sessions;
+    Jsonb *details;
+    text *room;
+};
+
+void add_event(EventWriter &writer, const StoredUser &user, const NewEvent &event)
 {
-    const auto *session = static_cast<const StoredSession *>(event.session);
-    Jsonb *details = details_of(writer, user, event);
-    const bool named = session != nullptr && !text_view(session->name).empty();
-    text *type = make_text(to_text(event.type)), *reason = make_text(to_text(event.reason));
-    bool left_to_others = is_announced(event.type);
+    const bool named = event.session != nullptr && !text_view(event.session).empty();
+    text *type = make_text(event.type), *reason = make_text(to_text(event.reason));
+    text *channel = event.room != nullptr && room_channels && event.announced
+                        ? cstring_to_text(room_channel(text_view(event.room)))
+                        : writer.channel;
+    bool left_to_others = event.announced;
     if (left_to_others && !writer.by_worker)
-        left_to_others = !send_at_commit({0, user.changed_at, text_to_cstring(type), text_to_cstring(user.name),
-                                          named ? text_to_cstring(session->name) : nullptr, text_to_cstring(reason),
-                                          event.sessions, details},
-                                         writer.epoch);
+        left_to_others =
+            !send_at_commit(text_to_cstring(channel),
+                            {0, user.changed_at, text_to_cstring(type), text_to_cstring(user.name),
+                             named ? text_to_cstring(event.session) : nullptr, text_to_cstring(reason), event.sessions,
+                             event.details, event.room != nullptr ? text_to_cstring(event.room) : nullptr},
+                            writer.epoch);
     TupleTableSlot *row = next_row(*writer.events);
     set(row, event_id, Int64GetDatum(nextval_internal(table_oid(Table::event_ids), false)));
     set(row, event_at, TimestampTzGetDatum(user.changed_at));
     set(row, event_type, PointerGetDatum(type));
     set(row, event_user, PointerGetDatum(user.name));
-    set(row, event_session, PointerGetDatum(named ? session->name : nullptr), !named);
+    set(row, event_session, PointerGetDatum(event.session), !named);
     set(row, event_reason, PointerGetDatum(reason));
     set(row, event_sessions, Int32GetDatum(event.sessions));
-    set(row, event_details, PointerGetDatum(details), details == nullptr);
+    set(row, event_details, PointerGetDatum(event.details), event.details == nullptr);
     if (left_to_others)
-        set(row, event_channel, PointerGetDatum(writer.channel));
+        set(row, event_channel, PointerGetDatum(channel));
+    set(row, event_room, PointerGetDatum(event.room), event.room == nullptr);
     add_row(*writer.events);
+}
+
+void add_event(EventWriter &writer, const StoredUser &user, const Event &event)
+{
+    const auto *session = static_cast<const StoredSession *>(event.session);
+    const auto *shown = static_cast<const StoredSession *>(event.shown);
+    Jsonb *details = event.online ? details_of(writer, event.status, shown != nullptr ? shown->metadata : null_datum,
+                                               user.told_message)
+                                  : nullptr;
+    add_event(writer, user,
+              {to_text(event.type), is_announced(event.type), event.reason,
+               session != nullptr ? session->name : nullptr, event.sessions, details, nullptr});
+}
+
+void add_event(EventWriter &writer, const StoredUser &user, const RoomEvent &event)
+{
+    const auto *shown = static_cast<const StoredMember *>(event.shown);
+    Jsonb *details = event.type == RoomEventType::leave
+                         ? nullptr
+                         : details_of(writer, user.status, shown != nullptr ? shown->metadata : null_datum, nullptr);
+    add_event(writer, user,
+              {to_text(event.type), notifications_wanted(), event.reason, make_text(event.member->session),
+               event.sessions, details, make_text(event.member->room)});
+}
+
+void add_events(EventWriter &writer, const StoredUser &user)
+{
+    const std::span<const Event> events = user.events.items();
+    auto room_event = user.room_events.begin();
+    for (std::size_t i = 0; i <= events.size(); ++i) {
+        for (; room_event != user.room_events.end() && room_event->before == i; ++room_event)
+            add_event(writer, user, *room_event);
+        if (i < events.size())
+            add_event(writer, user, events[i]);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -220,6 +272,7 @@ struct Pass {
     std::uint64_t next_transaction;  // none at or above had begun when the pass started
     Growing<OpenIds> open;
     Growing<FeedRange> ranges;
+    Growing<RoomChange> rooms;
     std::int64_t next_seq, numbered, last_id, online_users;
     bool to_announce;
 };
@@ -289,6 +342,7 @@ bool look_at(Pass &pass, const OpenIds &ids)
         TransactionId writer = InvalidTransactionId;
         bool announced = false;
         int change = 0;
+        RoomChange room = {};
         // A row that somebody has updated by hand has several versions.
         do {
             const Found version = found_row(pass, writer);
@@ -297,6 +351,7 @@ bool look_at(Pass &pass, const OpenIds &ids)
                 change = online_change(events);
                 if (!is_full())
                     count_event(text_of(events, event_type), text_of(events, event_reason));
+                room = room_change_of(events);
             }
             found = std::max(found, version);
             more = next(events);
@@ -312,6 +367,8 @@ bool look_at(Pass &pass, const OpenIds &ids)
         if (found == Found::committed) {
             give_number(pass, id);
             pass.online_users += change;
+            if (room.change != 0)
+                pass.rooms.add(room);
             pass.to_announce |= announced;
         } else if (found == Found::open && ids.until == 0 && id == ids.first) {
             // Of one transaction, as all of a run are.
@@ -429,6 +486,7 @@ PassResult number_events(bool first)
     if (!ranges.empty()) {
         store_ranges(ranges.first(ranges.size() - 1));
         store_head(pass, ranges.back());
+        count_in_rooms(pass.rooms.span(), ranges.back().last_seq(), pass.snapshot);
         if (!head.exists)
             run(note_beginning);
         // A number that somebody has seen is never given again, whatever synchronous_commit says.
@@ -483,7 +541,9 @@ void write_events(std::span<const WantedUser> users)
     for (const WantedUser &each : users) {
         if (!is_told(each))
             continue;
-        any |= !each.user->events.items().empty();
+        any |= !each.user->events.items().empty() || !each.user->room_events.empty();
+        if (each.user->room_leave_until != 0 && (leave_until == 0 || each.user->room_leave_until < leave_until))
+            leave_until = each.user->room_leave_until;
         for (const Session *session : each.user->span())
             if (session->changed && session->leaving && (leave_until == 0 || session->leave_until < leave_until))
                 leave_until = session->leave_until;
@@ -498,8 +558,8 @@ void write_events(std::span<const WantedUser> users)
                        {}};
     begin_command();
     for (const WantedUser &each : users)
-        for (const Event &event : is_told(each) ? each.user->events.items() : std::span<const Event>())
-            add_event(writer, *each.user, event);
+        if (is_told(each))
+            add_events(writer, *each.user);
     insert_rows(*writer.events);
     end_command();
     close_table(writer.events);

@@ -1,4 +1,6 @@
 // The SQL functions that read the feed, and the snapshot that goes with it.
+#include "feed_functions.h"
+
 #include <algorithm>
 
 #include "access.h"
@@ -64,14 +66,6 @@ void take_back_unnumbered(UserList &list)
     }
 }
 
-// To the feed, a stale user is online until a worker has ended the sessions, which it does within less than this. Who is
-// stale only by settings of the caller's own is left out.
-Time worker_delay()
-{
-    constexpr Time most = USECS_PER_SEC;
-    return worker_is_expected() && timeouts_are_everybodys() ? most : 0;
-}
-
 struct Snapped {
     const UserList *list;
     std::int64_t seq;
@@ -101,14 +95,102 @@ void require_within_horizon(std::int64_t seq, Time first_event)
                  errhint("Start again from presence_snapshot().")));
 }
 
-// A new epoch is made by whoever first meets a new place, and may write.
+// What one call of presence_changes_since() goes by.
+struct FeedReader {
+    const OwnerWork &work;
+    std::int64_t after;
+    int left;
+    ReturnSetInfo *result;
+    Sight sight, entry;
+    bool within_horizon;
+};
+
+// The event in the slot, unless the caller is not to see it.
+void return_event(FeedReader &reader, TupleTableSlot *slot, const FeedRange &range)
+{
+    slot_getallattrs(slot);
+    const auto value = [slot](EventColumn column) { return slot->tts_values[column - 1]; };
+    if (!reader.within_horizon)
+        require_within_horizon(reader.after, DatumGetTimestampTz(value(event_at)));
+    reader.within_horizon = true;
+    const bool in_room = !slot->tts_isnull[event_room - 1];
+    if (!sees(reader.sight, reader.work, DatumGetTextPP(value(event_user))) ||
+        (in_room && !sees(reader.entry, reader.work, DatumGetTextPP(value(event_room)))))
+        return;
+    --reader.left;
+    Datum values[9];
+    bool nulls[9];
+    // The columns of the view are those of the table, but for the first, and the channel.
+    std::copy_n(slot->tts_values, 8, values);
+    std::copy_n(slot->tts_isnull, 8, nulls);
+    values[0] = Int64GetDatum(range.first_seq + (DatumGetInt64(value(event_id)) - range.first_id));
+    values[8] = value(event_room);
+    nulls[8] = !in_room;
+    tuplestore_putvalues(reader.result->setResult, reader.result->setDesc, values, nulls);
+}
+
+// The ids of a range that come after the number from which the caller reads on.
+std::int64_t first_id_after(const FeedReader &reader, const FeedRange &range)
+{
+    return range.first_id + std::max<std::int64_t>(reader.after + 1 - range.first_seq, 0);
+}
+
+void read_feed(FeedReader &reader, Snapshot snapshot)
+{
+    KeyScan ranges = begin_key_scan(Table::feed_range, snapshot);
+    KeyScan events = begin_key_scan(Table::event, snapshot);
+    seek_range(ranges, reader.after + 1);
+    while (reader.left > 0 && next(ranges)) {
+        const FeedRange range = range_of(ranges);
+        seek(events, first_id_after(reader, range), range.last_id());
+        while (reader.left > 0 && next(events))
+            return_event(reader, events.slot, range);
+    }
+    end_key_scan(events);
+    end_key_scan(ranges);
+}
+
+// Range by range too, because numbers are in the order of commit and ids are not. A search says which id comes next in the
+// room, so that ranges without one of the room's are passed over.
+void read_room(FeedReader &reader, text *room, Snapshot snapshot)
+{
+    KeyScan ranges = begin_key_scan(Table::feed_range, snapshot);
+    RoomScan events = begin_room_scan(room, snapshot);
+    seek_range(ranges, reader.after + 1);
+    std::int64_t none_from = 0, none_before = 0;  // no event of the room has an id in between
+    while (reader.left > 0 && next(ranges)) {
+        CHECK_FOR_INTERRUPTS();
+        const FeedRange range = range_of(ranges);
+        const std::int64_t first = first_id_after(reader, range);
+        if (first >= none_from && range.last_id() < none_before)
+            continue;
+        seek(events, first);
+        std::int64_t last_seen = first;
+        bool more = false;
+        while (reader.left > 0 && (more = next(events)) && event_id_of(events) <= range.last_id()) {
+            last_seen = event_id_of(events) + 1;
+            return_event(reader, events.slot, range);
+        }
+        none_from = last_seen;
+        none_before = more ? event_id_of(events) : PG_INT64_MAX;
+    }
+    end_room_scan(events);
+    end_key_scan(ranges);
+}
+
+}  // namespace
+
+Time worker_delay()
+{
+    constexpr Time most = USECS_PER_SEC;
+    return worker_is_expected() && timeouts_are_everybodys() ? most : 0;
+}
+
 void bring_epoch_up_to_date()
 {
     if (may_write() && !IsolationUsesXactSnapshot() && feed_epoch() == nullptr)
         begin_feed();
 }
-
-}  // namespace
 
 }  // namespace presence
 
@@ -171,6 +253,7 @@ PRESENCE_FUNCTION(presence_changes_since)
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("seq must not be NULL"),
                         errhint("Pass 0 to read from the beginning.")));
     const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
+    text *room = PG_ARGISNULL(2) ? nullptr : PG_GETARG_TEXT_PP(2);
     const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
     if (limit <= 0)
         ereport(ERROR,
@@ -194,33 +277,13 @@ PRESENCE_FUNCTION(presence_changes_since)
                                   ": this is another feed, or one that was restored from a backup.",
                                   high),
                         errhint("Start again from presence_snapshot().")));
-    KeyScan ranges = begin_key_scan(Table::feed_range, snapshot);
-    KeyScan events = begin_key_scan(Table::event, snapshot);
-    seek_range(ranges, seq + 1);
-    Sight sight = begin_sight(work);
-    bool within_horizon = !is_filtered(work);
-    for (int left = limit; left > 0 && next(ranges);) {
-        const FeedRange range = range_of(ranges);
-        seek(events, range.first_id + std::max<std::int64_t>(seq + 1 - range.first_seq, 0), range.last_id());
-        while (left > 0 && next(events)) {
-            slot_getallattrs(events.slot);
-            if (!within_horizon)
-                require_within_horizon(seq, DatumGetTimestampTz(events.slot->tts_values[event_at - 1]));
-            within_horizon = true;
-            if (!sees(sight, work, DatumGetTextPP(events.slot->tts_values[event_user - 1])))
-                continue;
-            --left;
-            Datum values[8];
-            bool nulls[8];
-            // All columns but the first and the last are those of the view.
-            std::copy_n(events.slot->tts_values, 8, values);
-            std::copy_n(events.slot->tts_isnull, 8, nulls);
-            values[0] = Int64GetDatum(range.first_seq + (int8_of(events, event_id) - range.first_id));
-            tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-        }
-    }
-    end_key_scan(events);
-    end_key_scan(ranges);
+    if (room != nullptr)
+        require_may_look_into(work, room);
+    FeedReader reader{work, seq, limit, result, begin_sight(work), begin_entry(work), !is_filtered(work)};
+    if (room != nullptr)
+        read_room(reader, room, snapshot);
+    else
+        read_feed(reader, snapshot);
     end_consistent_reading();
     end_owner_work(work);
     return 0;

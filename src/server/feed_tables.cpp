@@ -1,7 +1,9 @@
 #include "feed_tables.h"
 
+#include "../core/rooms.h"
 #include "compat.h"
 #include "datums.h"
+#include "rows.h"
 
 extern "C" {
 #include "access/relscan.h"
@@ -59,22 +61,6 @@ std::span<const OpenIds> open_ids_of(const KeyScan &ranges)
     return open.span();
 }
 
-// Calls work() with a scan at each event that has no number.
-template <typename Work>
-void each_unnumbered(Snapshot snapshot, const FeedHead &head, Work work)
-{
-    KeyScan events = begin_key_scan(Table::event, snapshot);
-    for (std::size_t i = 0; i <= head.open.size(); ++i) {
-        if (i < head.open.size())
-            seek(events, head.open[i].first, head.open[i].last);
-        else
-            seek(events, head.last_id + 1, PG_INT64_MAX);
-        while (next(events))
-            work(events);
-    }
-    end_key_scan(events);
-}
-
 }  // namespace
 
 KeyScan begin_key_scan(Table table, Snapshot snapshot, LOCKMODE lock)
@@ -105,6 +91,41 @@ void end_key_scan(KeyScan &scan)
     table_close(scan.table, NoLock);
 }
 
+RoomScan begin_room_scan(text *room, Snapshot snapshot)
+{
+    RoomScan scan{};
+    scan.room = room;
+    scan.table = table_open(table_oid(Table::event), AccessShareLock);
+    scan.index = open_index(scan.table, {event_room, event_id}, true);
+    scan.slot = table_slot_create(scan.table, nullptr);
+    scan.scan = compat::begin_index_scan(scan.table, scan.index, snapshot, 2);
+    return scan;
+}
+
+void seek(RoomScan &scan, std::int64_t first)
+{
+    ScanKeyData keys[2];
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(scan.room));
+    ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(first));
+    index_rescan(scan.scan, keys, 2, nullptr, 0);
+}
+
+bool next(RoomScan &scan) { return index_getnext_slot(scan.scan, ForwardScanDirection, scan.slot); }
+
+std::int64_t event_id_of(const RoomScan &scan)
+{
+    bool is_null = false;
+    return DatumGetInt64(slot_getattr(scan.slot, event_id, &is_null));
+}
+
+void end_room_scan(RoomScan &scan)
+{
+    index_endscan(scan.scan);
+    ExecDropSingleTupleTableSlot(scan.slot);
+    index_close(scan.index, AccessShareLock);
+    table_close(scan.table, NoLock);
+}
+
 std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise)
 {
     bool is_null = false;
@@ -123,6 +144,15 @@ int online_change(const KeyScan &events)
 {
     const std::string_view type = text_of(events, event_type);
     return type == "user_online" ? 1 : type == "user_offline" ? -1 : 0;
+}
+
+int room_change(const KeyScan &events)
+{
+    if (slot_attisnull(events.slot, event_room))
+        return 0;
+    bool is_null = false;
+    const std::string_view type = text_view(DatumGetTextPP(slot_getattr(events.slot, event_type, &is_null)));
+    return (type == to_text(RoomEventType::join)) - (type == to_text(RoomEventType::leave));
 }
 
 FeedRange range_of(const KeyScan &ranges)
@@ -170,12 +200,15 @@ Growing<Datum> unnumbered_events(Snapshot snapshot)
     return ids;
 }
 
-std::int64_t recorded_online_users(Snapshot snapshot)
+Recorded recorded(Snapshot snapshot)
 {
     const FeedHead head = read_head(snapshot);
-    std::int64_t count = head.online_users;
-    each_unnumbered(snapshot, head, [&count](const KeyScan &events) { count += online_change(events); });
-    return count;
+    Recorded total{head.online_users, 0};
+    each_unnumbered(snapshot, head, [&total](const KeyScan &events) {
+        total.online_users += online_change(events);
+        total.room_changes += room_change(events);
+    });
+    return total;
 }
 
 void seek_range(KeyScan &ranges, std::int64_t seq)

@@ -26,7 +26,8 @@ enum EventColumn : AttrNumber {
     event_reason,
     event_sessions,
     event_details,
-    event_channel
+    event_channel,
+    event_room
 };
 
 // Rows of one table by its key, a bigint. An error in between closes it. The lock on the table stays until the transaction ends.
@@ -44,9 +45,26 @@ void end_key_scan(KeyScan &scan);
 
 // Empty where it is NULL. Good until the next row.
 std::string_view text_of(const KeyScan &scan, AttrNumber column);
+// Events of one room, in the order of their ids.
+struct RoomScan {
+    Relation table, index;
+    IndexScanDesc scan;
+    TupleTableSlot *slot;
+    text *room;
+};
+RoomScan begin_room_scan(text *room, Snapshot snapshot);
+// The next ones are those with ids from first on.
+void seek(RoomScan &scan, std::int64_t first);
+bool next(RoomScan &scan);
+std::int64_t event_id_of(const RoomScan &scan);
+void end_room_scan(RoomScan &scan);
+
 std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise = 0);
 // +1 for user_online, -1 for user_offline: what the event in the slot does to the number of users online.
 int online_change(const KeyScan &events);
+
+// The same for the number of users in a room; 0 for events of other kinds.
+int room_change(const KeyScan &events);
 
 // Palloc'd, grows, dies with its memory context.
 template <typename Item>
@@ -95,10 +113,29 @@ FeedHead read_head(Snapshot snapshot);
 // Highest number that retention has removed.
 std::int64_t dropped_seq(Snapshot snapshot);
 
+// Calls work() with a scan at each event that has no number.
+template <typename Work>
+void each_unnumbered(Snapshot snapshot, const FeedHead &head, Work work)
+{
+    KeyScan events = begin_key_scan(Table::event, snapshot);
+    for (std::size_t i = 0; i <= head.open.size(); ++i) {
+        if (i < head.open.size())
+            seek(events, head.open[i].first, head.open[i].last);
+        else
+            seek(events, head.last_id + 1, PG_INT64_MAX);
+        while (next(events))
+            work(events);
+    }
+    end_key_scan(events);
+}
+
 // Ids of the events that other transactions have committed, as the snapshot sees it, and that have no number.
 Growing<Datum> unnumbered_events(Snapshot snapshot);
-// Users online after the last of these.
-std::int64_t recorded_online_users(Snapshot snapshot);
+// After the last of these: users online, and how the number of users in all rooms differs from what numbers tell.
+struct Recorded {
+    std::int64_t online_users, room_changes;
+};
+Recorded recorded(Snapshot snapshot);
 
 // From the one that holds this number, or the first after it. The ranges are those that a scan with the snapshot then finds.
 void seek_range(KeyScan &ranges, std::int64_t seq);

@@ -38,6 +38,12 @@ Statement suspects = {
     " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found",
     1,
     {TIMESTAMPTZARRAYOID}};
+Statement suspects_or_leaving = {
+    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
+    " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()"
+    " UNION SELECT user_id FROM @.presence_room_member WHERE leave_until < clock_timestamp()) AS found",
+    1,
+    {TIMESTAMPTZARRAYOID}};
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
 constexpr std::size_t most_suspects = 10000;
@@ -218,6 +224,8 @@ void add_batch(Receiver &receiver)
         }
         if (user.summary.add(snapshot))
             user.metadata = row.metadata;
+        if (list.visitor != nullptr)
+            list.visitor->visit(s.name, snapshot, list.visitor->context);
     }
     receiver.count = 0;
     receiver.name_used = 0;
@@ -285,9 +293,11 @@ Receiver receiver_for(UserList *list)
     return receiver;
 }
 
-UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time grace = 0)
+UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time grace = 0,
+                  const SessionVisitor *visitor = nullptr)
 {
     UserList *list = new_list(with_metadata, grace);
+    list->visitor = visitor;
     Receiver receiver = receiver_for(list);
     SPIExecuteOptions options = {};
     options.read_only = true;
@@ -303,6 +313,22 @@ UserList *collect(Statement &statement, Datum argument, bool with_metadata, Time
         elog(ERROR, "a statement failed: %s", SPI_result_code_string(result));
     add_batch(receiver);
     return list;
+}
+
+// By the statement, who of those that the cache calls stale.
+Suspects find_suspects(Statement &statement)
+{
+    auto *stale = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most_suspects));
+    const std::size_t count = cache_collect_stale({stale, most_suspects});
+    if (count == most_suspects)
+        return {true, 0};
+    auto *since = static_cast<Datum *>(palloc(sizeof(Datum) * (count + 1)));
+    for (std::size_t i = 0; i < count; ++i)
+        since[i] = TimestampTzGetDatum(static_cast<Time>(stale[i].row_id));
+    Datum values[] = {PointerGetDatum(
+        construct_array(since, static_cast<int>(count), TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE))};
+    run(statement, values, nullptr, true);
+    return {false, first_value(1)};
 }
 
 // The index of online sessions by online_since and user_id, in which the sessions of a user are neighbours; null where it
@@ -419,21 +445,20 @@ UserList *list_named(Datum names, bool with_ended)
 }
 UserList *list_hidden(Datum names) { return collect(hidden_sessions_of, names, false); }
 
+UserList *list_sessions_of(Datum names, const SessionVisitor &visitor, Time grace)
+{
+    return collect(online_sessions_of, names, false, grace, &visitor);
+}
+
 UserList *list_suspects()
 {
-    auto *stale = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most_suspects));
-    const std::size_t count = cache_collect_stale({stale, most_suspects});
-    if (count == most_suspects)
+    const Suspects found = find_suspects(suspects);
+    if (found.too_many)
         return nullptr;
-    auto *since = static_cast<Datum *>(palloc(sizeof(Datum) * (count + 1)));
-    for (std::size_t i = 0; i < count; ++i)
-        since[i] = TimestampTzGetDatum(static_cast<Time>(stale[i].row_id));
-    Datum values[] = {PointerGetDatum(
-        construct_array(since, static_cast<int>(count), TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE))};
-    run(suspects, values, nullptr, true);
-    const Datum names = first_value(1);
-    return names == 0 ? new_list(false) : list_named(names, false);
+    return found.names == 0 ? new_list(false) : list_named(found.names, false);
 }
+
+Suspects suspects_in_rooms() { return find_suspects(suspects_or_leaving); }
 
 std::int64_t count_online()
 {
@@ -444,8 +469,8 @@ std::int64_t count_online()
         if (unsure == nullptr)
             return list_online(false)->online_users;
     }
-    const std::int64_t recorded = recorded_online_users(GetActiveSnapshot());
-    return unsure == nullptr ? recorded : recorded - (unsure->count - unsure->online_users);
+    const std::int64_t told = recorded(GetActiveSnapshot()).online_users;
+    return unsure == nullptr ? told : told - (unsure->count - unsure->online_users);
 }
 
 std::uint32_t *newest_first(const UserList &list)

@@ -26,6 +26,12 @@ struct ListedUser {
     bool returned;           // for the reader's use
 };
 
+// Told of each session of which a list is made.
+struct SessionVisitor {
+    void (*visit)(const SessionName &name, const SessionSnapshot &session, void *context);
+    void *context;
+};
+
 struct UserList {
     struct Slot {
         std::uint32_t hash;
@@ -42,8 +48,9 @@ struct UserList {
     bool with_metadata;
     bool has_stale;    // some session recorded as online is not live
     bool has_overdue;  // and a worker would have ended it long ago
-    Time grace;        // who has been stale for no longer than this counts as live
-    char *room;        // for names and metadata
+    const SessionVisitor *visitor;
+    Time grace;  // who has been stale for no longer than this counts as live
+    char *room;  // for names and metadata
     std::size_t room_left;
     MemoryContext context;
 
@@ -70,8 +77,15 @@ UserList *list_page(ListPage &page, std::int64_t most);
 UserList *list_named(Datum names, bool with_ended);
 // The same of hidden sessions that are online; for whoever may know of them.
 UserList *list_hidden(Datum names);
+UserList *list_sessions_of(Datum names, const SessionVisitor &visitor, Time grace = 0);
 // Users who may be stale as far as the cache and the grace of departures can tell; null: these are too many to tell.
 UserList *list_suspects();
+// The same, by name, and also those whom a grace no longer keeps in a room.
+struct Suspects {
+    bool too_many;  // to tell
+    Datum names;    // array of text; 0: none
+};
+Suspects suspects_in_rooms();
 // How many users are online. Does not grow with their number where the cache watches over everybody.
 std::int64_t count_online();
 

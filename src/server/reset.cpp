@@ -13,7 +13,8 @@ namespace presence {
 namespace {
 
 Statement empty_tables = {
-    "WITH users AS (DELETE FROM @.presence_user), sessions AS (DELETE FROM @.presence_session), hidden AS (DELETE FROM @.presence_hidden_session), events AS (DELETE FROM @.presence_event),"
+    "WITH users AS (DELETE FROM @.presence_user), sessions AS (DELETE FROM @.presence_session), hidden AS (DELETE FROM @.presence_hidden_session),"
+    " members AS (DELETE FROM @.presence_room_member), counts AS (DELETE FROM @.presence_room_count), events AS (DELETE FROM @.presence_event),"
     " ranges AS (DELETE FROM @.presence_feed_range), dropped AS (DELETE FROM @.presence_feed_dropped), waiting AS (DELETE FROM @.presence_unannounced),"
     " cleanup AS (DELETE FROM @.presence_cleanup), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_admin_log",
     0,
@@ -31,8 +32,8 @@ PRESENCE_FUNCTION(presence_reset)
     const OwnerWork work = begin_owner_work(fcinfo);
     // In the order of those who write. Nobody holds a user's row from here on, so nobody enters a session into the cache.
     begin_all_feed_tasks();
-    for (const Table table :
-         {Table::user, Table::session, Table::hidden_session, Table::event, Table::feed_range, Table::feed_dropped})
+    for (const Table table : {Table::user, Table::session, Table::hidden_session, Table::room_member, Table::event,
+                              Table::feed_range, Table::feed_dropped, Table::room_count})
         LockRelationOid(table_oid(table), ExclusiveLock);
     run(empty_tables);
     renew_epoch();

@@ -25,6 +25,8 @@ namespace {
 
 Statement note_dropped = {"INSERT INTO @.presence_feed_dropped (seq) VALUES ($1)", 1, {INT8OID}};
 Statement forget_lower = {"DELETE FROM @.presence_feed_dropped WHERE seq < $1", 1, {INT8OID}};
+// Rooms in which nobody has been since: no count is as good as 0.
+Statement forget_empty_rooms = {"DELETE FROM @.presence_room_count WHERE users = 0 AND seq <= $1", 1, {INT8OID}};
 // Among the lowest ids, which are the oldest: an index on the time would cost every goodbye an entry.
 Statement drop_log = {
     "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN (SELECT id FROM @.presence_admin_log WHERE at < $1"
@@ -239,6 +241,7 @@ bool forget_events(Time cutoff, Time until)
     Datum values[] = {Int64GetDatum(low)};
     run(note_dropped, values);
     run(forget_lower, values);
+    run(forget_empty_rooms, values);
     return more;
 }
 

@@ -31,7 +31,9 @@ constexpr int most_users = 20000;
 
 Statement counts = {
     "SELECT count(*) FILTER (WHERE online), coalesce(sum(sessions) FILTER (WHERE online), 0)::bigint,"
-    " (SELECT count(*) FROM @.presence_session WHERE online) - (SELECT count(*) FROM @.presence_session WHERE leave_until IS NOT NULL), count(*) FROM @.presence_user",
+    " (SELECT count(*) FROM @.presence_session WHERE online) - (SELECT count(*) FROM @.presence_session WHERE leave_until IS NOT NULL), count(*),"
+    " (SELECT count(*) FROM (SELECT DISTINCT user_id, room FROM @.presence_room_member) AS occupants),"
+    " (SELECT coalesce(sum(users), 0)::bigint FROM @.presence_room_count) FROM @.presence_user",
     0,
     {}};
 
@@ -146,6 +148,49 @@ Statement remove_misplaced = {
     " (SELECT FROM @.presence_user AS u WHERE u.user_id = h.user_id AND (u.status_choice = 'invisible' OR u.user_id <> ALL ($2)))",
     2,
     {TEXTARRAYOID, TEXTARRAYOID}};
+// The last event of each user in each room. $1: whose, or NULL: everybody's.
+#define LAST_IN_ROOMS                                                                                                                   \
+    " told AS (SELECT DISTINCT ON (user_id COLLATE \"C\", room) user_id COLLATE \"C\" AS user_id, room, event = 'room_join' AS present" \
+    " FROM @.presence_event WHERE room IS NOT NULL AND event IN ('room_join', 'room_leave') AND ($1 IS NULL OR user_id = ANY ($1))"     \
+    " ORDER BY user_id COLLATE \"C\", room, id DESC),"
+// What is to become of those who are in rooms: they stay if their session and their user are there, and one who is leaving
+// stays if it is the only one.
+#define JUDGED_MEMBERS                                                                                                                               \
+    " candidate AS (SELECT m.user_id, m.room, m.session_id, m.entered_at, m.leave_until, m.metadata, m.changed_at, u.status,"                        \
+    " coalesce(u.online AND (m.leave_until IS NOT NULL OR (s.online AND s.ended_at IS NULL)), false) AS is_there"                                    \
+    " FROM @.presence_room_member AS m LEFT JOIN @.presence_user AS u ON u.user_id = m.user_id"                                                      \
+    " LEFT JOIN @.presence_session AS s ON s.user_id = m.user_id AND s.session_id = m.session_id WHERE $1 IS NULL OR m.user_id = ANY ($1)),"         \
+    " judged AS (SELECT *, is_there AND (leave_until IS NULL OR (count(*) FILTER (WHERE is_there) OVER (PARTITION BY user_id, room)) = 1) AS stays," \
+    " min(entered_at) OVER (PARTITION BY user_id, room) AS first_entered FROM candidate)"
+
+// Whose rooms disagree with their sessions, or ($2) with what the feed tells of them; and whose rows are missing.
+Statement find_in_rooms = {
+    "WITH" USERS_IN_FEED LAST_IN_ROOMS JUDGED_MEMBERS
+    " SELECT array_agg(f.user_id ORDER BY f.user_id), array_agg(f.user_id) FILTER (WHERE u.user_id IS NULL), count(*), count(u.user_id)"
+    " FROM (SELECT user_id FROM judged WHERE NOT stays OR entered_at <> first_entered"
+    " UNION SELECT coalesce(t.user_id, o.user_id) FROM (SELECT * FROM told WHERE $2) AS t"
+    " FULL JOIN (SELECT DISTINCT user_id, room FROM judged WHERE $2) AS o ON o.user_id = t.user_id AND o.room = t.room, complete"
+    " WHERE coalesce(t.present, NOT complete.it) <> (o.user_id IS NOT NULL) LIMIT $3) AS f"
+    " LEFT JOIN @.presence_user AS u ON u.user_id = f.user_id",
+    3,
+    {TEXTARRAYOID, BOOLOID, INT4OID}};
+// $2: where it is announced; $3: by presence.room_channels instead.
+Statement correct_rooms = {
+    "WITH" USERS_IN_FEED LAST_IN_ROOMS JUDGED_MEMBERS
+    ", gone AS (DELETE FROM @.presence_room_member AS m USING judged AS j"
+    " WHERE m.user_id = j.user_id AND m.room = j.room AND m.session_id = j.session_id AND NOT j.stays),"
+    " moved AS (UPDATE @.presence_room_member AS m SET entered_at = j.first_entered FROM judged AS j"
+    " WHERE m.user_id = j.user_id AND m.room = j.room AND m.session_id = j.session_id AND j.stays AND j.entered_at <> j.first_entered),"
+    " occupant AS (SELECT user_id, room, bool_or(stays) AS present, (count(*) FILTER (WHERE stays AND leave_until IS NULL))::int4 AS sessions, min(status) AS status,"
+    " (array_agg(metadata ORDER BY changed_at DESC) FILTER (WHERE stays AND metadata IS NOT NULL))[1] AS metadata FROM judged GROUP BY user_id, room)"
+    " INSERT INTO @.presence_event (at, event, user_id, reason, sessions, details, channel, room)"
+    " SELECT clock_timestamp(), CASE WHEN o.present THEN 'room_join' ELSE 'room_leave' END, coalesce(t.user_id, o.user_id), 'admin', coalesce(o.sessions, 0),"
+    " CASE WHEN o.present THEN jsonb_build_object('status', o.status, 'metadata', o.metadata) END,"
+    " CASE WHEN $3 THEN @.presence_room_channel(coalesce(t.room, o.room)::@.presence_id) ELSE $2 END, coalesce(t.room, o.room)"
+    " FROM told AS t FULL JOIN occupant AS o ON o.user_id = t.user_id AND o.room = t.room, complete"
+    " WHERE coalesce(t.present, NOT complete.it AND o.user_id IS NOT NULL) <> coalesce(o.present, false)",
+    3,
+    {TEXTARRAYOID, TEXTOID, BOOLOID}};
 
 // Where there is no shared memory in which to note them. Whoever reviews takes them first, so that none is lost.
 Statement note_change = {"INSERT INTO @.presence_change (at, only_added) VALUES (clock_timestamp(), $1)", 1, {BOOLOID}};
@@ -256,6 +301,31 @@ void bring_users_in_line(ReviewDepth depth, Reviewed &done)
     done.users += static_cast<int>(held);
 }
 
+// After the users themselves, whose rows say what their rooms have to agree with.
+void bring_rooms_in_line(ReviewDepth depth, Reviewed &done)
+{
+    Datum find[] = {0, BoolGetDatum(depth == ReviewDepth::feed), Int32GetDatum(most_users)};
+    run(find_in_rooms, find, "n  ");
+    const std::int64_t found = DatumGetInt64(first_value(3)), to_lock = DatumGetInt64(first_value(4));
+    if (found == 0)
+        return;
+    Datum names = kept_column(1).value;
+    const NullableDatum missing = kept_column(2);
+    done.more |= found == most_users;
+    run(lock_users, &names);
+    const std::int64_t held = DatumGetInt64(first_value(3));
+    done.locked |= held < to_lock;
+    for (const NullableDatum &users : {kept_column(1), missing}) {
+        if (users.isnull)
+            continue;
+        Datum correct[] = {users.value, CStringGetTextDatum(notify_channel), BoolGetDatum(room_channels)};
+        const char nulls[] = {' ', notifications_wanted() ? ' ' : 'n', ' '};
+        if (run(correct_rooms, correct, nulls) > 0)
+            note_events_written();
+    }
+    done.users += static_cast<int>(found - (to_lock - held));
+}
+
 void correct_cache(const CacheDifference &difference, void *context)
 {
     // Whoever is not in the cache is entered by the worker.
@@ -272,11 +342,12 @@ bool counts_agree()
 {
     const std::uint64_t committed = committed_users();
     begin_consistent_reading();
-    const std::int64_t told = recorded_online_users(GetActiveSnapshot());
+    const Recorded told = recorded(GetActiveSnapshot());
     run(counts, nullptr, nullptr, true);
     note_counted_users(DatumGetInt64(first_value(4)), committed);
-    const bool agree =
-        DatumGetInt64(first_value(1)) == told && DatumGetInt64(first_value(2)) == DatumGetInt64(first_value(3));
+    const bool agree = DatumGetInt64(first_value(1)) == told.online_users &&
+                       DatumGetInt64(first_value(2)) == DatumGetInt64(first_value(3)) &&
+                       DatumGetInt64(first_value(5)) == DatumGetInt64(first_value(6)) + told.room_changes;
     end_consistent_reading();
     return agree;
 }
@@ -308,11 +379,12 @@ Reviewed review(ReviewDepth depth)
     }
     bring_sessions_in_place(done);
     bring_users_in_line(depth, done);
+    bring_rooms_in_line(depth, done);
     PRESENCE_POINT("users-reviewed");
     if (!done.more)
         compare_cache(false, correct_cache, &done.cache_entries);
     // What retention has dropped from the feed cannot tell who was online.
-    if (depth == ReviewDepth::feed && !done.more && !done.locked && !counts_agree()) {
+    if (depth == ReviewDepth::feed && !done.more && !done.locked && !(counts_agree() && room_counts_agree())) {
         done.new_feed = begin_new_feed();
         done.locked = !done.new_feed;
     }

@@ -7,6 +7,7 @@
 extern "C" {
 #include "access/table.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_index.h"
 #include "executor/nodeModifyTable.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
@@ -15,12 +16,6 @@ extern "C" {
 namespace presence {
 
 namespace {
-
-[[noreturn]] void report_concurrent_change(const char *what)
-{
-    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-                    errmsg("could not serialize access due to concurrent %s", what)));
-}
 
 // A library that is newer or older than the extension's script must not take one column for another.
 void check_columns(const Relation relation, std::span<const Oid> types)
@@ -64,6 +59,23 @@ void prepare_row(OpenTable &table, TupleTableSlot *row)
                             errtablecol(table.relation, i + 1)));
 }
 
+bool is_index_on(Relation index, std::initializer_list<AttrNumber> columns, bool partial)
+{
+    const auto *form = index->rd_index;
+    return form->indisvalid && index->rd_rel->relam == BTREE_AM_OID &&
+           static_cast<std::size_t>(form->indnkeyatts) == columns.size() &&
+           std::equal(columns.begin(), columns.end(), form->indkey.values) &&
+           !heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, nullptr) == partial;
+}
+
+[[noreturn]] void report_missing_index(Relation table)
+{
+    ereport(ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+             errmsg("an index of table \"%s\" is missing", RelationGetRelationName(table)),
+             errhint("Create it again as the extension's installation script does, or REINDEX it if it is invalid.")));
+}
+
 bool has_conflict(OpenTable &table, TupleTableSlot *row)
 {
     ItemPointerData where;
@@ -92,6 +104,12 @@ void require_written(TM_Result result)
 }
 
 }  // namespace
+
+void report_concurrent_change(const char *what)
+{
+    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                    errmsg("could not serialize access due to concurrent %s", what)));
+}
 
 OpenTable *open_for_writing(Table which, std::span<const Oid> column_types)
 {
@@ -144,19 +162,25 @@ void end_command() { PopActiveSnapshot(); }
 
 Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> columns, bool partial)
 {
-    for (int i = 0; i < table.result->ri_NumIndices; ++i) {
-        Relation index = table.result->ri_IndexRelationDescs[i];
-        const auto *form = index->rd_index;
-        if (form->indisvalid && index->rd_rel->relam == BTREE_AM_OID &&
-            static_cast<std::size_t>(form->indnkeyatts) == columns.size() &&
-            std::equal(columns.begin(), columns.end(), form->indkey.values) &&
-            (table.result->ri_IndexRelationInfo[i]->ii_Predicate != NIL) == partial)
+    for (int i = 0; i < table.result->ri_NumIndices; ++i)
+        if (is_index_on(table.result->ri_IndexRelationDescs[i], columns, partial))
+            return table.result->ri_IndexRelationDescs[i];
+    report_missing_index(table.relation);
+}
+
+Relation open_index(Relation table, std::initializer_list<AttrNumber> columns, bool partial)
+{
+    List *indexes = RelationGetIndexList(table);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        if (is_index_on(index, columns, partial)) {
+            list_free(indexes);
             return index;
+        }
+        index_close(index, AccessShareLock);
     }
-    ereport(ERROR,
-            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-             errmsg("an index of table \"%s\" is missing", RelationGetRelationName(table.relation)),
-             errhint("Create it again as the extension's installation script does, or REINDEX it if it is invalid.")));
+    report_missing_index(table);
 }
 
 IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot)

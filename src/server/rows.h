@@ -10,6 +10,7 @@
 
 #include <initializer_list>
 
+#include "datums.h"
 #include "extension.h"
 
 extern "C" {
@@ -21,6 +22,8 @@ extern "C" {
 }
 
 namespace presence {
+
+[[noreturn]] void report_concurrent_change(const char *what);
 
 struct OpenTable {
     static constexpr int batch_size = 64;
@@ -47,6 +50,8 @@ void end_command();
 
 // The valid btree index on exactly these columns, with or without a predicate. An error where there is none.
 Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> columns, bool partial);
+// The same of a table that is only read. To be closed with index_close().
+Relation open_index(Relation table, std::initializer_list<AttrNumber> columns, bool partial);
 // By the active snapshot, if no other is given. Then index_rescan() and index_getnext_slot(), and index_endscan().
 IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot = nullptr);
 
@@ -58,6 +63,38 @@ enum class RowLock {
 // FOR NO KEY UPDATE, of the row in table.found. Under an isolation level with one snapshot, 40001 where the row has changed since.
 RowLock lock_row(OpenTable &table, LockWaitPolicy policy);
 
+// A row as it was read, in memory of its own.
+template <int count>
+struct ReadRow {
+    HeapTuple tuple;
+    Datum values[count];
+    bool nulls[count];
+
+    ReadRow(const OpenTable &table, TupleTableSlot *slot) : tuple(ExecCopySlotHeapTuple(slot))
+    {
+        // More columns may have been added by hand.
+        const TupleDesc shape = RelationGetDescr(table.relation);
+        for (int i = 0; i < count; ++i)
+            values[i] = heap_getattr(tuple, i + 1, shape, &nulls[i]);
+    }
+    Datum value(AttrNumber column) const { return values[column - 1]; }
+    bool is_null(AttrNumber column) const { return nulls[column - 1]; }
+    NullableDatum get(AttrNumber column) const { return {value(column), is_null(column)}; }
+    Time time(AttrNumber column) const { return is_null(column) ? 0 : DatumGetTimestampTz(value(column)); }
+    bool flag(AttrNumber column) const { return !is_null(column) && DatumGetBool(value(column)); }
+    std::string_view words(AttrNumber column) const
+    {
+        return is_null(column) ? std::string_view{} : text_view(DatumGetTextPP(value(column)));
+    }
+};
+
+inline ScanKeyData equals(AttrNumber index_column, RegProcedure function, Datum value)
+{
+    ScanKeyData key;
+    ScanKeyInit(&key, index_column, BTEqualStrategyNumber, function, value);
+    return key;
+}
+
 // Rows to be written: fill tts_values and tts_isnull of what the first function returns, every column of which is NULL, or
 // as it was; then call the second. The values need to live until then.
 
@@ -65,6 +102,12 @@ inline void set(TupleTableSlot *row, AttrNumber column, Datum value, bool is_nul
 {
     row->tts_values[column - 1] = value;
     row->tts_isnull[column - 1] = is_null;
+}
+
+// 0: NULL.
+inline void set_time(TupleTableSlot *row, AttrNumber column, Time time)
+{
+    set(row, column, TimestampTzGetDatum(time), time == 0);
 }
 
 // ON CONFLICT DO NOTHING. False where another row has a unique key of this one's; under an isolation level with one

@@ -15,6 +15,8 @@ int storm_threshold;
 int feed_horizon_s;
 int max_sessions_per_user;
 int max_users;
+int max_rooms_per_session;
+bool room_channels;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
@@ -91,8 +93,13 @@ void define_settings()
     DefineCustomIntVariable("presence.max_sessions_per_user", "How many sessions of one user may be online.",
                             "0 sets no limit.", &max_sessions_per_user, 1000, 0, INT_MAX, PGC_SUSET, 0, nullptr,
                             nullptr, nullptr);
-    DefineCustomIntVariable("presence.max_users", "How many users may be known, online or not.",
-                            "0 sets no limit.", &max_users, 0, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("presence.max_users", "How many users may be known, online or not.", "0 sets no limit.",
+                            &max_users, 0, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("presence.max_rooms_per_session", "How many rooms a session may be in.", "0 sets no limit.",
+                            &max_rooms_per_session, 1000, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomBoolVariable("presence.room_channels", "Announces what happens in a room on a channel of the room's.",
+                             "presence_room_channel() says on which.", &room_channels, false, PGC_SUSET, 0, nullptr,
+                             nullptr, nullptr);
     define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
                    nullptr, &feed_horizon_s, 10 * 60, 0);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,

@@ -20,6 +20,8 @@ extern int storm_threshold;
 extern int feed_horizon_s;
 extern int max_sessions_per_user;
 extern int max_users;
+extern int max_rooms_per_session;
+extern bool room_channels;
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;

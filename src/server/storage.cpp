@@ -7,6 +7,7 @@
 #include "cache.h"
 #include "feed.h"
 #include "injection.h"
+#include "rooms.h"
 #include "tombstones.h"
 
 extern "C" {
@@ -50,43 +51,6 @@ OpenTable &hidden_sessions(const Storage &storage)
 OpenTable &table_of(const Storage &storage, const StoredSession &session)
 {
     return session.hidden ? hidden_sessions(storage) : *storage.sessions;
-}
-
-// A row as it was read, in memory of its own.
-template <int count>
-struct ReadRow {
-    HeapTuple tuple;
-    Datum values[count];
-    bool nulls[count];
-
-    ReadRow(const OpenTable &table, TupleTableSlot *slot) : tuple(ExecCopySlotHeapTuple(slot))
-    {
-        // More columns may have been added by hand.
-        const TupleDesc shape = RelationGetDescr(table.relation);
-        for (int i = 0; i < count; ++i)
-            values[i] = heap_getattr(tuple, i + 1, shape, &nulls[i]);
-    }
-    Datum value(AttrNumber column) const { return values[column - 1]; }
-    bool is_null(AttrNumber column) const { return nulls[column - 1]; }
-    NullableDatum get(AttrNumber column) const { return {value(column), is_null(column)}; }
-    Time time(AttrNumber column) const { return is_null(column) ? 0 : DatumGetTimestampTz(value(column)); }
-    bool flag(AttrNumber column) const { return !is_null(column) && DatumGetBool(value(column)); }
-    std::string_view words(AttrNumber column) const
-    {
-        return is_null(column) ? std::string_view{} : text_view(DatumGetTextPP(value(column)));
-    }
-};
-
-void set_time(TupleTableSlot *row, AttrNumber column, Time time)
-{
-    set(row, column, TimestampTzGetDatum(time), time == 0);
-}
-
-ScanKeyData equals(AttrNumber index_column, RegProcedure function, Datum value)
-{
-    ScanKeyData key;
-    ScanKeyInit(&key, index_column, BTEqualStrategyNumber, function, value);
-    return key;
 }
 
 std::string_view session_name_of(const Session *session)
@@ -793,6 +757,7 @@ void store_users(const Storage &storage, std::span<const WantedUser> wanted)
     for (const WantedUser &each : wanted)
         if (each.user != nullptr && each.user->has_other_choice() && each.user->choice.until != 0)
             note_departure_at_commit(each.user->choice.until);
+    settle_rooms(wanted);
     write_events(wanted);
     PRESENCE_POINT("events-written");
 }

@@ -3,6 +3,7 @@
 // change. Decides nothing.
 #pragma once
 
+#include "../core/rooms.h"
 #include "../core/rules.h"
 #include "cache.h"
 #include "datums.h"
@@ -54,6 +55,8 @@ struct StoredUser : User {
     User recorded;  // as the row was loaded
 
     bool has_other_choice() const { return !(choice == recorded.choice); }
+    std::span<const RoomEvent> room_events{};
+    Time room_leave_until = 0;  // when the first grace in a room ends that begins here; 0: none does
 
     std::span<Session *> span() const { return {list, static_cast<std::size_t>(session_count)}; }
 };
@@ -63,6 +66,8 @@ inline SessionName name_of(const StoredUser &user, const StoredSession &session)
     return {text_view(user.name), text_view(session.name)};
 }
 
+struct RoomRequest;
+
 // A user with those sessions that are needed in any case; the others only if they are online. Names of sessions are in
 // order, none of them twice.
 struct WantedUser {
@@ -70,6 +75,8 @@ struct WantedUser {
     std::span<text *const> sessions;
     StoredSession **targets;  // filled in: one for each of these names; null where there is none and none is to be made
     StoredUser *user;  // filled in: null where there is none, or another transaction holds it and it is to be skipped
+    std::span<RoomRequest> rooms{};  // what the sessions ask for
+    bool rooms_may_be_over = false;  // the grace of one, of whose session nothing is to be written
 };
 
 enum class Lock { create_missing, wait, skip_locked };
@@ -102,7 +109,7 @@ void refresh(const Storage &storage, const StoredUser &user, const StoredSession
 void hide(StoredUser &user, const StatusChoice &choice, Time now);
 // The hidden sessions take the place of what others have seen of them.
 void come_into_view(const Storage &storage, const WantedUser &wanted, const StatusChoice &choice, Time now);
-// What is marked as changed, and the events.
+// What is marked as changed, what that means for rooms, and the events.
 void store_users(const Storage &storage, std::span<const WantedUser> wanted);
 
 // A session by its names, in memory of the caller's context.

@@ -91,6 +91,50 @@ Statement broken_numbers = {
     0,
     {}};
 
+#define COUNTED_ROOMS                                                                                                                        \
+    " newest AS (SELECT room, count(*) AS rows, (array_agg(users ORDER BY seq DESC))[1] AS users FROM @.presence_room_count GROUP BY room)," \
+    " changes AS (SELECT room, (count(*) FILTER (WHERE event = 'room_join')) - (count(*) FILTER (WHERE event = 'room_leave')) AS change"     \
+    " FROM @.presence_event_queue WHERE room IS NOT NULL GROUP BY room),"                                                                    \
+    " counted AS (SELECT room, sum(users) AS users FROM (SELECT room, users FROM newest UNION ALL SELECT room, change FROM changes) AS c GROUP BY room),"
+#define WRONG_COUNTS                                                                                                   \
+    " FROM counted AS c FULL JOIN present AS p ON p.room = c.room WHERE coalesce(c.users, 0) <> coalesce(p.users, 0)"
+
+Statement wrong_room_counts = {
+    "WITH" COUNTED_ROOMS
+    " present AS (SELECT room, count(DISTINCT user_id) AS users FROM @.presence_room_member GROUP BY room)"
+    " SELECT" WRONG_COUNTS " UNION ALL SELECT FROM newest WHERE rows > 1",
+    0,
+    {}};
+
+// As far as retention has kept the events.
+Statement broken_rooms = {
+    "WITH member AS MATERIALIZED (SELECT m.*, s.online IS TRUE AND s.ended_at IS NULL AS session_online FROM @.presence_room_member AS m"
+    " LEFT JOIN @.presence_session AS s ON s.user_id = m.user_id AND s.session_id = m.session_id),"
+    " occupant AS MATERIALIZED (SELECT user_id, room, min(entered_at) AS entered_at, max(entered_at) AS last_entered,"
+    " count(*) AS members, count(leave_until) AS leaving FROM member GROUP BY user_id, room),"
+    " events AS MATERIALIZED (SELECT id, user_id COLLATE \"C\" AS user_id, room, event FROM @.presence_event WHERE room IS NOT NULL AND event IN ('room_join', 'room_leave')),"
+    " turns AS (SELECT *, lag(event) OVER (PARTITION BY user_id, room ORDER BY id) AS before,"
+    " lead(event) OVER (PARTITION BY user_id, room ORDER BY id) AS after FROM events)," COUNTED_ROOMS
+    " present AS (SELECT room, count(*) AS users FROM occupant GROUP BY room)"
+    " SELECT 'a session in a room is online, or is leaving', user_id, format('session %L is neither, in room %L', session_id, room)"
+    " FROM member WHERE NOT session_online AND leave_until IS NULL"
+    " UNION ALL SELECT 'a user in a room is online', o.user_id, format('in room %L', o.room)"
+    " FROM occupant AS o LEFT JOIN @.presence_user AS u ON u.user_id = o.user_id WHERE u.online IS NOT TRUE"
+    " UNION ALL SELECT 'a session that is leaving a room is the last one there', user_id, format('in room %L there are %s', room, members)"
+    " FROM occupant WHERE leaving > 0 AND members > 1"
+    " UNION ALL SELECT 'the sessions of a user have one entered_at in a room', user_id, format('in room %L, %s to %s', room, entered_at, last_entered)"
+    " FROM occupant WHERE entered_at <> last_entered"
+    " UNION ALL SELECT 'room_join and room_leave alternate', user_id, format('event %s is another %s in room %L', id, event, room) FROM turns WHERE event = before"
+    " UNION ALL SELECT 'a user''s last event in a room agrees with the room', t.user_id, format('in room %L it is %s', t.room, t.event)"
+    " FROM turns AS t LEFT JOIN occupant AS o ON o.user_id = t.user_id AND o.room = t.room WHERE t.after IS NULL AND (t.event = 'room_join') <> (o.user_id IS NOT NULL)"
+    " UNION ALL SELECT 'a user who is in a room came there', o.user_id, format('there is no room_join in room %L', o.room)"
+    " FROM occupant AS o LEFT JOIN events AS e ON e.user_id = o.user_id AND e.room = o.room"
+    " WHERE e.id IS NULL AND NOT EXISTS (SELECT FROM @.presence_feed_dropped WHERE seq > 0) AND NOT EXISTS (SELECT FROM @.presence_feed_range WHERE first_seq = 0)"
+    " UNION ALL SELECT 'the feed counts who is in a room', NULL, format('it counts %s in room %L, but there are %s', coalesce(c.users, 0), coalesce(c.room, p.room), coalesce(p.users, 0))" WRONG_COUNTS
+    " UNION ALL SELECT 'a room has one count', NULL, format('room %L has %s', room, rows) FROM newest WHERE rows > 1",
+    0,
+    {}};
+
 void report(ReturnSetInfo *result, Statement &statement)
 {
     const std::uint64_t count = run(statement, nullptr, nullptr, true);
@@ -159,12 +203,13 @@ void report_broken_constraints(ReturnSetInfo *result, Table which)
 }
 
 // In the order of those who write.
-constexpr Table watched_tables[] = {Table::user,  Table::session,    Table::hidden_session,
-                                    Table::event, Table::feed_range, Table::feed_dropped};
+constexpr Table watched_tables[] = {Table::user,  Table::session,    Table::hidden_session, Table::room_member,
+                                    Table::event, Table::feed_range, Table::feed_dropped,   Table::room_count};
 
 }  // namespace
 
 bool feed_is_damaged() { return run(broken_numbers) > 0; }
+bool room_counts_agree() { return run(wrong_room_counts) == 0; }
 
 }  // namespace presence
 
@@ -184,6 +229,7 @@ PRESENCE_FUNCTION(presence_verify)
     report(result, broken_users);
     report(result, broken_turns);
     report(result, broken_numbers);
+    report(result, broken_rooms);
     for (const Table table : watched_tables)
         report_broken_constraints(result, table);
     if (lock)
