@@ -5,6 +5,7 @@
 #include "datums.h"
 #include "extension.h"
 #include "metrics.h"
+#include "rooms.h"
 #include "settings.h"
 
 extern "C" {
@@ -290,7 +291,7 @@ void announce_typing(std::span<const TypingChange> changes, const char *epoch)
         AllocSetContextCreate(CurrentMemoryContext, "presence announcements", ALLOCSET_DEFAULT_SIZES);
     MemoryContext outer = MemoryContextSwitchTo(memory);
     for (const TypingChange &change : changes)
-        Async_Notify(notify_channel, payload_of(change, epoch));
+        Async_Notify(room_channels ? room_channel(change.names.room()) : notify_channel, payload_of(change, epoch));
     MemoryContextSwitchTo(outer);
     MemoryContextDelete(memory);
 }

@@ -353,6 +353,11 @@ PRESENCE_FUNCTION(set_typing)
     require_writable("set_typing");
     extension_of(fcinfo);
     require_may_act_for(PG_GETARG_TEXT_PP(0));
+    if (unlikely(caller_access().own_only)) {
+        const OwnerWork work = begin_owner_work();
+        require_may_join(work, PG_GETARG_TEXT_PP(2));
+        end_owner_work(work);
+    }
     SharedDatabase *database = my_database();
     PG_RETURN_BOOL(database != nullptr && set_typing(*database, name, room, ttl_ms));
 }
@@ -373,6 +378,11 @@ PRESENCE_FUNCTION(get_typing)
     const std::string_view room = text_view(required_id(fcinfo, 0, "room"));
     extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
+    if (unlikely(caller_access().filtered)) {
+        const OwnerWork work = begin_owner_work();
+        require_may_look_into(work, PG_GETARG_TEXT_PP(0));
+        end_owner_work(work);
+    }
     SharedDatabase *database = RecoveryInProgress() ? nullptr : my_database();
     if (database == nullptr)
         return 0;

@@ -1,7 +1,7 @@
 -- Who is typing, as readers and a real listener see it. Without the library preloaded nobody types; without a worker nobody is told.
 \ir helpers.psql
 SELECT preloaded AS cached, preloaded AND current_setting('presence.worker')::boolean AS told FROM presence_server_state() \gset
-SELECT plan(42);
+SELECT plan(43);
 
 CREATE FUNCTION pg_temp.typing(place text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN RETURN (SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM get_typing(place)); END $$;
@@ -42,6 +42,20 @@ SELECT coalesce(string_agg(user_id, ' '), '') AS seen FROM get_typing('lobby') \
 RESET ROLE;
 SELECT is(:'seen', CASE WHEN :'cached' THEN 'ann' ELSE '' END, 'a reader is shown only whom it may see');
 CREATE OR REPLACE FUNCTION presence_can_see(viewer text, user_id text) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT true';
+SELECT presence_grant('presence_typing_reader', 'self');
+CREATE OR REPLACE FUNCTION presence_can_enter(viewer text, room text) RETURNS boolean LANGUAGE sql STABLE AS $$SELECT room <> 'lobby'$$;
+CREATE FUNCTION error_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    RETURN 'none';
+EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE;
+END $$;
+SET ROLE presence_typing_reader;
+SELECT concat_ws(' ', error_of($$SELECT get_typing('lobby')$$), error_of($$SELECT set_typing(presence_current_user(), 'tab', 'lobby')$$),
+                 error_of($$SELECT get_typing('attic')$$), error_of($$SELECT set_typing(presence_current_user(), 'tab', 'attic')$$)) AS errors \gset
+RESET ROLE;
+SELECT is(:'errors'::text, '42501 42501 none none', 'who may not enter a room does not type there either, nor sees who does');
+CREATE OR REPLACE FUNCTION presence_can_enter(viewer text, room text) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT true';
 DROP OWNED BY presence_typing_reader;
 DROP ROLE presence_typing_reader;
 SELECT ok((SELECT bool_and(since BETWEEN now() - '1min'::interval AND clock_timestamp() AND expires_at - since BETWEEN '5s' AND '61s') FROM get_typing('lobby')) IS NOT FALSE, 'since when, and until when');

@@ -54,6 +54,23 @@ $node->reload;
 hears('typing_start[^\n]*"bob"', 'a worker that comes back in time announces it');
 $listener->quit;
 
+# With a channel for each room, there.
+my $in_room = $node->background_psql('postgres', on_error_stop => 0);
+$in_room->query_safe('LISTEN "presence:hall"');
+$node->append_conf('postgresql.conf', 'presence.room_channels = on');
+$node->reload;
+my $told = '';
+wait_until(
+    60,
+    sub {
+        sql("SELECT set_typing('bob', 'tab', 'hall')", "SELECT clear_typing('bob', 'tab', 'hall')");
+        $told .= $in_room->query('SELECT 1') . "\n";
+        return $told =~ /typing_start/;
+    }
+);
+like($told, qr/"presence:hall"[^\n]*typing_start[^\n]*"room" : "hall"/, 'it is announced on the channel of the room');
+$in_room->quit;
+
 #---------------------------------------------------------------------- prepared transactions
 
 sql(
