@@ -249,6 +249,22 @@ describe("look", () => {
     await context.close();
   });
 
+  it("says so when signing out fails, and stays", async () => {
+    const page = await open("Ada Lovelace", { width: 390, height: 844 });
+    await connected(page);
+    await page.context().setOffline(true);
+    await page.getByText("This device has no network.").waitFor();
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByRole("alert").getByText("You are still signed in").waitFor();
+    await picture(page, "not-signed-out");
+    await page.context().setOffline(false);
+    await connected(page);
+    await shows(page, "ada-lovelace", "Active");
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByRole("heading", { name: "Who are you?" }).waitFor();
+    await page.context().close();
+  });
+
   it("offers to sign in again when the login has ended", async () => {
     const page = await open("Ada Lovelace", { width: 390, height: 844 });
     await connected(page);

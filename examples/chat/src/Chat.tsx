@@ -111,6 +111,19 @@ export function Chat(props: Props) {
     else setCleaned(outcome === "forbidden" ? "You may not do that." : `That failed: ${error?.message}`);
   };
 
+  const [refused, setRefused] = createSignal(false);
+  const signOut = async () => {
+    const current = service();
+    setRefused(false);
+    current?.leave(); // while the cookie still says who leaves
+    try {
+      await props.signOut();
+    } catch {
+      setRefused(true);
+      current?.join();
+    }
+  };
+
   return (
     <>
       <a class="skip" href="#people">
@@ -138,13 +151,7 @@ export function Chat(props: Props) {
               <option value="busy">Busy</option>
               <option value="away">Away</option>
             </select>
-            <button
-              type="button"
-              onClick={() => {
-                service()?.leave(); // while the cookie still says who leaves
-                void props.signOut();
-              }}
-            >
+            <button type="button" onClick={() => void signOut()}>
               Sign out
             </button>
           </div>
@@ -161,11 +168,17 @@ export function Chat(props: Props) {
             <Show when={heardAt()}>{(time) => <> What you see is from {timeOfDay(time())}.</>}</Show>
           </p>
           <Show when={connection() === "unauthorized"}>
-            <button type="button" onClick={() => void props.signOut()}>
+            <button type="button" onClick={() => void signOut()}>
               Sign in again
             </button>
           </Show>
         </section>
+      </Show>
+
+      <Show when={refused()}>
+        <div class="notice" role="alert">
+          <p>You are still signed in: the server does not answer. Please try again.</p>
+        </div>
       </Show>
 
       <main classList={{ stale: stale() }}>
