@@ -516,7 +516,7 @@ COMMENT ON FUNCTION @extschema@.get_user_status(@extschema@.presence_id) IS
 CREATE FUNCTION @extschema@.join_room(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id, metadata jsonb DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
 COMMENT ON FUNCTION @extschema@.join_room(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, jsonb) IS
-    'The session is alive, like with a heartbeat, and is in the room from now on, until leave_room() or its end; joining again changes the metadata, unless that is NULL. True: in the room now. False: ignored, as a heartbeat would be.';
+    'The session is alive, like with a heartbeat, and is in the room from now on, until leave_room() or its end; joining again changes the metadata, unless that is NULL. True: in the room now. False: ignored, as a heartbeat would be, or the user is invisible.';
 
 CREATE FUNCTION @extschema@.leave_room(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;

@@ -12,18 +12,18 @@ namespace {
     switch (fault) {
     case IdFault::too_long:
         ereport(ERROR, (errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
-                        errmsg("user_id or session_id \"%s\" is too long", shown),
+                        errmsg("user_id, session_id or room \"%s\" is too long", shown),
                         errdetail("It has %zu bytes; an id has 1 to %zu.", id.size(), max_id_bytes),
                         errhint("Pass the application's own short id, such as an integer or a uuid.")));
         break;
     case IdFault::control_character:
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("user_id or session_id \"%s\" contains a control character", shown),
+                        errmsg("user_id, session_id or room \"%s\" contains a control character", shown),
                         errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes)));
         break;
     default:
         ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("user_id or session_id must not be empty: \"\""),
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("user_id, session_id or room must not be empty: \"\""),
                  errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes),
                  errhint("For a user's one unnamed session pass NULL as session_id.")));
     }

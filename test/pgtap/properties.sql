@@ -1,6 +1,6 @@
 -- Random histories of few users and sessions. After every step the same invariants hold, whatever happened.
 \ir helpers.psql
-SELECT plan(32);
+SELECT plan(40);
 
 CREATE TEMP TABLE broken (invariant text, step integer, operation text, detail text);
 -- What a reader of the feed knows, from one snapshot and then events only.
@@ -10,6 +10,7 @@ CREATE TEMP TABLE last_sight (user_id text PRIMARY KEY, seen text);
 CREATE FUNCTION pg_temp.sight(who text) RETURNS text LANGUAGE sql AS $$
     SELECT format('%s %s %s %s %s', (SELECT p FROM presence AS p WHERE user_id = who), (SELECT array_agg(s ORDER BY session_id) FROM presence_sessions AS s WHERE user_id = who),
                   (SELECT g FROM get_presence(ARRAY[who]) AS g), is_user_online(who), (SELECT count(*) FROM presence_events WHERE user_id = who)) $$;
+CREATE TEMP TABLE room_model (room text, user_id text, PRIMARY KEY (room, user_id));
 CREATE TEMP TABLE model_position AS SELECT 0::bigint AS seq;
 
 CREATE FUNCTION pg_temp.pick(VARIADIC choices text[]) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT choices[1 + floor(random() * cardinality(choices))::integer] $$;
@@ -19,11 +20,12 @@ CREATE FUNCTION pg_temp.operate(step integer) RETURNS text LANGUAGE plpgsql AS $
 DECLARE
     who text := pg_temp.pick('u1', 'u2', 'u3', 'u4');
     tab text := pg_temp.pick('s1', 's2', 's3', NULL);
+    place text := pg_temp.pick('r1', 'r2', 'r3');
     before text[] := (SELECT array_agg(user_id ORDER BY user_id) FROM presence WHERE online);
     was boolean := is_user_online(who);
     said boolean;
     number integer;
-    operation text := pg_temp.pick('beat', 'beat', 'beat', 'change', 'change', 'batch', 'leave', 'disconnect', 'leave all', 'silence', 'list', 'undone', 'status', 'status');
+    operation text := pg_temp.pick('join', 'join', 'join', 'quit', 'beat', 'beat', 'beat', 'change', 'change', 'batch', 'leave', 'disconnect', 'leave all', 'silence', 'list', 'undone', 'status', 'status');
 BEGIN
     IF operation = 'undone' THEN
         BEGIN
@@ -34,6 +36,8 @@ BEGIN
     END IF;
     PERFORM set_config('presence.rejoin_guard', pg_temp.pick('0', '0', '10s'), true), set_config('presence.leave_grace', pg_temp.pick('0', '1h'), true);
     CASE operation
+        WHEN 'join' THEN said := join_room(who, tab, place, pg_temp.pick('{"x": 1}', '{"x": 2}', NULL)::jsonb);
+        WHEN 'quit' THEN said := leave_room(who, tab, place);
         WHEN 'beat' THEN said := update_user_heartbeat(who, tab);
         WHEN 'change' THEN
             said := update_user_heartbeat(who, tab, pg_temp.pick('Firefox', 'Safari', NULL), pg_temp.pick('192.0.2.1', '2001:db8::1', NULL)::inet,
@@ -55,7 +59,7 @@ BEGIN
             number := cleanup_stale_presence();
             PERFORM set_config('presence.timeout', '2min', true);
     END CASE;
-    IF operation IN ('beat', 'change') AND said AND NOT is_user_online(who) AND NOT EXISTS (SELECT FROM presence_user WHERE user_id = who AND status_choice = 'invisible') THEN
+    IF operation IN ('beat', 'change', 'join') AND said AND NOT is_user_online(who) AND NOT EXISTS (SELECT FROM presence_user WHERE user_id = who AND status_choice = 'invisible') THEN
         INSERT INTO broken VALUES ('results', step, operation, 'true, but not online'); END IF;
     -- Nothing but a tombstone knows of a session whose goodbye came first.
     IF operation IN ('beat', 'change') AND NOT said AND who <> 'u4' AND (tab IS NULL OR EXISTS (SELECT FROM presence_sessions WHERE user_id = who AND session_id = tab AND (online OR end_reason = 'timeout'))) THEN
@@ -97,6 +101,13 @@ BEGIN
     FOR e IN SELECT * FROM presence_changes_since((SELECT seq FROM model_position), 1000000) LOOP
         PERFORM pg_temp.expect('no gaps', step, operation, (SELECT e::text FROM model_position WHERE e.seq <> seq + 1));
         UPDATE model_position SET seq = e.seq;
+        IF e.room IS NOT NULL THEN
+            PERFORM pg_temp.expect('room_join and room_leave alternate', step, operation, CASE
+                WHEN (e.event = 'room_join') = EXISTS (SELECT FROM room_model WHERE room = e.room AND user_id = e.user_id) THEN e::text END);
+            IF e.event = 'room_join' THEN INSERT INTO room_model VALUES (e.room, e.user_id); END IF;
+            IF e.event = 'room_leave' THEN DELETE FROM room_model WHERE room = e.room AND user_id = e.user_id; END IF;
+            CONTINUE;
+        END IF;
         PERFORM pg_temp.expect('online and offline alternate', step, operation, CASE
             WHEN (e.event = 'user_online') = EXISTS (SELECT FROM model WHERE user_id = e.user_id) AND e.event IN ('user_online', 'user_offline') THEN e::text END);
         CASE e.event
@@ -108,6 +119,13 @@ BEGIN
         -- "Status and metadata as others see them."
         UPDATE model SET metadata = nullif(e.details -> 'metadata', 'null'), message = e.details ->> 'message' WHERE user_id = e.user_id AND e.details IS NOT NULL;
     END LOOP;
+    PERFORM pg_temp.expect('rooms and feed agree', step, operation, (SELECT string_agg(coalesce(m::text, '-') || ' / ' || coalesce(g::text, '-'), '; ')
+        FROM room_model AS m FULL JOIN (SELECT room, g.user_id FROM unnest(ARRAY['r1', 'r2', 'r3']) AS room, get_room(room) AS g
+                                        UNION SELECT room, s.user_id FROM unnest(ARRAY['r1', 'r2', 'r3']) AS room, room_snapshot(room) AS s WHERE s.user_id IS NOT NULL) AS g USING (room, user_id)
+        WHERE m.user_id IS NULL OR g.user_id IS NULL));
+    PERFORM pg_temp.expect('rooms are counted', step, operation, (SELECT string_agg(format('%s: %s', room, room_count(room)), '; ') FROM unnest(ARRAY['r1', 'r2', 'r3']) AS r (room)
+        WHERE room_count(room) <> (SELECT count(*) FROM room_model AS m WHERE m.room = r.room)));
+    PERFORM pg_temp.expect('who is in a room is online', step, operation, (SELECT string_agg(m::text, '; ') FROM room_model AS m WHERE NOT is_user_online(user_id)));
     PERFORM pg_temp.expect('snapshot and feed agree', step, operation, (SELECT string_agg(coalesce(m::text, '-') || ' / ' || coalesce(s::text, '-'), '; ')
         FROM model AS m FULL JOIN (SELECT * FROM presence_snapshot() AS s WHERE s.user_id IS NOT NULL) AS s USING (user_id)
         WHERE m.user_id IS NULL OR s.user_id IS NULL OR m.status IS DISTINCT FROM s.status OR m.sessions IS DISTINCT FROM s.sessions));
@@ -145,6 +163,7 @@ DECLARE what text;
 BEGIN
     FOREACH what IN ARRAY ARRAY['results', 'readers agree', 'counts agree', 'records agree', 'times are in order', 'no gaps', 'online and offline alternate',
                                 'snapshot and feed agree', 'the snapshot is at the end of the feed', 'events sum up to who is online', 'session events sum up to the sessions', 'metadata agree',
+                                'room_join and room_leave alternate', 'rooms and feed agree', 'rooms are counted', 'who is in a room is online',
                                 'messages agree', 'nothing shows of who is invisible', 'presence_verify() finds nothing'] LOOP
         RETURN NEXT is((SELECT format('step %s, %s: %s', step, operation, left(detail, 500)) FROM broken WHERE invariant = what ORDER BY step LIMIT 1), NULL, format('%s: %s', named, what));
     END LOOP;
@@ -158,7 +177,7 @@ SELECT round((extract(epoch FROM clock_timestamp()) % 1)::numeric, 4) AS seed \g
 CALL live(:seed, 120);
 SELECT pg_temp.verdict('seed ' || :'seed');
 SELECT is((SELECT array_agg(DISTINCT event) || array_agg(DISTINCT reason) FROM presence_events),
-          ARRAY['session_end', 'session_start', 'update', 'user_offline', 'user_online', 'disconnect', 'heartbeat', 'leave', 'timeout'], 'every event and every reason happened on the way');
+          ARRAY['room_join', 'room_leave', 'room_update', 'session_end', 'session_start', 'update', 'user_offline', 'user_online', 'disconnect', 'heartbeat', 'leave', 'timeout'], 'every event and every reason happened on the way');
 SELECT is((SELECT cache_hits > 0 FROM presence_health), (SELECT preloaded FROM presence_server_state()), 'and the cache took part, where there is one');
 
 SELECT * FROM finish();

@@ -121,6 +121,39 @@ SET ROLE regress_presence_gateway;
 SELECT presence_count(), is_user_online('carl');
 RESET ROLE;
 
+-- Rooms are closed by another one, to those who only read or act for themselves.
+SELECT join_room('ann', 'tab', 'lobby'), join_room('ann', 'tab', 'office');
+CREATE OR REPLACE FUNCTION presence_can_enter(viewer text, room text) RETURNS boolean
+LANGUAGE sql STABLE AS $$SELECT room <> 'office' OR viewer = 'bob'$$;
+SET ROLE regress_presence_reader;
+SELECT room_count('lobby');
+SELECT room_count('office');
+SELECT user_id FROM get_room('office');
+SELECT seq IS NOT NULL FROM room_snapshot('office');
+SELECT * FROM presence_changes_since(0, 10, 'office');
+SELECT room FROM get_user_rooms('ann');
+SELECT DISTINCT room FROM presence_changes_since(0) WHERE room IS NOT NULL;
+SELECT join_room('regress_presence_reader', 'tab', 'lobby');
+SET request.jwt.claims = '{"sub": "bob"}';
+SELECT room_count('office');
+RESET request.jwt.claims;
+RESET ROLE;
+SELECT presence_grant('regress_presence_person', 'self');
+SET ROLE regress_presence_person;
+SET request.jwt.claims = '{"sub": "dora"}';
+SELECT join_room(presence_current_user(), 'desk', 'lobby');
+SELECT join_room(presence_current_user(), 'desk', 'office');
+SELECT join_room('ann', 'tab', 'lobby');
+SELECT leave_room('ann', 'tab', 'lobby');
+SELECT leave_room(presence_current_user(), 'desk', 'lobby');
+SELECT join_rooms('{ann}', '{tab}', '{lobby}');
+RESET request.jwt.claims;
+RESET ROLE;
+SET ROLE regress_presence_gateway;
+SELECT room_count('office');
+SELECT join_rooms('{ann}', '{tab}', '{office}');
+RESET ROLE;
+
 -- A web user gets no month of history.
 SET presence.feed_horizon = '0';
 SET ROLE regress_presence_reader;
