@@ -8,6 +8,7 @@ import { HttpTransport } from "./core/httpTransport.js";
 import { settingsOf, type PresenceOptions, type Settings } from "./core/options.js";
 import { Page } from "./core/page.js";
 import { Roster } from "./core/roster.js";
+import { Room, type RoomState } from "./core/room.js";
 import { Session } from "./core/session.js";
 import { ChosenStatus } from "./core/chosenStatus.js";
 import { OwnMetadata } from "./core/ownMetadata.js";
@@ -25,6 +26,19 @@ import type {
 } from "./core/types.js";
 import { WallTimer } from "./core/wallTimer.js";
 
+/** A room that this tab can be in. */
+export interface PresenceRoom<M extends object = Metadata> {
+  readonly name: string;
+  readonly state: RoomState<M>;
+  /**
+   * Is in the room, with what the user says there, until all that have called this have called what it returns; learns meanwhile who
+   * else is. The service's event `state` tells of changes.
+   */
+  enter(metadata?: M): () => void;
+  /** Says that the user is typing: call it at each key. It is passed on every few seconds, and ends by itself. False: no longer. */
+  setTyping(typing?: boolean): void;
+}
+
 /**
  * One tab's presence: says that its user is here, says goodbye, and knows who else is.
  *
@@ -37,6 +51,7 @@ export class PresenceService<M extends object = Metadata> {
   readonly #transport: PresenceTransport;
   readonly #events = new Emitter<PresenceEvents<M>>();
   readonly #roster = new Roster();
+  readonly #rooms = new Map<string, Room>();
   readonly #session: Session;
   readonly #feed: ChangeFeed;
   readonly #activity: Activity;
@@ -54,6 +69,7 @@ export class PresenceService<M extends object = Metadata> {
   #lingering: ReturnType<typeof setTimeout> | undefined;
   #state: PresenceState<M> = EMPTY_STATE;
   #stateDue = false;
+  #roomsDue = false;
   #lastConnection: ConnectionStatus = "stopped";
   #lastStatus: PresenceStatus;
 
@@ -80,18 +96,26 @@ export class PresenceService<M extends object = Metadata> {
       roster: this.#roster,
       loaded: (list, again) => {
         const snapshot = list as PresenceSnapshot<M>;
+        for (const room of this.#rooms.values()) room.forget();
         this.#events.emit("snapshot", snapshot);
         if (again) this.#events.emit("resync", snapshot);
         this.#refresh();
       },
       changed: (event) => {
         this.#changes++;
+        if (event.room == null) for (const room of this.#rooms.values()) room.apply(event);
+        else this.#rooms.get(event.room)?.apply(event);
         this.#events.emit("change", event as PresenceEvent<M>);
         this.#refresh();
       },
+      rooms: () => this.#wantedRooms().map((room) => room.followedAs()),
+      room: (list) => this.#rooms.get(list.room)?.load(list),
+      forbidden: (name) => this.#rooms.get(name)?.forbid(),
+      typing: (name, users) => this.#rooms.get(name)?.type(users),
       failed: (error) => this.#failed(error),
       switched: () => {
         if (this.#feed.open) this.#refusals = 0;
+        else for (const room of this.#rooms.values()) room.silence();
         this.#refresh();
       },
       silence: settings.silenceLimit,
@@ -131,6 +155,26 @@ export class PresenceService<M extends object = Metadata> {
     return this.#roster.size;
   }
 
+  /** The room of that name: the same object each time. */
+  room<R extends object = Metadata>(name: string): PresenceRoom<R> {
+    let room = this.#rooms.get(name);
+    if (room === undefined) {
+      if (this.#transport.rooms === undefined) throw new Error("presence: this transport knows no rooms");
+      room = new Room(name, {
+        transport: this.#transport,
+        userId: this.#settings.userId,
+        session: () => (this.#session.joined ? this.#session.id : null),
+        changed: () => this.#refresh(),
+        followed: () => this.#roomsChanged(),
+        failed: (error) => this.#failed(error),
+        retryBase: this.#settings.retryBase,
+        retryMax: this.#settings.retryMax,
+      });
+      this.#rooms.set(name, room);
+    }
+    return room as unknown as PresenceRoom<R>;
+  }
+
   on<Name extends keyof PresenceEvents<M>>(
     name: Name,
     listener: (payload: PresenceEvents<M>[Name]) => void,
@@ -158,6 +202,7 @@ export class PresenceService<M extends object = Metadata> {
     this.#chosen.stop();
     this.#activity.stop();
     this.#feed.stop();
+    for (const room of this.#rooms.values()) room.stop();
     this.#renewal.clear();
     clearTimeout(this.#lingering);
     this.#unauthorized = false;
@@ -212,6 +257,10 @@ export class PresenceService<M extends object = Metadata> {
   #beaten(result: BeatResult, recovered: boolean): void {
     if (result.ok) {
       this.#refusals = 0;
+      for (const room of this.#rooms.values()) {
+        if (recovered) room.doubt();
+        room.join();
+      }
       this.#events.emit("heartbeat", { online: result.online, latency: result.latency });
     } else {
       this.#failed(result.error);
@@ -265,6 +314,20 @@ export class PresenceService<M extends object = Metadata> {
     if (!this.#page.gone && (!this.#page.hidden || this.#settings.hiddenFeedLinger === Infinity)) this.#feed.start();
   }
 
+  #wantedRooms(): Room[] {
+    return [...this.#rooms.values()].filter(({ wanted }) => wanted);
+  }
+
+  /** The stream is opened anew once, however many rooms are entered and left in one turn. */
+  #roomsChanged(): void {
+    if (this.#roomsDue) return;
+    this.#roomsDue = true;
+    queueMicrotask(() => {
+      this.#roomsDue = false;
+      if (this.#feed.running) this.#feed.reopen();
+    });
+  }
+
   #status(): PresenceStatus {
     return this.#chosen.status ?? this.#activity.status;
   }
@@ -287,6 +350,7 @@ export class PresenceService<M extends object = Metadata> {
     clearTimeout(this.#lingering);
     this.#chosen.look(); // nobody told us while we were frozen
     if (this.#unauthorized) return void this.#renew(true);
+    for (const room of this.#rooms.values()) room.doubt(); // the session may have ended while we slept
     if (this.#wanted) this.#session.restart();
     if (!this.#page.hidden || this.#feed.running) this.#feed.reopen();
     this.#refresh();

@@ -1,7 +1,7 @@
 import { backoff } from "./backoff.js";
 import type { Roster } from "./roster.js";
-import { PresenceError, type FeedSink, type PresenceTransport } from "./transport.js";
-import type { PresenceEvent, PresenceSnapshot } from "./types.js";
+import { PresenceError, type FeedSink, type FollowedRoom, type PresenceTransport } from "./transport.js";
+import type { PresenceEvent, PresenceSnapshot, RoomSnapshot } from "./types.js";
 import { WallTimer } from "./wallTimer.js";
 
 export interface ChangeFeedOptions {
@@ -11,6 +11,10 @@ export interface ChangeFeedOptions {
   loaded: (snapshot: PresenceSnapshot, again: boolean) => void;
   /** One change was applied to the list. */
   changed: (event: PresenceEvent) => void;
+  rooms: () => FollowedRoom[];
+  room: (list: RoomSnapshot) => void;
+  forbidden: (room: string) => void;
+  typing: (room: string, users: readonly string[]) => void;
   failed: (error: PresenceError) => void;
   /** `open` has another value now. */
   switched: () => void;
@@ -94,6 +98,15 @@ export class ChangeFeed {
       change: (event) => {
         if (current() && roster.apply(event)) this.options.changed(event);
       },
+      room: (list) => {
+        if (current()) this.options.room(list);
+      },
+      forbidden: (room) => {
+        if (current()) this.options.forbidden(room);
+      },
+      typing: (room, users) => {
+        if (current()) this.options.typing(room, users);
+      },
       position: (position) => {
         if (current()) roster.advance(position);
       },
@@ -101,7 +114,7 @@ export class ChangeFeed {
 
     this.#watch.set(silence);
     void transport
-      .follow(roster.position, sink, connection.signal)
+      .follow(roster.position, sink, connection.signal, this.options.rooms())
       .catch((error: unknown) => PresenceError.of(error))
       .then((error) => {
         if (this.#connection !== connection) return;

@@ -6,11 +6,13 @@ import {
   PresenceError,
   refuseUnlessOk,
   type FeedSink,
+  type FollowedRoom,
   type RequestHeaders,
   type HeaderSource,
   type PresenceTransport,
+  type RoomTransport,
 } from "./transport.js";
-import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, RoomSnapshot, UserPresence } from "./types.js";
 
 export interface HttpTransportOptions {
   /** Where the endpoints are mounted. */
@@ -86,8 +88,19 @@ export class HttpTransport implements PresenceTransport {
     return this.#credentials.renewed();
   }
 
-  async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
-    const { body, type } = await this.#credentials.sign((headers) => this.#openStream(headers, since, signal));
+  readonly rooms: RoomTransport = {
+    join: async (request) => ((await this.#post("/room-join", request)) as { joined: boolean }).joined,
+    leave: async (request) => void (await this.#post("/room-leave", request)),
+    setTyping: async (request) => void (await this.#post("/typing", request)),
+  };
+
+  async follow(
+    since: FeedPosition | null,
+    sink: FeedSink,
+    signal: AbortSignal,
+    rooms: readonly FollowedRoom[] = [],
+  ): Promise<void> {
+    const { body, type } = await this.#credentials.sign((headers) => this.#openStream(headers, since, signal, rooms));
     // A single-page app's server answers every unknown address with its page.
     if (body === null || !type.startsWith("text/event-stream"))
       throw new PresenceError(`not an event stream but ${type || "nothing"}`, 200);
@@ -101,7 +114,12 @@ export class HttpTransport implements PresenceTransport {
         else if (event.event === "lost") sink.lost();
         else if (event.event === "renew") sink.renew();
         else if (event.event === "position") sink.position(data as FeedPosition);
-        else if (event.event === "message") sink.change(data as PresenceEvent);
+        else if (event.event === "room") sink.room(data as RoomSnapshot);
+        else if (event.event === "forbidden") sink.forbidden((data as { room: string }).room);
+        else if (event.event === "typing") {
+          const { room, users } = data as { room: string; users: string[] };
+          sink.typing(room, users);
+        } else if (event.event === "message") sink.change(data as PresenceEvent);
       },
       () => sink.alive(),
     );
@@ -116,12 +134,25 @@ export class HttpTransport implements PresenceTransport {
     return ((await this.#json("/presence/cleanup", { method: "POST" })) as { offline: number }).offline;
   }
 
-  async #openStream(own: RequestHeaders, since: FeedPosition | null, signal: AbortSignal) {
+  async #openStream(
+    own: RequestHeaders,
+    since: FeedPosition | null,
+    signal: AbortSignal,
+    rooms: readonly FollowedRoom[],
+  ) {
     const headers: RequestHeaders = { ...own, accept: "text/event-stream" };
     if (since !== null) headers["last-event-id"] = formatPosition(since);
     const init: RequestInit = { headers, credentials: "include", cache: "no-store", signal };
-    const response = await refuseUnlessOk(await fetch(`${this.#base}/presence/events`, init));
+    const query = new URLSearchParams(
+      rooms.map(({ room, known }) => [known && since !== null ? "known_room" : "room", room]),
+    );
+    const url = `${this.#base}/presence/events${rooms.length > 0 ? `?${query}` : ""}`;
+    const response = await refuseUnlessOk(await fetch(url, init));
     return { body: response.body, type: response.headers.get("content-type") ?? "" };
+  }
+
+  #post(path: string, body: object): Promise<unknown> {
+    return this.#json(path, { method: "POST", body: JSON.stringify(body) });
   }
 
   #json(path: string, init: RequestInit): Promise<unknown> {

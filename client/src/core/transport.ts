@@ -1,5 +1,13 @@
 import type { FeedPosition } from "./feedPosition.js";
-import type { Heartbeat, PresenceEvent, PresenceSnapshot, UserPresence } from "./types.js";
+import type {
+  Heartbeat,
+  Metadata,
+  PresenceEvent,
+  PresenceSnapshot,
+  RoomRequest,
+  RoomSnapshot,
+  UserPresence,
+} from "./types.js";
 
 /** What the service needs from the other side. Two are included: HttpTransport (our endpoints) and RpcTransport (a JSON-RPC gateway). */
 export interface PresenceTransport {
@@ -8,15 +16,35 @@ export interface PresenceTransport {
   /** Says goodbye. Must work while the page is being torn down: it hands the message over and returns. */
   leave(user: string, session: string): void;
   /** Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. */
-  follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void>;
+  follow(
+    since: FeedPosition | null,
+    sink: FeedSink,
+    signal: AbortSignal,
+    rooms?: readonly FollowedRoom[],
+  ): Promise<void>;
   /**
    * Asked while the server says that we are not who we say: whether the next request would be signed otherwise than the one that
    * was refused. Null, or no such function: nobody can tell but the server.
    */
   renewed?(): Promise<boolean | null>;
+  /** What concerns rooms; a transport may lack it. */
+  rooms?: RoomTransport;
   lookUp(users: readonly string[]): Promise<UserPresence[]>;
   /** Ends stale sessions now, if the viewer may; how many users went offline. */
   cleanup(): Promise<number>;
+}
+
+export interface RoomTransport {
+  /** True: in the room. False: ignored, because the session was ended on purpose a moment ago. */
+  join(request: RoomRequest & { metadata?: Metadata }): Promise<boolean>;
+  leave(request: RoomRequest): Promise<void>;
+  setTyping(request: RoomRequest & { typing: boolean }): Promise<void>;
+}
+
+export interface FollowedRoom {
+  room: string;
+  /** Its list is known as of `since`; else it has to be sent. */
+  known: boolean;
 }
 
 export interface FeedSink {
@@ -31,12 +59,21 @@ export interface FeedSink {
   /** The list as a whole: at the beginning, where the feed cannot continue from our position, or where we missed too much. */
   snapshot(snapshot: PresenceSnapshot): void;
   change(event: PresenceEvent): void;
+  /** The list of a followed room; what happens there comes as changes. */
+  room(list: RoomSnapshot): void;
+  /** The user may not enter that room. */
+  forbidden(room: string): void;
+  /** Who is typing there, from now on. */
+  typing(room: string, users: readonly string[]): void;
   /** Nothing before this concerns us. */
   position(position: FeedPosition): void;
 }
 
 /** The code of an answer to somebody who is signed in, but not as the user whom the page speaks for. */
 export const OTHER_USER = "other_user";
+
+/** The code of an answer about a room that the user may not enter. */
+export const CLOSED_ROOM = "closed_room";
 
 /** An answer that says no. `status` is 0 where there was no answer at all. */
 export class PresenceError extends Error {

@@ -37,7 +37,15 @@ export interface UserPresence<M extends object = Metadata> {
   metadata: M | null;
 }
 
-export type PresenceEventName = "user_online" | "user_offline" | "session_start" | "session_end" | "update";
+export type PresenceEventName =
+  | "user_online"
+  | "user_offline"
+  | "session_start"
+  | "session_end"
+  | "update"
+  | "room_join"
+  | "room_leave"
+  | "room_update";
 
 /** One entry of the change feed. */
 export interface PresenceEvent<M extends object = Metadata> {
@@ -46,9 +54,35 @@ export interface PresenceEvent<M extends object = Metadata> {
   event: PresenceEventName;
   user_id: string;
   reason: string | null;
-  /** How many sessions the user has after this event. */
+  /** The room that it is about; of others only a page in that room is told. */
+  room?: string | null;
+  /** How many sessions the user has after this event, in the room if it is about one. */
   sessions: number | null;
   details: { status?: PresenceStatus; metadata?: M | null } & Record<string, unknown>;
+}
+
+/** One user who is in a room. */
+export interface RoomUser<M extends object = Metadata> {
+  user_id: string;
+  status: PresenceStatus;
+  /** Of those that are in the room. */
+  sessions: number;
+  entered_at: string;
+  /** What the user said in the room, which is not what he says everywhere. */
+  metadata: M | null;
+}
+
+/** Everybody who is in a room, and the position of the feed at which that was so. */
+export interface RoomSnapshot<M extends object = Metadata> extends FeedPosition {
+  room: string;
+  users: RoomUser<M>[];
+}
+
+/** What a session asks for in a room of its user's. */
+export interface RoomRequest {
+  user_id: string;
+  session_id: string;
+  room: string;
 }
 
 export interface Heartbeat {

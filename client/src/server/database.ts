@@ -1,7 +1,14 @@
 import { createHash } from "node:crypto";
 import type pg from "pg";
 import type { FeedPosition } from "../core/feedPosition.js";
-import type { PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "../core/types.js";
+import type {
+  PresenceEvent,
+  PresenceSnapshot,
+  PresenceUser,
+  RoomSnapshot,
+  RoomUser,
+  UserPresence,
+} from "../core/types.js";
 
 /** Anything that runs a query: a pool, or the one connection that listens. */
 export interface Queryable {
@@ -97,12 +104,13 @@ export class Database {
       const rows = await this.#run<FeedRow>(
         db,
         (call, schema) => `
-          SELECT p.epoch, p.seq AS end, c.seq, c.at, c.event, c.user_id, c.reason, c.sessions, c.details
+          SELECT p.epoch, p.seq AS end, c.seq, c.at, c.event, c.user_id, c.reason, c.sessions, c.details, c.room
           FROM ${schema}.presence_feed_position() AS p LEFT JOIN ${call} AS c ON true ORDER BY c.seq`,
         "presence_changes_since",
         [
           ["bigint", seq],
           ["integer", limit],
+          ["id", null], // of all rooms
         ],
       );
       const events = rows.filter((row) => row.seq !== null).map(eventOf);
@@ -111,6 +119,61 @@ export class Database {
       if (codeOf(error) === "22023") return null;
       throw error;
     }
+  }
+
+  joinRoom(
+    db: Queryable,
+    user: string,
+    session: string,
+    room: string,
+    metadata: Record<string, unknown> | null,
+  ): Promise<boolean> {
+    return this.#value(db, "join_room", [
+      ["id", user],
+      ["id", session],
+      ["id", room],
+      ["jsonb", metadata === null ? null : JSON.stringify(metadata)],
+    ]);
+  }
+
+  leaveRoom(db: Queryable, user: string, session: string, room: string): Promise<boolean> {
+    return this.#value(db, "leave_room", [
+      ["id", user],
+      ["id", session],
+      ["id", room],
+    ]);
+  }
+
+  async room(db: Queryable, room: string): Promise<RoomSnapshot> {
+    const rows = await this.#rows<RoomUser & { seq: string; epoch: string | null }>(db, "room_snapshot", [
+      ["id", room],
+    ]);
+    const users = rows
+      .filter((row) => row.user_id !== null) // where nobody is there, one row says so
+      .map(({ user_id, status, sessions, entered_at, metadata }) => ({
+        user_id,
+        status,
+        sessions,
+        entered_at,
+        metadata,
+      }));
+    return { room, seq: Number(rows[0]?.seq ?? 0), epoch: rows[0]?.epoch ?? null, users };
+  }
+
+  setTyping(db: Queryable, user: string, session: string, room: string, typing: boolean): Promise<boolean> {
+    const who: Argument[] = [
+      ["id", user],
+      ["id", session],
+      ["id", room],
+    ];
+    return typing
+      ? this.#value(db, "set_typing", [...who, ["interval", TYPING]])
+      : this.#value(db, "clear_typing", who);
+  }
+
+  /** Who is typing, longest first. */
+  async typing(db: Queryable, room: string): Promise<string[]> {
+    return (await this.#rows<{ user_id: string }>(db, "get_typing", [["id", room]])).map(({ user_id }) => user_id);
   }
 
   async channel(db: Queryable): Promise<string> {
@@ -175,12 +238,16 @@ export class Database {
   }
 }
 
-interface FeedRow extends PresenceEvent {
+/** Pages say it again after half of this. */
+const TYPING = "6 seconds";
+
+interface FeedRow extends Omit<PresenceEvent, "room"> {
+  room: string | null;
   epoch: string | null;
   end: string | null;
 }
 
-function eventOf({ seq, at, event, user_id, reason, sessions, details }: FeedRow): PresenceEvent {
+function eventOf({ seq, at, event, user_id, reason, sessions, details, room }: FeedRow): PresenceEvent {
   const { status, metadata } = details ?? {};
   return {
     seq: Number(seq),
@@ -189,6 +256,7 @@ function eventOf({ seq, at, event, user_id, reason, sessions, details }: FeedRow
     user_id,
     reason,
     sessions,
+    ...(room !== null && { room }),
     details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) },
   };
 }

@@ -8,7 +8,14 @@ const PAGE = 1000;
 /** After changes were passed on, those of this long (ms) go to all streams in one piece. */
 const GATHER = 100;
 
+/** Hints about who is typing are gathered for this long (ms). */
+const GATHER_TYPING = 50;
+
 export interface HubListener {
+  /** Of which it is told who is typing there. */
+  rooms: ReadonlySet<string>;
+  /** Who is typing there now; at the beginning, and when that has changed. */
+  typing(room: string, users: readonly string[]): void;
   /** All of one epoch, which is that of the snapshot before. */
   changes(page: FeedPage): void;
   /** The feed does not continue from where we were, or went far ahead at once: here is the list as a whole. */
@@ -17,6 +24,12 @@ export interface HubListener {
   connected(connected: boolean): void;
   /** The server shuts down. */
   end(): void;
+}
+
+interface TypingRoom {
+  listeners: Set<HubListener>;
+  /** Null: not known yet. */
+  users: readonly string[] | null;
 }
 
 /**
@@ -37,6 +50,9 @@ export class EventHub {
   #restUntil = 0;
   #due: ReturnType<typeof setTimeout> | undefined;
   #failures = 0;
+  #typing = new Map<string, TypingRoom>();
+  #typingDue = new Set<string>();
+  #typingTimer: ReturnType<typeof setTimeout> | undefined;
   #poll: ReturnType<typeof setInterval> | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
@@ -48,15 +64,55 @@ export class EventHub {
     /** More changes than this at once are passed on as a snapshot. */
     private readonly mostChanges: number,
     private readonly report: (error: unknown) => void,
+    private readonly readTyping: (room: string) => Promise<readonly string[]>,
   ) {}
 
   add(listener: HubListener): void {
-    if (this.#closed) listener.end();
-    else this.#listeners.add(listener);
+    if (this.#closed) return listener.end();
+    this.#listeners.add(listener);
+    for (const name of listener.rooms) {
+      const room = this.#typing.get(name) ?? { listeners: new Set(), users: null };
+      this.#typing.set(name, room);
+      room.listeners.add(listener);
+      if (room.users === null) this.typingChanged(name);
+      else listener.typing(name, room.users);
+    }
   }
 
   remove(listener: HubListener): void {
     this.#listeners.delete(listener);
+    for (const name of listener.rooms) {
+      const room = this.#typing.get(name);
+      room?.listeners.delete(listener);
+      if (room?.listeners.size === 0) this.#typing.delete(name);
+    }
+  }
+
+  /** So it may be; the database is asked who is typing there. */
+  typingChanged(room: string): void {
+    if (this.#closed || !this.#typing.has(room)) return;
+    this.#typingDue.add(room);
+    this.#typingTimer ??= setTimeout(() => void this.#lookAtTyping(), GATHER_TYPING);
+    this.#typingTimer.unref?.();
+  }
+
+  async #lookAtTyping(): Promise<void> {
+    const due = [...this.#typingDue];
+    this.#typingDue.clear();
+    try {
+      for (const name of due) {
+        const users = await this.readTyping(name);
+        const room = this.#typing.get(name);
+        if (room === undefined || (room.users !== null && room.users.join("\n") === users.join("\n"))) continue;
+        room.users = users;
+        for (const listener of [...room.listeners]) listener.typing(name, users);
+      }
+    } catch (error) {
+      if (!this.#closed) this.report(error);
+    }
+    this.#typingTimer = undefined;
+    const [next] = this.#typingDue; // said while we looked
+    if (next !== undefined) this.typingChanged(next);
   }
 
   /** Resolves when the feed has been read up to its end as of now, or rejects without a database. */
@@ -72,6 +128,7 @@ export class EventHub {
     clearInterval(this.#poll);
     clearTimeout(this.#retry);
     clearTimeout(this.#due);
+    clearTimeout(this.#typingTimer);
     for (const listener of [...this.#listeners]) listener.end();
     await this.#client?.end().catch(() => {});
   }
@@ -94,7 +151,8 @@ export class EventHub {
     client.on("error", (error) => this.#lost(client, error));
     // Who is typing is announced often, and is not in the feed.
     client.on("notification", ({ payload }) => {
-      if (payload?.startsWith('{"event" : "typing_') !== true) this.#wake();
+      if (payload?.startsWith('{"event" : "typing_') === true) this.typingChanged(roomIn(payload));
+      else this.#wake();
     });
     try {
       await client.connect();
@@ -105,7 +163,11 @@ export class EventHub {
       await this.#read(); // what happened while nobody listened
       if (this.#closed) throw new Error("presence: closed");
       this.#failures = 0;
-      this.#poll = setInterval(() => this.#wake(), this.pollInterval);
+      this.#poll = setInterval(() => {
+        this.#wake();
+        // Its end may not have been announced: there is no worker, or the announcement was lost.
+        for (const [name, { users }] of this.#typing) if (users?.length !== 0) this.typingChanged(name);
+      }, this.pollInterval);
       this.#poll.unref?.();
       this.#tell(true);
     } catch (error) {
@@ -188,5 +250,14 @@ export class EventHub {
   #restart(snapshot: PresenceSnapshot): void {
     this.position = { seq: snapshot.seq, epoch: snapshot.epoch ?? null };
     for (const listener of [...this.#listeners]) listener.snapshot(snapshot);
+  }
+}
+
+function roomIn(payload: string): string {
+  try {
+    const { room } = JSON.parse(payload) as { room?: unknown };
+    return typeof room === "string" ? room : "";
+  } catch {
+    return ""; // no room's name
   }
 }

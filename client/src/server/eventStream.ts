@@ -1,5 +1,5 @@
 import { formatPosition, maybeSameFeed, type FeedPosition } from "../core/feedPosition.js";
-import type { PresenceEvent, PresenceSnapshot } from "../core/types.js";
+import type { PresenceEvent, PresenceSnapshot, RoomSnapshot } from "../core/types.js";
 import type { FeedPage } from "./database.js";
 import type { EventHub, HubListener } from "./eventHub.js";
 
@@ -21,9 +21,13 @@ function once<Key extends object, Value>(make: (key: Key) => Value): (key: Key) 
   };
 }
 const dataOf = once((event: PresenceEvent) => JSON.stringify(event));
-const wholePage = once(({ events, end }: FeedPage) =>
-  encoder.encode(events.map((event) => changeFrame(event, end)).join("")),
-);
+/** For who is in no room that the page tells of. */
+const wholePage = once(({ events, end }: FeedPage) => {
+  const last = events.at(-1);
+  const text = events.map((event) => (event.room == null ? changeFrame(event, end) : "")).join("");
+  return encoder.encode(last?.room == null ? text : text + positionFrame({ ...end, seq: last.seq }));
+});
+const roomsOf = once(({ events }: FeedPage) => new Set(events.flatMap(({ room }) => room ?? [])));
 const wholeSnapshot = once((snapshot: PresenceSnapshot) => encoder.encode(snapshotFrame(snapshot)));
 
 function changeFrame(event: PresenceEvent, { epoch = null }: FeedPosition): string {
@@ -34,12 +38,28 @@ function snapshotFrame({ seq, epoch = null, users }: PresenceSnapshot): string {
   return `id: ${formatPosition({ seq, epoch })}\nevent: snapshot\ndata: ${JSON.stringify({ seq, epoch, users })}\n\n`;
 }
 
+/** Also who may see nothing of what came before must not ask for it again. */
+function positionFrame(position: FeedPosition): string {
+  return `id: ${formatPosition(position)}\nevent: position\ndata: ${JSON.stringify(position)}\n\n`;
+}
+
+function frame(event: string, data: object): string {
+  return `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+}
+
 export interface EventStreamOptions {
   hub: EventHub;
   /** Where the client stopped; null: it knows nothing yet. */
   since: FeedPosition | null;
   /** Not `fresh`: one that was read for another stream a moment ago will do. */
   readSnapshot: (fresh: boolean) => Promise<PresenceSnapshot>;
+  /** Of which the page is told what happens there. */
+  rooms: ReadonlySet<string>;
+  /** Those of them whose list it does not know. */
+  unknownRooms: ReadonlySet<string>;
+  /** Those that it asked for, and may not enter. */
+  forbiddenRooms: ReadonlySet<string>;
+  readRoom: (room: string) => Promise<RoomSnapshot>;
   /** Null: the feed does not continue from there. */
   readChanges: (seq: number) => Promise<FeedPage | null>;
   /** Undefined: everybody. */
@@ -59,7 +79,8 @@ export interface EventStreamOptions {
  * off, not buffered for: it comes back with its last number and reads the rest from the feed, at its own speed.
  */
 export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Array> {
-  const { hub, canSee, mostUnread } = options;
+  const { hub, canSee, mostUnread, rooms } = options;
+  let listsDue = [...options.unknownRooms];
   let position = options.since;
   let ended = false;
   let ready = false;
@@ -92,10 +113,16 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     if (canSee === undefined) output.enqueue(wholeSnapshot(snapshot));
     else send(snapshotFrame({ ...snapshot, users: snapshot.users.filter((user) => canSee(user.user_id)) }));
   };
+  const sendRoom = (list: RoomSnapshot) => {
+    const users = canSee === undefined ? list.users : list.users.filter((user) => canSee(user.user_id));
+    send(frame("room", { ...list, users }));
+  };
+  const isFor = ({ room, user_id }: PresenceEvent) => (room == null || rooms.has(room)) && (canSee?.(user_id) ?? true);
   /** The number of bytes or characters that this took. */
   const sendChanges = (page: FeedPage): number => {
     const first = page.events[0];
-    if (canSee === undefined && first !== undefined && first.seq > (position?.seq ?? -1)) {
+    const common = canSee === undefined && (rooms.size === 0 || ![...rooms].some((room) => roomsOf(page).has(room)));
+    if (common && first !== undefined && first.seq > (position?.seq ?? -1)) {
       const bytes = wholePage(page);
       if (!ended) output.enqueue(bytes);
       position = { ...page.end, seq: page.events.at(-1)?.seq ?? first.seq };
@@ -106,13 +133,10 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     for (const event of page.events) {
       if (position !== null && event.seq <= position.seq) continue;
       position = { ...page.end, seq: event.seq };
-      told = canSee?.(event.user_id) ?? true;
+      told = isFor(event);
       if (told) text += changeFrame(event, page.end);
     }
-    // Also who may see nothing of it must not ask for it again.
-    if (!told && position !== null) {
-      text += `id: ${formatPosition(position)}\nevent: position\ndata: ${JSON.stringify(position)}\n\n`;
-    }
+    if (!told && position !== null) text += positionFrame(position);
     send(text);
     return text.length;
   };
@@ -123,6 +147,10 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
   const full = () => (output.desiredSize ?? 0) <= 0;
 
   const listener: HubListener = {
+    rooms,
+    typing(room, users) {
+      if (!full()) send(frame("typing", { room, users: canSee === undefined ? users : users.filter(canSee) }));
+    },
     changes(page) {
       if (full()) end();
       else sendChanges(page);
@@ -133,6 +161,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
       hub.remove(listener);
       caughtUp = false;
       sendSnapshot(snapshot);
+      listsDue = [...rooms];
       catchUp().catch(end);
     },
     connected(connected) {
@@ -147,6 +176,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     const hubPosition = () => hub.position ?? { seq: 0, epoch: null };
     const startOver = async (fresh: boolean) => {
       sendSnapshot(await options.readSnapshot(fresh));
+      listsDue = [...rooms]; // read after it: the changes sent from here on continue them
       sent = 0;
     };
     // A client of another feed, or ahead of this one, has talked to a server that is no more.
@@ -156,8 +186,14 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
     for (;;) {
       // Also after the last page: a change that meets a full stream ends it, and a long list over a slow line would never arrive.
       while (full() && !ended) await new Promise<void>((resolve) => (drained = resolve));
+      if (ended) break;
+      const room = listsDue.pop();
+      if (room !== undefined) {
+        sendRoom(await options.readRoom(room));
+        continue;
+      }
       const at: FeedPosition = position ?? { seq: 0 };
-      if (ended || at.seq >= hubPosition().seq) break;
+      if (at.seq >= hubPosition().seq) break;
       const page = await options.readChanges(at.seq);
       const { changes, bytes } = options.catchUp;
       if (page === null || !maybeSameFeed(at, page.end) || page.end.seq - at.seq > changes || sent > bytes) {
@@ -201,6 +237,7 @@ export function eventStream(options: EventStreamOptions): ReadableStream<Uint8Ar
           Math.min(options.keepAlive, options.lifetime),
         );
         timer.unref?.();
+        for (const room of options.forbiddenRooms) send(frame("forbidden", { room }));
         catchUp().catch(end);
       },
       pull() {

@@ -8,7 +8,7 @@ import { Goodbyes } from "./goodbyes.js";
 import { HeartbeatBatcher } from "./heartbeatBatcher.js";
 import { comesFromOurPages, corsHeaders } from "./origin.js";
 import { RateLimit } from "./rateLimit.js";
-import { OTHER_USER } from "../core/transport.js";
+import { CLOSED_ROOM, OTHER_USER } from "../core/transport.js";
 import { parsePosition } from "../core/feedPosition.js";
 import type { PresenceSnapshot } from "../core/types.js";
 
@@ -45,6 +45,8 @@ export interface PresenceServerOptions {
   allowedOrigins?: string[];
   /** Whom a viewer may see; everybody by default. */
   canSee?: (viewer: Viewer, userId: string) => boolean;
+  /** Which rooms a viewer may join and look into; all by default. The page's stream asks again each time it is opened anew. */
+  mayEnter?: (viewer: Viewer, room: string) => boolean | Promise<boolean>;
   /** Heartbeats are collected for this long (ms) into one call. */
   tick?: number;
   /** How often to look into the feed without having been notified (ms). */
@@ -73,6 +75,8 @@ const LIMITS = {
   /** Bytes a stream's reader may leave unread. */
   unreadBytes: 256 * 1024,
   lookUps: 500,
+  /** Rooms of which one page is told. */
+  roomsPerStream: 50,
   /** Who missed more changes than this, or more bytes of them, gets the list instead. */
   missedChanges: 5_000,
   missedBytes: 1024 * 1024,
@@ -102,6 +106,7 @@ export interface PresenceServer {
 
 export function createPresenceServer(options: PresenceServerOptions): PresenceServer {
   const { canSee } = options;
+  const mayEnter = async (viewer: Viewer, room: string) => (await options.mayEnter?.(viewer, room)) ?? true;
   const limits = { ...LIMITS, ...options.limits };
   const allowedOrigins = options.allowedOrigins ?? [];
   const base = (options.basePath ?? "/api").replace(/\/$/, "");
@@ -125,7 +130,7 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   });
   pool.on("error", () => {}); // an idle connection was lost; the next query makes a new one
   const { listen = options.database ?? {}, pollInterval = 2_000 } = options;
-  const hub = new EventHub(listen, db, pollInterval, limits.missedChanges, report);
+  const hub = new EventHub(listen, db, pollInterval, limits.missedChanges, report, (room) => db.typing(pool, room));
   const batcher = new HeartbeatBatcher(
     {
       one: (user, session, details) => db.heartbeat(pool, user, session, details),
@@ -251,6 +256,52 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     leaverOf,
   );
 
+  /** The room that a request is about, which its viewer may enter. */
+  async function roomOf(value: unknown, viewer: Viewer): Promise<string> {
+    if (typeof value !== "string" || !canBeId(value)) throw new Refusal(400, "room is not the name of one");
+    if (!(await mayEnter(viewer, value))) throw new Refusal(403, "not a room for you", {}, CLOSED_ROOM);
+    return value;
+  }
+
+  const joinRoom = endpoint("POST", requests, async (request, viewer) => {
+    const body = await readJson(request, limits.bodyBytes);
+    const session = sessionOf(body, viewer);
+    const room = await roomOf(body.room, viewer);
+    const { metadata = null } = body;
+    if (typeof metadata !== "object" || Array.isArray(metadata))
+      throw new Refusal(400, "metadata is not a JSON object");
+    // Whoever joins is online, so this may begin a session.
+    if (!batcher.knows(viewer.userId, session)) limit(beginnings, viewer);
+    const join = () => db.joinRoom(pool, viewer.userId, session, room, metadata as Record<string, unknown> | null);
+    return { joined: await batcher.inTurn(viewer.userId, session, join) };
+  });
+
+  const leaveRoom = endpoint("POST", departures, async (request, viewer) => {
+    const body = await readJson(request, limits.bodyBytes);
+    const session = sessionOf(body, viewer);
+    const { room } = body; // also one that he may no longer enter
+    if (typeof room !== "string" || !canBeId(room)) throw new Refusal(400, "room is not the name of one");
+    const leave = () => db.leaveRoom(pool, viewer.userId, session, room);
+    return { left: await batcher.inTurn(viewer.userId, session, leave) };
+  });
+
+  const typing = endpoint("POST", requests, async (request, viewer) => {
+    const body = await readJson(request, limits.bodyBytes);
+    const session = sessionOf(body, viewer);
+    const room = await roomOf(body.room, viewer);
+    if (typeof body.typing !== "boolean") throw new Refusal(400, "typing is neither true nor false");
+    const set = () => db.setTyping(pool, viewer.userId, session, room, body.typing === true);
+    const done = await batcher.inTurn(viewer.userId, session, set);
+    hub.typingChanged(room);
+    return { typing: done && body.typing };
+  });
+
+  const listRoom = endpoint("GET", requests, async (request, viewer) => {
+    const room = await roomOf(new URL(request.url).searchParams.get("room"), viewer);
+    const { users, ...rest } = await db.room(pool, room);
+    return { ...rest, users: canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id)) };
+  });
+
   const list = endpoint("GET", requests, async (request, viewer) => {
     const asked = new URL(request.url).searchParams.getAll("user");
     if (asked.length > limits.lookUps) throw new Refusal(400, `more than ${limits.lookUps} users`);
@@ -267,14 +318,20 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   });
 
   const events = endpoint("GET", requests, async (request, viewer) => {
+    const text = request.headers.get("last-event-id") ?? new URL(request.url).searchParams.get("since");
+    const since = text === null || text === "" ? null : parsePosition(text);
+    if (since === null && text) throw new Refusal(400, "Last-Event-ID is not a position");
+    const asked = new URL(request.url).searchParams;
+    const unknown = asked.getAll("room");
+    const named = new Set([...unknown, ...asked.getAll("known_room")]);
+    if (named.size > limits.roomsPerStream) throw new Refusal(400, `more than ${limits.roomsPerStream} rooms`);
+    const rooms = new Set<string>();
+    for (const room of named) if (canBeId(room) && (await mayEnter(viewer, room))) rooms.add(room);
+
     const mine = streams.get(viewer.userId) ?? 0;
     if (mine >= limits.streamsPerUser || streamCount >= limits.streams) {
       throw new Refusal(429, "too many event streams", { "retry-after": "10" });
     }
-    const text = request.headers.get("last-event-id") ?? new URL(request.url).searchParams.get("since");
-    const since = text === null || text === "" ? null : parsePosition(text);
-    if (since === null && text) throw new Refusal(400, "Last-Event-ID is not a position");
-
     streams.set(viewer.userId, mine + 1);
     streamCount++;
     const closed = () => {
@@ -293,6 +350,10 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       hub,
       since,
       readSnapshot,
+      rooms,
+      unknownRooms: new Set(unknown.filter((room) => rooms.has(room))),
+      forbiddenRooms: new Set([...named].filter((room) => !rooms.has(room))),
+      readRoom: (room) => db.room(pool, room),
       readChanges: (seq) => db.changesSince(pool, seq, 1000),
       canSee: canSee && ((user) => canSee(viewer, user)),
       catchUp: { changes: limits.missedChanges, bytes: limits.missedBytes },
@@ -319,7 +380,11 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const routes = new Map<string, Handler>([
     ["/heartbeat", heartbeat],
     ["/user-disconnect", disconnect],
+    ["/room-join", joinRoom],
+    ["/room-leave", leaveRoom],
+    ["/typing", typing],
     ["/presence", list],
+    ["/presence/room", listRoom],
     ["/presence/events", events],
     ["/presence/cleanup", cleanup],
   ]);

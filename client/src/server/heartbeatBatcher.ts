@@ -61,6 +61,11 @@ export class HeartbeatBatcher {
     });
   }
 
+  /** What else a session asks for, in its turn. */
+  inTurn<Value>(user: string, session: string, task: () => Promise<Value>): Promise<Value> {
+    return this.#sessions.take(keyOf(user, session), () => this.#users.take(user, task));
+  }
+
   /** Sends the goodbye, after the heartbeat that is under way. One that only waits for its tick is left out. */
   end<Value>(user: string, session: string, goodbye: () => Promise<Value>): Promise<Value> {
     const key = keyOf(user, session);

@@ -8,6 +8,8 @@ import {
   useOnlineCount,
   usePresenceManager,
   usePresenceService,
+  useRoom,
+  useTyping,
   type PresenceManager,
 } from "../../src/react/index.js";
 import { Recorder, change, user } from "../unit/recorder.js";
@@ -203,4 +205,50 @@ test("one answer of many: rendered again when it is another one, and only then",
   await act(async () => root.render(createElement(Page, { me: null, id: "carl" })));
   await pass(300);
   expect(host.textContent).toBe("off0");
+});
+
+test("a room: entered and left with the component, rendered again when the room changes", async () => {
+  let type!: (typing?: boolean) => void;
+  const Members = ({ room }: { room: string }) => {
+    renders++;
+    const { users, joined } = useRoom(room, { at: room });
+    return createElement("p", null, `${joined ? "in" : "out"} ${users.map(({ user_id }) => user_id).join()};`);
+  };
+  const Writers = ({ room }: { room: string }) => {
+    const { typing, setTyping } = useTyping(room);
+    type = setTyping;
+    return createElement("p", null, typing.join());
+  };
+  function Page({ room }: { room: string | null }) {
+    usePresenceService({ currentUser: "ada", transport });
+    return room && createElement("div", null, createElement(Members, { room }), createElement(Writers, { room }));
+  }
+  const turn = (work: () => void) => act(async () => (work(), void (await vi.advanceTimersByTimeAsync(0))));
+  await show(createElement(StrictMode, null, createElement(Page, { room: "lobby" })));
+  await arrive();
+  const member = (user_id: string) => ({ ...user(user_id), entered_at: "2026-01-01T00:00:00Z" });
+  await turn(() => transport.last.sink.room({ room: "lobby", seq: 1, users: [member("ada")] }));
+  expect(host.textContent).toBe("in ada;");
+  expect([transport.roomCalls.map(([, , what]) => what), transport.standing]).toEqual([[{ at: "lobby" }], 1]);
+  const before = renders;
+  await turn(() => transport.last.sink.change(change(2, "user_online", "carl")));
+  await turn(() => transport.last.sink.typing("lobby", ["bob"]));
+  await turn(() => transport.last.sink.typing("lobby", ["bob"]));
+  expect(host.textContent).toBe("in ada;bob");
+  expect(renders - before).toBeLessThan(3); // strict mode renders twice
+  await turn(() => transport.last.sink.change(change(3, "room_join", "carl", { room: "lobby" })));
+  expect(host.textContent).toBe("in carl,ada;bob");
+  type();
+  await act(async () => root.render(createElement(StrictMode, null, createElement(Page, { room: "den" }))));
+  await pass(300);
+  expect(host.textContent).toBe("in ;");
+  await act(async () => root.render(createElement(StrictMode, null, createElement(Page, { room: null }))));
+  await pass(300);
+  expect(transport.roomCalls.map(([room, , what]) => [room, what])).toEqual([
+    ["lobby", { at: "lobby" }],
+    ["lobby", "types"],
+    ["den", { at: "den" }],
+    ["lobby", "leave"],
+    ["den", "leave"],
+  ]);
 });

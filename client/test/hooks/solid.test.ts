@@ -1,7 +1,14 @@
 import { createComponent, createEffect, createRoot, createSignal, For, type Accessor, type Component } from "solid-js";
 import { render } from "solid-js/web";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { useIsOnline, useOnlineCount, usePresenceManager, type PresenceManager } from "../../src/solid/index.js";
+import {
+  useIsOnline,
+  useOnlineCount,
+  usePresenceManager,
+  useRoom,
+  useTyping,
+  type PresenceManager,
+} from "../../src/solid/index.js";
 import { Roster } from "../../src/core/roster.js";
 import type { PresenceUser } from "../../src/index.js";
 import { Recorder, change, user } from "../unit/recorder.js";
@@ -155,4 +162,34 @@ test("the list is written out for whoever asks for it", async () => {
   expect(last.activeUsers()).toHaveLength(2);
   expect(last.activeUsers()).toBe(last.activeUsers());
   written.mockRestore();
+});
+
+test("a room: entered and left with its owner, also another one", async () => {
+  const [room, setRoom] = createSignal("lobby");
+  let state!: ReturnType<typeof useRoom>;
+  let typing!: ReturnType<typeof useTyping>;
+  dispose = createRoot((end) => {
+    state = useRoom(room, () => ({ at: room() }));
+    typing = useTyping(room);
+    usePresenceManager({ currentUser: "ada", transport });
+    return end;
+  });
+  await arrive();
+  transport.last.sink.room({ room: "lobby", seq: 1, users: [{ ...user("ada"), entered_at: "2026-01-01T00:00:00Z" }] });
+  transport.last.sink.typing("lobby", ["bob", "ada"]);
+  await pass(0);
+  expect([state().joined, state().count, typing.typing()]).toEqual([true, 1, ["bob"]]);
+  typing.setTyping();
+  setRoom("den");
+  await pass(300);
+  expect([state().joined, state().loaded, typing.typing()]).toEqual([true, false, []]);
+  dispose();
+  await pass(500);
+  expect(transport.roomCalls.map(([room, , what]) => [room, what])).toEqual([
+    ["lobby", { at: "lobby" }],
+    ["lobby", "types"],
+    ["den", { at: "den" }],
+    ["lobby", "leave"],
+  ]);
+  expect([transport.goodbyes.length, vi.getTimerCount()]).toEqual([1, 0]);
 });

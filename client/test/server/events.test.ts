@@ -360,7 +360,9 @@ describe("one database", () => {
       `CREATE ROLE ${role} LOGIN; GRANT USAGE ON SCHEMA "Other Place" TO ${role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA "Other Place" TO ${role}`,
     );
     site = await openSite(db.name, { database: { database: db.name, user: role } });
-    expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toMatchObject({ online: true });
+    expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toMatchObject({
+      online: true,
+    });
     expect(await (await site.post("/api/heartbeat", "ada", { session_id: "s" })).json()).toEqual({ online: true }); // batched
     const stream = await openStream(site, "viewer");
     await stream.next((message) => message.event === "ready");

@@ -360,6 +360,14 @@ test("the rights that the document grants are enough for a backend", async () =>
   const root = open(site, "root");
   await soon(() => expect(names(root)).toEqual(["ada", "root"]));
   await soon(() => expect(ada.state.stats.heartbeatsSent).toBeGreaterThan(2)); // batched, too
+  const leave = ada.room("lobby").enter();
+  root.room("lobby").enter();
+  await soon(() => expect(root.room("lobby").state.count).toBe(2));
+  ada.room("lobby").setTyping();
+  await soon(() => expect(root.room("lobby").state.typing).toEqual(["ada"]));
+  ada.room("lobby").setTyping(false);
+  leave();
+  await soon(() => expect(root.room("lobby").state.count).toBe(1));
   ada.stop();
   await soon(() => expect(names(root)).toEqual(["root"]));
   expect(await root.triggerCleanup()).toMatchObject({ outcome: "done", offline: 0 });

@@ -68,6 +68,13 @@ export async function addHostileOverloads(pool: pg.Pool): Promise<() => Promise<
     "presence_grant(text, text)": "true",
     "presence_changes_since(bigint)": "1",
     "presence_changes_since(bigint, bigint)": "1",
+    "presence_changes_since(bigint, integer)": "1",
+    "join_room(text, text, text, jsonb)": "true",
+    "leave_room(text, text, text)": "true",
+    "room_snapshot(text)": "'eve'::text",
+    "set_typing(text, text, text, interval)": "true",
+    "clear_typing(text, text, text)": "true",
+    "get_typing(text)": "'eve'::text",
   };
   await pool.query("CREATE TABLE public.hijacked (name text); GRANT INSERT ON public.hijacked TO PUBLIC");
   for (const [signature, result] of Object.entries(fit)) {

@@ -1,5 +1,5 @@
 import type { FeedPosition } from "../../src/core/feedPosition.js";
-import type { FeedSink, PresenceTransport } from "../../src/core/transport.js";
+import type { FeedSink, FollowedRoom, PresenceTransport } from "../../src/core/transport.js";
 import type { Heartbeat, PresenceEvent, PresenceSnapshot } from "../../src/core/types.js";
 
 /** A transport in the test's hands: it notes what is asked of it and answers as told. */
@@ -10,6 +10,7 @@ export class Recorder implements PresenceTransport {
     since: FeedPosition | null;
     sink: FeedSink;
     signal: AbortSignal;
+    rooms: readonly FollowedRoom[];
     fail: (error: unknown) => void;
     finish: () => void;
   }[] = [];
@@ -25,12 +26,31 @@ export class Recorder implements PresenceTransport {
     this.goodbyes.push(session);
   }
 
-  follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
+  follow(
+    since: FeedPosition | null,
+    sink: FeedSink,
+    signal: AbortSignal,
+    rooms: readonly FollowedRoom[] = [],
+  ): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.connections.push({ since, sink, signal, fail: reject, finish: resolve });
+      this.connections.push({ since, sink, signal, rooms, fail: reject, finish: resolve });
       signal.addEventListener("abort", () => reject(new Error("aborted")));
     });
   }
+
+  /** What was asked for in rooms: the room, the session, and what. */
+  roomCalls: [room: string, session: string, what: unknown][] = [];
+  answerJoin: () => boolean | Promise<boolean> = () => true;
+  rooms = {
+    join: async ({ room, session_id, metadata }: { room: string; session_id: string; metadata?: object }) => {
+      this.roomCalls.push([room, session_id, metadata ?? "join"]);
+      return this.answerJoin();
+    },
+    leave: async ({ room, session_id }: { room: string; session_id: string }) =>
+      void this.roomCalls.push([room, session_id, "leave"]),
+    setTyping: async ({ room, session_id, typing }: { room: string; session_id: string; typing: boolean }) =>
+      void this.roomCalls.push([room, session_id, typing ? "types" : "typed"]),
+  };
 
   /** As where cookies say who somebody is. */
   renewed = async (): Promise<boolean | null> => null;

@@ -197,6 +197,9 @@ describe("the feed through a gateway", () => {
         renew: () => {},
         lost: () => {},
         position: () => {},
+        room: () => {},
+        forbidden: () => {},
+        typing: () => {},
         opened: () => {
           told.push("open");
           abort.abort();
