@@ -131,6 +131,9 @@ CREATE TABLE @extschema@.presence_session (
     metadata           jsonb,
     status_choice      text,
     choice_until       timestamptz,
+    updates_from       timestamptz,
+    updates            integer,
+    update_due         timestamptz,
     PRIMARY KEY (user_id, session_id),
     CONSTRAINT presence_session_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
@@ -139,15 +142,17 @@ CREATE TABLE @extschema@.presence_session (
     CONSTRAINT presence_session_end CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT presence_session_end_reason CHECK (end_reason IN ('leave', 'disconnect', 'timeout', 'admin')),
     CONSTRAINT presence_session_interval CHECK (heartbeat_interval > '0' AND heartbeat_interval <= '1 day'),
-    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until) > '1900-01-01 00:00+00'
-                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due) > '1900-01-01 00:00+00'
+                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due) < '10000-01-01 00:00+00'),
     CONSTRAINT presence_session_choice CHECK (status_choice IN ('busy', 'away')),
+    CONSTRAINT presence_session_updates CHECK (updates > 0 AND (updates IS NULL) = (updates_from IS NULL)),
+    CONSTRAINT presence_session_update_due CHECK (update_due IS NULL OR (online AND ended_at IS NULL AND updates IS NOT NULL)),
     CONSTRAINT presence_session_user_agent CHECK (pg_catalog.octet_length(user_agent) <= 1024),
     CONSTRAINT presence_session_metadata CHECK (pg_catalog.octet_length(metadata::pg_catalog.text) <= 4096)
 ) WITH (fillfactor = 60);
 -- For lists, for a user's live sessions (they have the user's online_since) and for the cache, which keeps online_since.
 CREATE INDEX presence_session_online ON @extschema@.presence_session (online_since, user_id) WHERE online;
-CREATE INDEX presence_session_leaving ON @extschema@.presence_session (leave_until) WHERE leave_until IS NOT NULL;
+CREATE INDEX presence_session_due ON @extschema@.presence_session (least(leave_until, update_due)) WHERE leave_until IS NOT NULL OR update_due IS NOT NULL;
 COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still retained: what is recorded at transitions; later heartbeats may be in shared memory.';
 COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
@@ -163,6 +168,9 @@ COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the us
 COMMENT ON COLUMN @extschema@.presence_session.user_agent IS 'Client software, at most 1 kB.';
 COMMENT ON COLUMN @extschema@.presence_session.ip_address IS 'Client address.';
 COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application wants others to see, at most 4 kB.';
+COMMENT ON COLUMN @extschema@.presence_session.updates_from IS 'When the first of updates was told.';
+COMMENT ON COLUMN @extschema@.presence_session.updates IS 'How many updates of it were told within the minute from then on.';
+COMMENT ON COLUMN @extschema@.presence_session.update_due IS 'By when the changes beyond presence.max_updates_per_minute are told as one; NULL: there are none.';
 COMMENT ON COLUMN @extschema@.presence_session.status_choice IS 'That of the user, repeated here so that lists read one table.';
 COMMENT ON COLUMN @extschema@.presence_session.choice_until IS 'The same of its end.';
 
@@ -190,6 +198,9 @@ COMMENT ON COLUMN @extschema@.presence_hidden_session.ip_address IS 'As in prese
 COMMENT ON COLUMN @extschema@.presence_hidden_session.metadata IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.status_choice IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.choice_until IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.updates_from IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.updates IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.update_due IS 'As in presence_session.';
 
 -- Sessions in rooms. Rows are there for as long as they are; all changes are made under the lock on the user's row.
 CREATE TABLE @extschema@.presence_room_member (

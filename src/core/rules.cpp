@@ -35,6 +35,35 @@ Status shown_status(const User &user, const SessionGroup &group) noexcept
     return user.choice.status.value_or(group.status());
 }
 
+// Whether an update of the session may be told. Where it may not, it is put off: one that is told later shows what is true by
+// then.
+bool may_tell(Session &session, Time now, std::int32_t max_updates) noexcept
+{
+    if (now < session.updates_from || now - session.updates_from >= update_window) {
+        session.updates_from = now;
+        session.updates = 0;
+    }
+    if (max_updates == 0 || session.updates < max_updates) {
+        ++session.updates;
+        session.update_due = 0;
+        return true;
+    }
+    session.put_off |= session.update_due == 0;
+    session.update_due = session.updates_from + update_window;
+    return false;
+}
+
+void tell_put_off(const User &user, Session &session, SessionGroup &group, Time now, EventList &events) noexcept
+{
+    if (session.update_due == 0)
+        return;
+    session.update_due = 0;
+    session.updates_from = now;
+    session.updates = 1;
+    session.changed = true;
+    add_event(EventType::update, Reason::heartbeat, user, &session, group, events);
+}
+
 void end(Session &session, Reason reason, Time when) noexcept
 {
     session.online = false;
@@ -142,6 +171,16 @@ void SessionGroup::add(const Session &session) noexcept
     ++part.count;
     ++part.by_status[static_cast<std::size_t>(session.status)];
     none_over_until_ = std::min(none_over_until_, live_until(session.stale_after, session.leave_until));
+    if (session.update_due != 0)
+        next_update_ = std::min(next_update_, session.update_due);
+}
+
+void SessionGroup::find_next_update() noexcept
+{
+    next_update_ = never;
+    for (const Session *session : sessions_)
+        if (session->update_due != 0)
+            next_update_ = std::min(next_update_, session->update_due);
 }
 
 void SessionGroup::remove(const Session &session, bool next_in_order) noexcept
@@ -201,7 +240,7 @@ void add_event(EventType type, Reason reason, const User &user, const Session *s
 }
 
 bool update_user(User &user, SessionGroup &group, Reason reason, const Session *cause, Time now, bool other_details,
-                 EventList &events) noexcept
+                 EventList &events, bool tell) noexcept
 {
     const bool online = group.state() != SessionState::offline;
     const bool came = online && !user.online;
@@ -223,15 +262,30 @@ bool update_user(User &user, SessionGroup &group, Reason reason, const Session *
         add_event(EventType::user_online, reason, user, cause, group, events);
     else if (went)
         add_event(EventType::user_offline, reason, user, cause, group, events);
-    else if (online && (other_status || other_details))
+    else if (tell && online && (other_status || other_details))
         add_event(EventType::update, reason, user, cause, group, events);
     return went;
 }
 
-bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept
+namespace {
+
+// What is due of the sessions but for that one.
+void tell_due_updates(const User &user, SessionGroup &group, Time now, const Session *except,
+                      EventList &events) noexcept
+{
+    if (now < group.next_update())
+        return;
+    for (Session *session : group.sessions())
+        if (session != except && now >= session->update_due)
+            tell_put_off(user, *session, group, now, events);
+    group.find_next_update();
+}
+
+bool end_those_over(User &user, SessionGroup &group, Time now, EventList &events) noexcept
 {
     bool went_offline = false;
     for (Session *session : group.take_over(now)) {
+        tell_put_off(user, *session, group, now, events);
         const std::uint64_t shown = group.metadata();
         group.remove(*session, !session->leaving);
         if (session->leaving) {
@@ -247,17 +301,28 @@ bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexce
     return went_offline;
 }
 
+}  // namespace
+
+bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept
+{
+    tell_due_updates(user, group, now, nullptr, events);
+    return end_those_over(user, group, now, events);
+}
+
 HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target, const Heartbeat &heartbeat,
                                 EventList &events) noexcept
 {
-    expire(user, group, heartbeat.now, events);
+    // Of the target, one update tells what was put off and what is new.
+    tell_due_updates(user, group, heartbeat.now, &target, events);
+    end_those_over(user, group, heartbeat.now, events);
 
     if (target.state() == SessionState::online) {
+        const bool due = target.update_due != 0 && heartbeat.now >= target.update_due;
         target.heartbeat_at = std::max(target.heartbeat_at, heartbeat.now);
         group.renew(target);
         const bool other_status = heartbeat.status && *heartbeat.status != target.status;
         const bool other_metadata = heartbeat.metadata_digest && *heartbeat.metadata_digest != target.metadata_digest;
-        if (!other_status && !other_metadata && !heartbeat.details_changed)
+        if (!other_status && !other_metadata && !heartbeat.details_changed && !due)
             return HeartbeatResult::refreshed;
         if (other_metadata)
             target.metadata_digest = *heartbeat.metadata_digest;
@@ -267,7 +332,11 @@ HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target
             group.add(target);
         }
         target.changed = true;
-        update_user(user, group, Reason::heartbeat, &target, heartbeat.now, other_metadata, events);
+        const bool news = shown_status(user, group) != user.status || other_metadata;
+        update_user(user, group, Reason::heartbeat, &target, heartbeat.now, other_metadata, events,
+                    !news || may_tell(target, heartbeat.now, heartbeat.max_updates));
+        if (due)
+            tell_put_off(user, target, group, heartbeat.now, events);
         return HeartbeatResult::changed;
     }
 
@@ -323,6 +392,7 @@ bool apply_departure(User &user, SessionGroup &group, Session *target, const Dep
     for (Session *session : ending) {
         if (!session->online || (session->leaving && departure.grace > 0))
             continue;
+        tell_put_off(user, *session, group, departure.now, events);
         const std::uint64_t shown = group.metadata();
         const bool last = group.online_count() == 1;
         group.remove(*session, target == nullptr && !session->leaving);

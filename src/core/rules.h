@@ -71,6 +71,9 @@ struct UserSummary {
     bool add(const SessionSnapshot &session) noexcept;
 };
 
+// For how long updates of a session are counted, and how long one is put off at most.
+inline constexpr Time update_window = 60 * 1000000;
+
 struct Session {
     bool online = false;        // counts for its user
     bool leaving = false;       // has ended, but its user counts as online until leave_until
@@ -85,6 +88,10 @@ struct Session {
     Time stale_after = 0;   // the last moment at which silence is still within the timeout
     Time ended_at = 0;
     Time leave_until = 0;
+    Time updates_from = 0;               // when the first of these was told
+    std::int32_t updates = 0;            // told of this session within update_window
+    Time update_due = 0;                 // one has been put off until then; 0: none
+    bool put_off = false;                // it has just been
     const Session *successor = nullptr;  // of SessionGroup
 
     SessionState state() const noexcept
@@ -137,6 +144,10 @@ public:
     // The session was heard, and goes on.
     void renew(const Session &session) noexcept;
 
+    // When the first update that has been put off is due.
+    Time next_update() const noexcept { return next_update_; }
+    void find_next_update() noexcept;
+
     // Those that are over, in the order in which they fell silent: find_successors() has seen them.
     std::span<Session *> take_over(Time now) noexcept;
     // These come first in the list and are to be removed in this order: then that takes linear time.
@@ -153,6 +164,7 @@ private:
     std::span<Session *> sessions_;
     Part online_, leaving_;
     Time none_over_until_ = never;
+    Time next_update_ = never;
 };
 
 struct Event {
@@ -177,8 +189,9 @@ private:
     std::size_t size_ = 0;
 };
 
-// Each session may end, and show with it what the user shows next, or go offline; one may begin, and the user come online.
-constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 2 * sessions + 4; }
+// Of each session an update may be told that was put off; it may end, and show with it what the user shows next, or go
+// offline. One may begin, and the user come online.
+constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 3 * sessions + 4; }
 
 struct Heartbeat {
     Time now = 0;
@@ -187,6 +200,7 @@ struct Heartbeat {
     std::optional<Status> status = std::nullopt;
     std::optional<std::uint64_t> metadata_digest = std::nullopt;
     bool details_changed = false;  // something else is to be written: agent, address, interval
+    std::int32_t max_updates = 0;  // of a session within update_window; 0: any number
 };
 
 enum class HeartbeatResult { refreshed, began, changed, ignored };
@@ -198,14 +212,15 @@ struct Departure {
 };
 
 // For the rules in other files. The first adds an event of what is now; the second brings the user in line with the sessions
-// and adds the event of what others see of that. other_details: they see other metadata, or another message. True where the
-// user went offline.
+// and adds the event of what others see of that. other_details: they see other metadata, or another message; tell: an
+// update is told. True where the user went offline.
 void add_event(EventType type, Reason reason, const User &user, const Session *session, SessionGroup &group,
                EventList &events) noexcept;
 bool update_user(User &user, SessionGroup &group, Reason reason, const Session *cause, Time now, bool other_details,
-                 EventList &events) noexcept;
+                 EventList &events, bool tell = true) noexcept;
 
-// Ends what has been silent for too long and what has used up its grace. True where the user went offline by it.
+// Tells updates that are due; ends what has been silent for too long and what has used up its grace. True where the user went
+// offline by it.
 bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept;
 
 // target is one of the sessions; a session never seen before is one that is not online and was never ended.

@@ -224,6 +224,7 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
     StoredUser &user = *wanted.user;
     Heartbeat heartbeat = call.heartbeat;
     user.changed_at = heartbeat.now = GetCurrentTimestamp();
+    heartbeat.max_updates = user.hidden ? 0 : max_updates_per_minute;  // what is told to nobody is not put off either
     SessionGroup group(user.span());
     for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
         CHECK_FOR_INTERRUPTS();

@@ -14,18 +14,18 @@ namespace presence {
 namespace {
 
 Statement stale_by_table = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    "SELECT user_id, session_id FROM @.presence_session WHERE online AND (update_due < clock_timestamp() OR NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until))"
     " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
     " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
 Statement departed = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE leave_until < clock_timestamp()"
+    "SELECT user_id, session_id FROM @.presence_session WHERE (leave_until IS NOT NULL OR update_due IS NOT NULL) AND least(leave_until, update_due) < clock_timestamp()"
     " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
 Statement first_departure = {
-    "SELECT least((SELECT min(leave_until) FROM @.presence_session WHERE leave_until IS NOT NULL),"
+    "SELECT least((SELECT min(least(leave_until, update_due)) FROM @.presence_session WHERE leave_until IS NOT NULL OR update_due IS NOT NULL),"
     " (SELECT min(leave_until) FROM @.presence_room_member WHERE leave_until IS NOT NULL))",
     0,
     {}};

@@ -69,14 +69,14 @@ Statement note_beginning = {
 // ---------------------------------------------------------------------------------------------------------------------
 
 bool wrote_events = false;
-Time wrote_leave = 0;
+Time wrote_due = 0;
 
-void tell_worker(SharedDatabase *database, Time leave_until)
+void tell_worker(SharedDatabase *database, Time due)
 {
     if (database == nullptr)
         return;
-    if (leave_until != 0)
-        database->worker.note_departure(leave_until);
+    if (due != 0)
+        database->worker.note_departure(due);
     database->worker.note_event_commit();
 }
 
@@ -86,19 +86,19 @@ void at_transaction_end(XactEvent event, void *)
     if (!wrote_events)
         return;
     if (event == XACT_EVENT_COMMIT)
-        tell_worker(my_known_database(), wrote_leave);
+        tell_worker(my_known_database(), wrote_due);
     else if (event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
         return;
     wrote_events = false;
-    wrote_leave = 0;
+    wrote_due = 0;
 }
 
-void note_written(Time leave_until)
+void note_written(Time due)
 {
     (void)my_database();  // made now, because nothing may fail later
     wrote_events = true;
-    if (leave_until != 0 && (wrote_leave == 0 || leave_until < wrote_leave))
-        wrote_leave = leave_until;
+    if (due != 0 && (wrote_due == 0 || due < wrote_due))
+        wrote_due = due;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -535,21 +535,25 @@ void watch_transactions() { RegisterXactCallback(at_transaction_end, nullptr); }
 
 void write_events(std::span<const WantedUser> users)
 {
-    Time leave_until = 0;
+    Time due = 0;
     bool any = false;
     const auto is_told = [](const WantedUser &each) { return each.user != nullptr && !each.user->hidden; };
     for (const WantedUser &each : users) {
         if (!is_told(each))
             continue;
         any |= !each.user->events.items().empty() || !each.user->room_events.empty();
-        if (each.user->room_leave_until != 0 && (leave_until == 0 || each.user->room_leave_until < leave_until))
-            leave_until = each.user->room_leave_until;
+        const auto include = [&due](Time then) { due = due == 0 ? then : std::min(due, then); };
+        if (each.user->room_leave_until != 0)
+            include(each.user->room_leave_until);
         for (const Session *session : each.user->span())
-            if (session->changed && session->leaving && (leave_until == 0 || session->leave_until < leave_until))
-                leave_until = session->leave_until;
+            if (session->changed && (session->leaving || session->put_off))
+                include(session->leaving ? session->leave_until : session->update_due);
     }
-    if (!any)
+    if (!any) {
+        if (due != 0)
+            note_written(due);
         return;
+    }
     const bool by_worker = worker_is_expected();
     EventWriter writer{open_for_writing(Table::event, event_types),
                        by_worker,
@@ -563,7 +567,7 @@ void write_events(std::span<const WantedUser> users)
     insert_rows(*writer.events);
     end_command();
     close_table(writer.events);
-    note_written(leave_until);
+    note_written(due);
 }
 
 void note_events_written() { note_written(0); }

@@ -17,6 +17,7 @@ int max_sessions_per_user;
 int max_users;
 int max_rooms_per_session;
 bool room_channels;
+int max_updates_per_minute;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
@@ -100,6 +101,9 @@ void define_settings()
     DefineCustomBoolVariable("presence.room_channels", "Announces what happens in a room on a channel of the room's.",
                              "presence_room_channel() says on which.", &room_channels, false, PGC_SUSET, 0, nullptr,
                              nullptr, nullptr);
+    DefineCustomIntVariable(
+        "presence.max_updates_per_minute", "More updates of one session than this within a minute are told as one.",
+        "0 sets no limit.", &max_updates_per_minute, 60, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
     define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
                    nullptr, &feed_horizon_s, 10 * 60, 0);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,

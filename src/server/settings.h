@@ -22,6 +22,7 @@ extern int max_sessions_per_user;
 extern int max_users;
 extern int max_rooms_per_session;
 extern bool room_channels;
+extern int max_updates_per_minute;
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;

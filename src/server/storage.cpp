@@ -33,10 +33,11 @@ constexpr Oid user_types[] = {TEXTOID,        BOOLOID, INT4OID,        TEXTOID, 
                               TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
 constexpr std::string_view invisible = "invisible";
 
-constexpr Oid session_types[] = {
-    TEXTOID,        TEXTOID, BOOLOID,        TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,
-    TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INETOID,        JSONBOID,       TEXTOID,        TIMESTAMPTZOID};
-constexpr int session_columns = session_choice_until;
+constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,     TEXTOID,        TIMESTAMPTZOID,
+                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID,
+                                 TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID,       TEXTOID,
+                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,     TIMESTAMPTZOID};
+constexpr int session_columns = session_update_due;
 
 OpenTable &hidden_sessions(const Storage &storage)
 {
@@ -143,6 +144,9 @@ void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSessi
     const NullableDatum until = session.online && !session.hidden ? end_of_choice(user) : session.choice_until;
     set(row, session_status_choice, choice.value, choice.isnull);
     set(row, session_choice_until, until.value, until.isnull);
+    set_time(row, session_updates_from, session.updates_from);
+    set(row, session_updates, Int32GetDatum(session.updates), session.updates == 0);
+    set_time(row, session_update_due, session.update_due);
 }
 
 // The locked row.
@@ -192,6 +196,9 @@ StoredSession *read_session(const OpenTable &table)
     session->metadata_digest = datum_fingerprint(session->metadata);
     session->status_choice = row.get(session_status_choice);
     session->choice_until = row.get(session_choice_until);
+    session->updates_from = row.time(session_updates_from);
+    session->updates = row.is_null(session_updates) ? 0 : DatumGetInt32(row.value(session_updates));
+    session->update_due = row.time(session_update_due);
     session->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row.tuple->t_data));
     return session;
 }
@@ -664,6 +671,8 @@ void hide(StoredUser &user, const StatusChoice &choice, Time now)
         auto *unseen = new (palloc(sizeof(StoredSession))) StoredSession(session);
         unseen->stored = nullptr;
         unseen->status_choice = unseen->choice_until = null_datum;
+        unseen->updates_from = unseen->update_due = 0;
+        unseen->updates = 0;
         unseen->hidden = unseen->changed = true;
         list[count++] = unseen;
     }

@@ -29,6 +29,9 @@ enum SessionColumn : AttrNumber {
     session_metadata,
     session_status_choice,
     session_choice_until,
+    session_updates_from,
+    session_updates,
+    session_update_due,
 };
 
 struct StoredSession : Session {

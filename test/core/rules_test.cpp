@@ -72,6 +72,7 @@ public:
     {
         beat.now = now;
         beat.rejoin_guard = guard;
+        beat.max_updates = max_updates;
         return run([&](EventList &list) {
             SessionGroup group(pointers_);
             const HeartbeatResult result = presence::apply_heartbeat(user, group, sessions_.at(i), beat, list);
@@ -80,6 +81,7 @@ public:
             return result;
         });
     }
+    std::int32_t max_updates = 0;
     HeartbeatResult beat_with(std::size_t i, Status status) { return beat(i, {.status = status}); }
 
     bool leave(std::size_t i) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::leave}); }
@@ -112,7 +114,7 @@ public:
     {
         user.changed = false;
         for (Session &session : sessions_)
-            session.changed = session.clear_typing = false;
+            session.changed = session.clear_typing = session.put_off = false;
     }
 
 private:
@@ -404,6 +406,50 @@ TEST(Rules, AnUpdateIsWrittenOnlyWhenTheAggregateChanges)
     world.leave(0);  // the most present one goes
     EXPECT_EQ(world.news(), (Story{{EventType::session_end, Reason::leave, 1}, {EventType::update, Reason::leave, 1}}));
     EXPECT_EQ(world.user.status, Status::busy);
+}
+
+TEST(Rules, UpdatesBeyondTheirNumberAreToldAsOneWhenTheMinuteIsOver)
+{
+    World world;
+    world.max_updates = 2;
+    world.beat(0);
+    world.news();
+    for (const Status status : {Status::idle, Status::busy, Status::away, Status::idle})
+        EXPECT_EQ(world.beat_with(0, status), HeartbeatResult::changed);
+    EXPECT_EQ(world.news().size(), 2U);
+    EXPECT_EQ(world.user.status, Status::idle);
+    EXPECT_EQ(world[0].update_due, world.now + update_window);
+    EXPECT_TRUE(world[0].put_off);
+
+    world.saved();
+    world.beat_with(0, Status::busy);
+    EXPECT_FALSE(world[0].put_off);  // it was before
+    world.now += update_window - 1;
+    world.expire();
+    EXPECT_EQ(world.news(), Story{});
+    world.now += 1;
+    world.expire();
+    EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 1}}));
+    EXPECT_EQ(world.events().back().status, Status::busy);
+    EXPECT_EQ(world[0].update_due, 0);
+    world.expire();
+    EXPECT_EQ(world.news(), Story{});
+}
+
+TEST(Rules, ASessionThatEndsTellsItsLastUpdateBefore)
+{
+    World world;
+    world.max_updates = 1;
+    world.beat(0);
+    world.beat_with(1, Status::away);
+    world.beat_with(0, Status::busy);
+    world.news();
+    world.beat_with(0, Status::idle);
+    EXPECT_EQ(world.news(), Story{});
+    world.leave(0);
+    EXPECT_EQ(world.news(), (Story{{EventType::update, Reason::heartbeat, 2},
+                                   {EventType::session_end, Reason::leave, 1},
+                                   {EventType::update, Reason::leave, 1}}));
 }
 
 TEST(Rules, AChangeOfMetadataIsAnUpdateAndNotALeaveAndJoin)
@@ -744,6 +790,7 @@ void check(const World &world, std::size_t first_event, bool said_went_offline, 
     // The events alone, replayed from the beginning, must tell the same.
     bool told_online = false;
     std::int32_t told_sessions = 0;
+    Status told_status = Status::active;
     std::map<const Session *, bool> told_attending;
     for (const Event &event : world.events()) {
         switch (event.type) {
@@ -763,10 +810,18 @@ void check(const World &world, std::size_t first_event, bool said_went_offline, 
             break;
         }
         ASSERT_EQ(event.sessions, told_sessions);
+        told_status = event.status;
         ASSERT_NE(event.reason, Reason::none);
     }
     ASSERT_EQ(told_online, world.user.online);
     ASSERT_EQ(told_sessions, world.user.sessions);
+    // What is not told yet, some session owes.
+    bool owed = false;
+    for (const Session &session : world.sessions()) {
+        owed |= session.update_due != 0;
+        ASSERT_FALSE(session.update_due != 0 && session.state() != SessionState::online);
+    }
+    ASSERT_TRUE(!online || owed || told_status == world.user.status);
 
     const auto fresh = world.events().begin() + static_cast<std::ptrdiff_t>(first_event);
     const bool told_offline = std::any_of(fresh, world.events().end(),
@@ -787,6 +842,7 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
         std::mt19937_64 random(seed);
         const auto pick = [&](std::uint64_t n) { return random() % n; };
         World world;
+        world.max_updates = static_cast<std::int32_t>(seed % 3);
         for (int step = 0; step < 250; ++step) {
             const std::size_t before = world.events().size();
             const std::size_t who = pick(World::size);

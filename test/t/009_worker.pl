@@ -199,6 +199,13 @@ set('timeout', '10min');
 
 #---------------------------------------------------------------------- leave grace
 
+# The minute of these is over by the end of the next section, or a little later.
+sql(
+    "SET presence.max_updates_per_minute = 2; SELECT update_user_heartbeat('chatty', 's', metadata => to_jsonb(n)) FROM generate_series(0, 9) AS n"
+);
+is(sql("SELECT count(*) FROM presence_events WHERE user_id = 'chatty' AND event = 'update'"),
+    2, 'of too many updates at once, the first are told');
+
 set('leave_grace', '2s');
 ok(wait_until(10, sub { ask("SHOW presence.leave_grace") eq '2s' }), 'a grace of 2 s');
 ask(
@@ -232,6 +239,18 @@ is(
     'without a flicker'
 );
 set('leave_grace', '0');
+
+# A review has begun a new feed meanwhile, because of the row written by hand.
+ok(
+    wait_until(
+        120,
+        sub {
+            sql("SELECT details ->> 'metadata' FROM presence_events WHERE user_id = 'chatty' ORDER BY seq DESC LIMIT 1")
+                eq '9';
+        }
+    ),
+    'and the worker tells the others as one, when the minute is over'
+);
 
 #---------------------------------------------------------------------- off and on
 
