@@ -19,6 +19,7 @@ use Measure::Heartbeats;
 use Measure::Lists;
 use Measure::Memory;
 use Measure::Restart;
+use Measure::Rooms;
 use Measure::Storms;
 
 $| = 1;
@@ -134,6 +135,7 @@ measure(expiry => sub { Measure::Expiry::run(\%run) });
 measure(restart => sub { Measure::Restart::run(\%run) });
 measure(feed => sub { $server->drop_database('big'); Measure::Feed::run(\%run) });
 measure(storms => sub { Measure::Storms::run(\%run) });
+measure(rooms => sub { Measure::Rooms::run(\%run) });
 measure(memory => sub { Measure::Memory::run(\%run) }) if !$quick;
 
 $report->{machine}{seconds} = int(time - $started);

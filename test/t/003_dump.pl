@@ -21,6 +21,7 @@ SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i)) FROM gen
 SELECT update_user_heartbeat('u1', 's1', 'Browser/1.0', '192.0.2.1', '2 min', 'busy', '{"room": "Grüße"}');
 SELECT update_user_heartbeat('u1'), update_user_heartbeat('u1', 'third');
 SELECT set_user_status('u5', 'invisible'), set_user_status('u6', 'busy', '2100-01-01', 'Writing'), set_user_status('never', 'away');
+SELECT join_rooms(ARRAY['u7', 'u8', 'u8'], ARRAY['s7', 's8', 's8'], ARRAY['lobby', 'lobby', 'attic']), join_room('u7', 's7', 'attic', '{"at": 1}');
 SELECT mark_user_offline('u2'), handle_user_disconnect('u3', 's3');
 SELECT cleanup_stale_presence(), scheduled_presence_cleanup();
 SQL
@@ -41,6 +42,9 @@ my %facts = (
         'SELECT user_id, session_id, online, status, joined_at, ended_at, end_reason, user_agent, ip_address, heartbeat_interval, metadata FROM presence_sessions ORDER BY user_id, session_id',
     choices => "SELECT u, s FROM unnest(ARRAY['u5', 'u6', 'never']) AS u, get_user_status(u) AS s",
     hidden => 'SELECT user_id, session_id, online, status, joined_at FROM presence_hidden_session',
+    rooms =>
+        "SELECT room, user_id, sessions, entered_at, metadata FROM unnest(ARRAY['attic', 'lobby']) AS room, get_room(room) ORDER BY room, user_id",
+    room_counts => "SELECT room_count('attic'), room_count('lobby')",
     log => 'SELECT * FROM presence_admin_log ORDER BY id',
     events => 'SELECT count(*), count(DISTINCT user_id) FROM presence_events',
     settings => 'SHOW presence.timeout',
