@@ -209,7 +209,10 @@ export class Room {
 
   forbid(): void {
     this.#forbidden = true;
+    this.#position = null; // once it is open again, the list has to come
+    this.#loaded = false;
     this.#users = new Map();
+    this.#typing = NOBODY;
     this.#joinedAs = null;
     this.#changed();
   }

@@ -135,6 +135,17 @@ test("a failed join is tried again, a closed room is not", async () => {
   expect(said()).toEqual([["vault", "join"]]);
   expect(service.room("vault").state).toMatchObject({ forbidden: true, joined: false });
   expect(service.state.connection).not.toBe("unauthorized");
+  // Closed to somebody who was in it, and opened again.
+  transport.answerJoin = () => true;
+  transport.last.sink.room({ room: "vault", seq: 1, users: [member("ada")] });
+  transport.last.sink.forbidden("vault");
+  expect(service.room("vault").state).toMatchObject({ forbidden: true, loaded: false, count: 0 });
+  transport.last.sink.renew();
+  expect(transport.last.rooms).toContainEqual({ room: "vault", known: false });
+  transport.last.sink.room({ room: "vault", seq: 2, users: [member("bob")] });
+  await pass(30_000);
+  expect(said()).toEqual([["vault", "join"]]);
+  expect(service.room("vault").state).toMatchObject({ forbidden: false, joined: true, count: 1 });
 });
 
 test("left while the join is under way: leaves after it", async () => {
