@@ -185,7 +185,7 @@ private:
             try {
                 found = connection.query(
                     "SELECT e.seq, pg_catalog.to_char(e.at, 'HH24:MI:SS.MS'), e.event, e.user_id, e.session_id, e.reason, e.sessions, "
-                    "e.details, pg_catalog.row_to_json(e), p.epoch FROM " +
+                    "e.details, pg_catalog.row_to_json(e), p.epoch, e.room FROM " +
                         schema_ + "presence_feed_position() AS p LEFT JOIN LATERAL " + schema_ +
                         "presence_changes_since($1::bigint, $2::integer) AS e ON true",
                     {std::to_string(*position_), std::to_string(batch)});
@@ -228,6 +228,10 @@ private:
         } else if (event == "session_end") {
             what = "  " + padded(user, 16) + " " + session + " ends: " + reason + left;
             colour = "2";
+        } else if (!rows.null(row, 10)) {
+            what = "  " + padded(user, 16) + " " + event + " " + rows.text(row, 10) +
+                   (rows.null(row, 7) ? ": " + reason : std::string(" ") + rows.text(row, 7));
+            colour = "36";
         } else {
             what = "~ " + padded(user, 16) + " " + event + " " + rows.text(row, 7);
             colour = "33";

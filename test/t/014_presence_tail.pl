@@ -75,6 +75,9 @@ ok(wait_until(30, sub { printed($count) =~ /\b4\b/ }), '--count shows how many a
 sql("SELECT update_user_heartbeat('cid', 's')");
 wait_until(30, sub { numbers($later) ne '' });
 is(numbers($later), join(' ', $last + 1, $last + 2), '--since: only what came after');
+sql("SELECT join_room('cid', 's', 'lobby'), leave_room('cid', 's', 'lobby')");
+ok(wait_until(30, sub { printed($people) =~ /cid +room_join lobby .*cid +room_leave lobby: leave/s }), 'it says in which room')
+    or diag($people->{out});
 ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes')
     or diag($people->{out}, $people->{err});
 ok(wait_until(30, sub { printed($count) =~ /\b5\b/ }), '--count follows') or diag($count->{out}, $count->{err});
