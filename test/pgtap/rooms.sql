@@ -1,6 +1,6 @@
 -- Rooms: who is in one, from joining to the end of the session, and what the feed tells of it.
 \ir helpers.psql
-SELECT plan(84);
+SELECT plan(89);
 CREATE FUNCTION pg_temp.until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE reached boolean;
 BEGIN
@@ -116,6 +116,16 @@ SELECT is(presence_room_channel(repeat('x', 60)), 'presence:' || left(encode(sha
 SELECT is((SELECT count(*) FROM presence_verify()), 0::bigint, 'everything agrees');
 -- Counts without a row, and of rooms that become empty.
 SELECT is((SELECT array_agg(room ORDER BY room) FROM (SELECT room, count(DISTINCT user_id) AS users FROM presence_room_member GROUP BY room) AS m WHERE users <> pg_temp.counted(room)), NULL, 'all counts are right');
+
+-- Who is invisible is in no room.
+SELECT join_room('jan', '1', 'cellar'), join_room('jan', '1', 'roof');
+SELECT set_user_status('jan', 'invisible');
+SELECT ok(pg_temp.in_room('cellar') IS NULL AND pg_temp.counted('cellar') = 0 AND pg_temp.counted('roof') = 0, 'who becomes invisible leaves all rooms');
+SELECT ok(NOT join_room('jan', '1', 'cellar') AND pg_temp.counted('cellar') = 0, 'and joins none');
+SELECT set_user_status('jan', 'busy');
+SELECT ok(join_room('jan', '1', 'cellar'), 'until the choice is another');
+SELECT is(pg_temp.in_room('cellar'), ARRAY['jan busy 1'], 'which rooms show');
+SELECT is((SELECT array_agg(split_part(t, ' ', 1)) FROM unnest(pg_temp.told_in('cellar')) AS t), ARRAY['room_join', 'room_leave', 'room_join'], 'the feed tells nothing else');
 
 -- Changes by hand are found, and brought in line.
 CREATE FUNCTION pg_temp.sound() RETURNS boolean LANGUAGE plpgsql AS $$
