@@ -22,10 +22,10 @@ namespace {
                         errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes)));
         break;
     default:
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("user_id, session_id or room must not be empty: \"\""),
-                 errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes),
-                 errhint("For a user's one unnamed session pass NULL as session_id.")));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("user_id, session_id or room must not be empty: \"\""),
+                        errdetail("An id is text of 1 to %zu bytes without control characters.", max_id_bytes),
+                        errhint("For a user's one unnamed session pass NULL as session_id.")));
     }
     pg_unreachable();
 }

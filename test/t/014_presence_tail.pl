@@ -76,7 +76,8 @@ sql("SELECT update_user_heartbeat('cid', 's')");
 wait_until(30, sub { numbers($later) ne '' });
 is(numbers($later), join(' ', $last + 1, $last + 2), '--since: only what came after');
 sql("SELECT join_room('cid', 's', 'lobby'), leave_room('cid', 's', 'lobby')");
-ok(wait_until(30, sub { printed($people) =~ /cid +room_join lobby .*cid +room_leave lobby: leave/s }), 'it says in which room')
+ok(wait_until(30, sub { printed($people) =~ /cid +room_join lobby .*cid +room_leave lobby: leave/s }),
+    'it says in which room')
     or diag($people->{out});
 ok(wait_until(30, sub { printed($people) =~ /cid/ }), 'and goes on with what comes')
     or diag($people->{out}, $people->{err});
