@@ -1,5 +1,8 @@
 #include "metrics.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "cache.h"
 #include "datums.h"
 #include "extension.h"
@@ -55,13 +58,14 @@ void at_transaction_end(XactEvent event, void *)
     pending = {};
 }
 
-template <typename Enum>
-std::size_t position(std::string_view text, std::size_t count)
+// Those of users and sessions, and those of rooms.
+constexpr std::string_view event_names[event_kinds] = {"user_online", "user_offline", "session_start", "session_end",
+                                                       "update",      "room_join",    "room_leave",    "room_update"};
+
+std::size_t event_kind(std::string_view name)
 {
-    for (std::size_t i = 0; i < count; ++i)
-        if (text == to_text(static_cast<Enum>(i)))
-            return i;
-    return count;
+    return static_cast<std::size_t>(std::find(std::begin(event_names), std::end(event_names), name) -
+                                    std::begin(event_names));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -111,7 +115,7 @@ void add_counters(const Rows &rows, SharedMetrics &metrics)
         for (std::size_t reason = 0; reason < reasons; ++reason)
             if (pg_atomic_read_u64(&metrics.events[type][reason]) > 0)
                 rows.add("presence_events_total",
-                         psprintf(R"({"event": "%s", "reason": "%s"})", to_text(static_cast<EventType>(type)).data(),
+                         psprintf(R"({"event": "%s", "reason": "%s"})", event_names[type].data(),
                                   to_text(static_cast<Reason>(reason)).data()),
                          metrics.events[type][reason]);
     rows.add("presence_notifications_total", nullptr, metrics.notifications);
@@ -138,14 +142,15 @@ void initialize_metrics(SharedMetrics &metrics)
         pg_atomic_init_u64(&counters[i], 0);
 }
 
-void count_event(std::string_view type, std::string_view reason)
+void count_event(std::string_view event, std::string_view reason)
 {
-    const std::size_t t = position<EventType>(type, event_kinds), r = position<Reason>(reason, reasons);
+    const std::size_t type = event_kind(event);
+    Reason why{};
     // Written by hand.
-    if (t == event_kinds || r == reasons)
+    if (type == event_kinds || !parse(reason, why))
         return;
     pending.any = true;
-    ++pending.events[t][r];
+    ++pending.events[type][static_cast<std::size_t>(why)];
 }
 
 void count_notification(Time lag)

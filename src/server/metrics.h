@@ -12,8 +12,8 @@ extern "C" {
 
 namespace presence {
 
-inline constexpr std::size_t event_kinds = 5;  // of EventType
-inline constexpr std::size_t reasons = 6;      // of Reason
+inline constexpr std::size_t event_kinds = 8;
+inline constexpr std::size_t reasons = 6;  // of Reason
 
 // In shared memory.
 struct SharedHistogram {
@@ -32,7 +32,7 @@ struct SharedMetrics {
 void initialize_metrics(SharedMetrics &metrics);
 
 // Counted when the transaction commits.
-void count_event(std::string_view type, std::string_view reason);
+void count_event(std::string_view event, std::string_view reason);
 void count_notification(Time lag);
 void count_storm();
 // A session that is ended so long after its silence was over the timeout.

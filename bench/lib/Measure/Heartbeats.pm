@@ -18,8 +18,9 @@ sub run ($run) {
         ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']
     );
 
-    # Some of them type, and go on.
-    $script{typing} = $server->script('typing', "\\set n random(1, 1000)\nSELECT set_typing(:n, :n, :n % 50, '1min')\n");
+# Some of them type, and go on.
+    $script{typing} =
+        $server->script('typing', "\\set n random(1, 1000)\nSELECT set_typing(:n, :n, :n % 50, '1min')\n");
     my %cpu;
     my $bench = sub ($name) {
         sub {
