@@ -343,7 +343,8 @@ COMMENT ON COLUMN @extschema@.presence_unannounced.last_seq IS 'Number of the la
 
 -- The join looks up what is above the head, and what is open below it, by index.
 CREATE VIEW @extschema@.presence_event_queue AS
-SELECT e.id, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details, e.channel, e.room
+SELECT e.id, e.at, e.event, e.user_id, e.session_id, e.reason, e.sessions, e.details, e.channel,
+       e.room COLLATE pg_catalog."default" AS room
 FROM (SELECT coalesce(pg_catalog.max(first_seq), 0) AS first_seq FROM @extschema@.presence_feed_range) AS newest
 LEFT JOIN @extschema@.presence_feed_range AS head USING (first_seq)
 CROSS JOIN LATERAL ROWS FROM (
@@ -368,7 +369,7 @@ SELECT r.first_seq + (e.id - r.first_id) AS seq, e.at, e.event, e.user_id, e.ses
 FROM @extschema@.presence_feed_range AS r
 JOIN @extschema@.presence_event AS e ON e.id BETWEEN r.first_id AND r.first_id + r.events - 1
 UNION ALL
-SELECT NULL, at, event, user_id, session_id, reason, sessions, details, room COLLATE pg_catalog."default"
+SELECT NULL, at, event, user_id, session_id, reason, sessions, details, room
 FROM @extschema@.presence_event_queue;
 COMMENT ON VIEW @extschema@.presence_events IS 'The change feed. Events not yet numbered have seq NULL; read it with presence_changes_since().';
 COMMENT ON COLUMN @extschema@.presence_events.seq IS 'Position in the feed, without gaps; NULL until numbered.';
@@ -599,7 +600,7 @@ COMMENT ON FUNCTION @extschema@.room_snapshot(@extschema@.presence_id) IS
     'Who is in the room after event seq of the feed, in the columns of get_room(); one row with only seq and epoch where nobody is.';
 
 CREATE FUNCTION @extschema@.presence_room_channel(room @extschema@.presence_id)
-RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+RETURNS text AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE COST 10;
 COMMENT ON FUNCTION @extschema@.presence_room_channel(@extschema@.presence_id) IS
     'On which channel presence.room_channels announces what happens in the room: presence.notify_channel, a colon, and the room, or, where that is longer than 63 bytes, the first half of its SHA-256 in hexadecimal digits; NULL: nothing is announced.';
 

@@ -91,10 +91,10 @@ Statement broken_numbers = {
     0,
     {}};
 
-#define COUNTED_ROOMS                                                                                                                        \
-    " newest AS (SELECT room, count(*) AS rows, (array_agg(users ORDER BY seq DESC))[1] AS users FROM @.presence_room_count GROUP BY room)," \
-    " changes AS (SELECT room, (count(*) FILTER (WHERE event = 'room_join')) - (count(*) FILTER (WHERE event = 'room_leave')) AS change"     \
-    " FROM @.presence_event_queue WHERE room IS NOT NULL GROUP BY room),"                                                                    \
+#define COUNTED_ROOMS                                                                                                                                          \
+    " newest AS (SELECT room, count(*) AS rows, (array_agg(users ORDER BY seq DESC))[1] AS users FROM @.presence_room_count GROUP BY room),"                   \
+    " changes AS (SELECT room COLLATE \"C\" AS room, (count(*) FILTER (WHERE event = 'room_join')) - (count(*) FILTER (WHERE event = 'room_leave')) AS change" \
+    " FROM @.presence_event_queue WHERE room IS NOT NULL GROUP BY 1),"                                                                                         \
     " counted AS (SELECT room, sum(users) AS users FROM (SELECT room, users FROM newest UNION ALL SELECT room, change FROM changes) AS c GROUP BY room),"
 #define WRONG_COUNTS                                                                                                   \
     " FROM counted AS c FULL JOIN present AS p ON p.room = c.room WHERE coalesce(c.users, 0) <> coalesce(p.users, 0)"

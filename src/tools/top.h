@@ -39,6 +39,7 @@ private:
     {
         const auto rows = connection.query("SELECT problem FROM " + schema + "presence_problem");
         std::vector<std::string> found;
+        found.reserve(static_cast<std::size_t>(rows.rows()));
         for (int row = 0; row < rows.rows(); ++row)
             found.emplace_back(rows.text(row, 0));
         return found;
@@ -95,10 +96,9 @@ private:
         char text[64];
         std::snprintf(text, sizeof text, value < 10 && value != std::floor(value) ? "%.1f" : "%.0f", value);
         std::string shown = text;
-        for (auto at =
-                 static_cast<int>(shown.find_first_of(".") == std::string::npos ? shown.size() : shown.find('.')) - 3;
-             at > 0; at -= 3)
-            shown.insert(static_cast<std::size_t>(at), ",");
+        const std::size_t digits = std::min(shown.find('.'), shown.size());
+        for (std::size_t left = digits; left > 3; left -= 3)
+            shown.insert(left - 3, 1, ',');
         return shown;
     }
 
