@@ -139,11 +139,22 @@ sub check_agreement {
 sub log_position { return -s $_[0]->logfile; }
 sub log_since { return slurp_file($_[0]->logfile, $_[1]); }
 
-# A server that is stopped without more ado is at the end of its test.
 package PresenceNode::Server;
 
 our @ISA = ('PostgreSQL::Test::Cluster');
 
+# Where there is no server, psql may have ended before it is given its query, which IPC::Run takes for an error of its own.
+sub psql {
+    my ($self, $database, $sql, %params) = @_;
+    my @result = eval { $self->SUPER::psql($database, $sql, %params) };
+    if (my $error = $@) {
+        die $error if $params{on_error_die} || $error !~ /^ack Broken pipe/;
+        @result = (2, '', 'psql ended before it was given its query');
+    }
+    return wantarray ? @result : $result[0];
+}
+
+# A server that is stopped without more ado is at the end of its test.
 sub stop {
     my ($self, @how) = @_;
     PresenceNode::check_agreement($self) unless @how || !defined $self->{_pid};
