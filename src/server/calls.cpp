@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "cache.h"
 #include "expiry.h"
 #include "extension.h"
@@ -51,13 +52,6 @@ struct Details {
     NullableDatum user_agent = null_datum, ip_address = null_datum, interval = null_datum, metadata = null_datum;
     std::optional<Status> status;
 };
-
-text *required_user(FunctionCallInfo fcinfo)
-{
-    if (PG_ARGISNULL(argument::user_id))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    return PG_GETARG_TEXT_PP(argument::user_id);
-}
 
 text *optional_session(FunctionCallInfo fcinfo)
 {
@@ -302,7 +296,7 @@ int record_batch(std::span<const NamedSession> sessions, const int *repeats)
 
 Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reason)
 {
-    text *name = required_user(fcinfo);
+    text *name = required_text(fcinfo, argument::user_id, "user_id");
     text *session_name = optional_session(fcinfo);
     require_writable(function);
     extension_of(fcinfo);
@@ -393,7 +387,7 @@ using namespace presence;
 
 PRESENCE_FUNCTION(update_user_heartbeat)
 {
-    text *user = required_user(fcinfo);
+    text *user = required_text(fcinfo, argument::user_id, "user_id");
     text *session = optional_session(fcinfo);
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
@@ -425,28 +419,20 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"),
                         errhint("A single session may be NULL inside session_ids.")));
-    Datum *users, *sessions;
-    bool *user_nulls, *session_nulls;
-    int user_count, session_count;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &users, &user_nulls, &user_count);
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &sessions, &session_nulls,
-                      &session_count);
-    if (user_count != session_count)
+    const TextArray users = text_array_argument(fcinfo, 0), sessions = text_array_argument(fcinfo, 1);
+    const int user_count = users.count;
+    if (user_count != sessions.count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-                        errmsg("user_ids has %d elements, but session_ids has %d", user_count, session_count),
+                        errmsg("user_ids has %d elements, but session_ids has %d", user_count, sessions.count),
                         errhint("Pass arrays of one length; where a user has no session id, NULL.")));
     auto *names = static_cast<SessionName *>(palloc(sizeof(SessionName) * (static_cast<std::size_t>(user_count) + 1)));
-    for (int i = 0; i < user_count; ++i) {
-        if (user_nulls[i])
-            ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                            errmsg("user_ids must not contain NULL: element %d", i + 1)));
-        names[i] = {text_view(DatumGetTextPP(users[i])),
-                    session_nulls[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions[i]))};
-    }
+    for (int i = 0; i < user_count; ++i)
+        names[i] = {text_view(required_element(users, i, "user_ids")),
+                    sessions.nulls[i] ? std::string_view{} : text_view(DatumGetTextPP(sessions.values[i]))};
     require_writable("update_user_heartbeats");
     extension_of(fcinfo);
     for (int i = 0; caller_access().own_only && i < user_count; ++i)
-        require_may_act_for(DatumGetTextPP(users[i]));
+        require_may_act_for(DatumGetTextPP(users.values[i]));
     auto *taken = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
     int online = cache_touch_many({names, static_cast<std::size_t>(user_count)}, taken);
     if (online == user_count)
@@ -455,7 +441,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     auto *order = static_cast<int *>(palloc(sizeof(int) * static_cast<std::size_t>(user_count)));
     int left = 0;
     for (int i = 0; i < user_count; ++i)
-        if (!taken[i] && (session_nulls[i] || !wait_for_tombstone(names[i])))
+        if (!taken[i] && (sessions.nulls[i] || !wait_for_tombstone(names[i])))
             order[left++] = i;
     // Everybody locks users in one order, so that overlapping calls cannot deadlock.
     std::sort(order, order + left, [names](int a, int b) {
@@ -473,7 +459,8 @@ PRESENCE_FUNCTION(update_user_heartbeats)
             continue;
         }
         repeats[count] = 1;
-        slow[count++] = {DatumGetTextPP(users[at]), session_nulls[at] ? unnamed : DatumGetTextPP(sessions[at])};
+        slow[count++] = {DatumGetTextPP(users.values[at]),
+                         sessions.nulls[at] ? unnamed : DatumGetTextPP(sessions.values[at])};
     }
     const OwnerWork work = begin_owner_work();
     online += record_batch({slow, count}, repeats);

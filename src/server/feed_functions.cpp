@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
@@ -99,7 +100,7 @@ void require_within_horizon(std::int64_t seq, Time first_event)
 struct FeedReader {
     const OwnerWork &work;
     std::int64_t after;
-    int left;
+    std::int64_t left;
     ReturnSetInfo *result;
     Sight sight, entry;
     bool within_horizon;
@@ -254,10 +255,7 @@ PRESENCE_FUNCTION(presence_changes_since)
                         errhint("Pass 0 to read from the beginning.")));
     const int64 seq = std::max<int64>(PG_GETARG_INT64(0), 0);
     text *room = PG_ARGISNULL(2) ? nullptr : PG_GETARG_TEXT_PP(2);
-    const int32 limit = PG_ARGISNULL(1) ? 1000 : PG_GETARG_INT32(1);
-    if (limit <= 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_rows must be greater than zero: %d", limit)));
+    const std::int64_t limit = max_rows_argument(fcinfo, 1, 1000);
     InitMaterializedSRF(fcinfo, 0);
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
     const OwnerWork work = begin_owner_work(fcinfo);

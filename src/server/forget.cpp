@@ -1,4 +1,5 @@
 // presence_forget_user(): a person is removed from everything that the extension keeps.
+#include "arguments.h"
 #include "cache.h"
 #include "extension.h"
 #include "feed.h"
@@ -50,9 +51,7 @@ using namespace presence;
 
 PRESENCE_FUNCTION(presence_forget_user)
 {
-    if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    text *name = PG_GETARG_TEXT_PP(0);
+    text *name = required_text(fcinfo, 0, "user_id");
     require_writable("presence_forget_user");
     InitMaterializedSRF(fcinfo, 0);
     auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);

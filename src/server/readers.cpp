@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "cache.h"
 #include "datums.h"
 #include "expiry.h"
@@ -101,13 +102,8 @@ void end_stale_sessions_met(bool overdue, const OwnerWork &work)
 // whoever has come back has another one, unless the caller says, after a tab, which online_since the list showed.
 ListPage page_after(std::string_view after, const OwnerWork &work)
 {
-    const std::size_t tab = after.find('\t');
-    if (tab != std::string_view::npos) {
-        char *since = text_to_cstring(make_text(after.substr(tab + 1)));
-        const Datum before = DirectFunctionCall3(timestamptz_in, CStringGetDatum(since), ObjectIdGetDatum(InvalidOid),
-                                                 Int32GetDatum(-1));
-        return {DatumGetTimestampTz(before), after.substr(0, tab)};
-    }
+    if (ListPage page; is_page_with_time(after, page))
+        return page;
     text *name = make_text(after);
     Datum user[] = {PointerGetDatum(name)};
     run(online_since_of, user, nullptr, true);
@@ -156,6 +152,18 @@ NamedProblem worker_problem(SharedDatabase *database)
 }
 
 }  // namespace
+
+bool is_page_with_time(std::string_view after, ListPage &page)
+{
+    const std::size_t tab = after.find('\t');
+    if (tab == std::string_view::npos)
+        return false;
+    char *since = text_to_cstring(make_text(after.substr(tab + 1)));
+    const Datum before =
+        DirectFunctionCall3(timestamptz_in, CStringGetDatum(since), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+    page = {DatumGetTimestampTz(before), after.substr(0, tab)};
+    return true;
+}
 
 TupleDesc row_type(FunctionCallInfo fcinfo)
 {
@@ -350,10 +358,7 @@ PRESENCE_FUNCTION(presence_summary_finalfn)
 PRESENCE_FUNCTION(get_active_users)
 {
     const bool all = PG_ARGISNULL(0);
-    std::int64_t left = all ? PG_INT64_MAX : PG_GETARG_INT32(0);
-    if (left <= 0)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("max_rows must be greater than zero: %d", PG_GETARG_INT32(0))));
+    std::int64_t left = max_rows_argument(fcinfo, 0, PG_INT64_MAX);
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work(fcinfo);
     end_choices_without_worker();
@@ -389,10 +394,8 @@ PRESENCE_FUNCTION(get_active_users)
 
 PRESENCE_FUNCTION(is_user_online)
 {
-    if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
+    Datum user[] = {PointerGetDatum(required_text(fcinfo, 0, "user_id"))};
     const OwnerWork work = begin_owner_work(fcinfo);
-    Datum user[] = {PG_GETARG_DATUM(0)};
     UserList *list = list_named(text_array(user, 1), false);
     hide_unseen(*list, work);
     const bool online = list->online_users > 0;

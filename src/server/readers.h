@@ -11,6 +11,8 @@ namespace presence {
 TupleDesc row_type(FunctionCallInfo fcinfo);
 // Like InitMaterializedSRF(), but a list that is in memory anyway is not written to a file because it is larger than work_mem.
 ReturnSetInfo *begin_list(FunctionCallInfo fcinfo);
+// Whether the caller says, after the id of the last row and a tab, which time the list showed in it; then what follows is the page.
+bool is_page_with_time(std::string_view after, ListPage &page);
 // Takes out whom the caller is not shown, as if they had never been there. Within owner work.
 void hide_unseen(UserList &list, const OwnerWork &work);
 // The columns of get_active_users().

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "cache.h"
 #include "calls.h"
 #include "compat.h"
@@ -24,13 +25,6 @@ namespace {
 // Positions of arguments of join_room() and leave_room().
 namespace argument {
 enum : int { user_id, session_id, room, metadata };
-}
-
-text *required(FunctionCallInfo fcinfo, int position, const char *name)
-{
-    if (PG_ARGISNULL(position))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
-    return PG_GETARG_TEXT_PP(position);
 }
 
 // NULL is the unnamed session.
@@ -80,36 +74,12 @@ int compare(const Asked &a, const Asked &b)
     return order != 0 ? order : text_view(a.room).compare(text_view(b.room));
 }
 
-struct TextArray {
-    Datum *values;
-    bool *nulls;
-    int count;
-};
-
-TextArray array_argument(FunctionCallInfo fcinfo, int position, const char *name)
-{
-    if (PG_ARGISNULL(position))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
-    TextArray array;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(position), TEXTOID, -1, false, TYPALIGN_INT, &array.values, &array.nulls,
-                      &array.count);
-    return array;
-}
-
-text *required_element(const TextArray &array, int at, const char *name)
-{
-    if (array.nulls[at])
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                        errmsg("%s must not contain NULL: element %d", name, at + 1)));
-    return DatumGetTextPP(array.values[at]);
-}
-
 // In order, and none of them twice.
 std::span<Asked> asked_for(FunctionCallInfo fcinfo)
 {
-    const TextArray users = array_argument(fcinfo, 0, "user_ids");
-    const TextArray sessions = array_argument(fcinfo, 1, "session_ids");
-    const TextArray rooms = array_argument(fcinfo, 2, "rooms");
+    const TextArray users = required_array(fcinfo, 0, "user_ids");
+    const TextArray sessions = required_array(fcinfo, 1, "session_ids");
+    const TextArray rooms = required_array(fcinfo, 2, "rooms");
     if (users.count != sessions.count || users.count != rooms.count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
                         errmsg("user_ids has %d elements, session_ids has %d, and rooms has %d", users.count,
@@ -131,16 +101,6 @@ std::span<Asked> asked_for(FunctionCallInfo fcinfo)
             asked[kept++] = asked[i];
     }
     return {asked, kept};
-}
-
-// Up to which one to take so many, and all of the last one's user, into one set.
-std::size_t end_of_set(std::span<const Asked> asked, std::size_t from)
-{
-    constexpr std::size_t most = 1000;
-    std::size_t to = std::min(from + most, asked.size());
-    while (to < asked.size() && text_view(asked[to].user) == text_view(asked[to - 1].user))
-        ++to;
-    return to;
 }
 
 // How many of these are in their rooms now.
@@ -181,9 +141,9 @@ using namespace presence;
 
 PRESENCE_FUNCTION(join_room)
 {
-    text *user = required(fcinfo, argument::user_id, "user_id");
+    text *user = required_text(fcinfo, argument::user_id, "user_id");
     text *session = session_argument(fcinfo);
-    text *room = required(fcinfo, argument::room, "room");
+    text *room = required_text(fcinfo, argument::room, "room");
     const NullableDatum metadata = fcinfo->args[argument::metadata];
     require_writable("join_room");
     extension_of(fcinfo);
@@ -214,9 +174,9 @@ PRESENCE_FUNCTION(join_room)
 
 PRESENCE_FUNCTION(leave_room)
 {
-    text *user = required(fcinfo, argument::user_id, "user_id");
+    text *user = required_text(fcinfo, argument::user_id, "user_id");
     text *session = session_argument(fcinfo);
-    text *room = required(fcinfo, argument::room, "room");
+    text *room = required_text(fcinfo, argument::room, "room");
     require_writable("leave_room");
     extension_of(fcinfo);
     require_may_act_for(user);

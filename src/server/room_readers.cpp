@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "cache.h"
 #include "compat.h"
 #include "datums.h"
@@ -190,17 +191,12 @@ bool newer(const Occupant &a, const Occupant &b)
     return a.entered_at != b.entered_at ? a.entered_at > b.entered_at : text_view(a.user) < text_view(b.user);
 }
 
-// A place in the list of a room: what follows it came earlier, or at the same moment and has a greater user_id.
-struct Place {
-    Time before;
-    std::string_view user;
-    bool is_last;
-
-    bool precedes(const Occupant &occupant) const
-    {
-        return occupant.entered_at < before || (occupant.entered_at == before && text_view(occupant.user) > user);
-    }
-};
+// Whether the page has the user: it lists whoever came earlier, or at the same moment and has a greater user_id.
+bool has(const ListPage &page, const Occupant &occupant)
+{
+    return occupant.entered_at < page.before ||
+           (occupant.entered_at == page.before && text_view(occupant.user) > page.user);
+}
 
 Growing<ListedMember> all_in(text *room)
 {
@@ -216,18 +212,18 @@ Growing<ListedMember> all_in(text *room)
     return found;
 }
 
-// So many users after the place, if there are as many, and moves it on. Moment by moment from the newest on, and each moment
+// So many users of the page, if there are as many, and moves it on. Moment by moment from the newest on, and each moment
 // by name: the index has only one of the two in this direction.
-Growing<ListedMember> some_in(text *room, Place &place, std::int64_t most)
+Growing<ListedMember> some_in(text *room, ListPage &page, std::int64_t most)
 {
     Growing<ListedMember> found;
     MemberReader users = read_by_time(3), moments = read_by_time(2);
     std::int64_t count = 0;
     for (;;) {
         ScanKeyData keys[3] = {equals(1, F_TEXTEQ, PointerGetDatum(room)),
-                               equals(2, F_TIMESTAMP_EQ, TimestampTzGetDatum(place.before)),
+                               equals(2, F_TIMESTAMP_EQ, TimestampTzGetDatum(page.before)),
                                {}};
-        ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_TEXT_GT, PointerGetDatum(make_text(place.user)));
+        ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_TEXT_GT, PointerGetDatum(make_text(page.user)));
         index_rescan(users.scan, keys, 3, nullptr, 0);
         while (index_getnext_slot(users.scan, ForwardScanDirection, users.slot)) {
             CHECK_FOR_INTERRUPTS();
@@ -241,16 +237,16 @@ Growing<ListedMember> some_in(text *room, Place &place, std::int64_t most)
             }
             count += another;
             found.add(member);
-            place.user = text_view(member.user);
+            page.user = text_view(member.user);
         }
-        ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(place.before));
+        ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(page.before));
         index_rescan(moments.scan, keys, 2, nullptr, 0);
         bool is_null = false;
-        place.is_last = !index_getnext_slot(moments.scan, BackwardScanDirection, moments.slot);
-        if (place.is_last)
+        page.is_last = !index_getnext_slot(moments.scan, BackwardScanDirection, moments.slot);
+        if (page.is_last)
             break;
-        place.before = DatumGetTimestampTz(slot_getattr(moments.slot, member_entered_at, &is_null));
-        place.user = {};
+        page.before = DatumGetTimestampTz(slot_getattr(moments.slot, member_entered_at, &is_null));
+        page.user = {};
     }
     end_reading(moments);
     end_reading(users);
@@ -270,15 +266,10 @@ Growing<ListedMember> all_of(text *user, text *room)
     return found;
 }
 
-Place place_after(text *room, std::string_view after, const OwnerWork &work)
+ListPage page_after(text *room, std::string_view after, const OwnerWork &work)
 {
-    const std::size_t tab = after.find('\t');
-    if (tab != std::string_view::npos) {
-        char *since = text_to_cstring(make_text(after.substr(tab + 1)));
-        const Datum before = DirectFunctionCall3(timestamptz_in, CStringGetDatum(since), ObjectIdGetDatum(InvalidOid),
-                                                 Int32GetDatum(-1));
-        return {DatumGetTimestampTz(before), after.substr(0, tab), false};
-    }
+    if (ListPage page; is_page_with_time(after, page))
+        return page;
     text *name = make_text(after);
     Sight sight = begin_sight(work);
     const Growing<ListedMember> members = all_of(name, room);
@@ -288,7 +279,7 @@ Place place_after(text *room, std::string_view after, const OwnerWork &work)
                  errmsg("argument \"after\" names a user who is not in the room: \"%s\"", excerpt(after)),
                  errdetail("It must be the user_id of a row of the list, and that user must not have left since."),
                  errhint("Start again with the first page, or pass the row's user_id, a tab, and its entered_at.")));
-    return {members.items[0].entered_at, after, false};
+    return {members.items[0].entered_at, after};
 }
 
 // In the columns of get_room().
@@ -303,12 +294,7 @@ void describe(const Occupant &occupant, Datum *values, bool *nulls)
     nulls[5] = occupant.metadata.isnull;
 }
 
-text *room_argument(FunctionCallInfo fcinfo)
-{
-    if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("room must not be NULL")));
-    return PG_GETARG_TEXT_PP(0);
-}
+text *room_argument(FunctionCallInfo fcinfo) { return required_text(fcinfo, 0, "room"); }
 
 std::int64_t count_members(text *room, const OwnerWork &work)
 {
@@ -431,28 +417,24 @@ PRESENCE_FUNCTION(get_room)
 {
     text *room = room_argument(fcinfo);
     const bool all = PG_ARGISNULL(1);
-    std::int64_t left = all ? PG_INT64_MAX : PG_GETARG_INT32(1);
-    if (left <= 0)
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("max_rows must be greater than zero: %d", PG_GETARG_INT32(1))));
+    std::int64_t left = max_rows_argument(fcinfo, 1, PG_INT64_MAX);
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work(fcinfo);
     require_may_look_into(work, room);
     begin_consistent_reading();
-    Place place =
-        PG_ARGISNULL(2) ? Place{DT_NOEND, {}, false} : place_after(room, text_view(PG_GETARG_TEXT_PP(2)), work);
+    ListPage page = PG_ARGISNULL(2) ? first_page : page_after(room, text_view(PG_GETARG_TEXT_PP(2)), work);
     bool stale = false;
     // Once, unless there are users who are stale or whom the caller does not see.
-    while (left > 0 && !place.is_last) {
-        const Place previous = place;
-        Growing<ListedMember> found = all ? all_in(room) : some_in(room, place, left);
-        place.is_last |= all;
+    while (left > 0 && !page.is_last) {
+        const ListPage previous = page;
+        Growing<ListedMember> found = all ? all_in(room) : some_in(room, page, left);
+        page.is_last |= all;
         const Members members = look_up(found.span(), 0, work);
         stale |= members.users->has_stale;
         Growing<Occupant> occupants = occupants_of(members);
         std::sort(occupants.items, occupants.items + occupants.count, newer);
         for (const Occupant &occupant : occupants.span()) {
-            if (left == 0 || !previous.precedes(occupant))
+            if (left == 0 || !has(previous, occupant))
                 continue;
             Datum values[6];
             bool nulls[6] = {};
@@ -482,12 +464,11 @@ PRESENCE_FUNCTION(room_count)
 
 PRESENCE_FUNCTION(get_user_rooms)
 {
-    if (PG_ARGISNULL(0))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
+    text *user = required_text(fcinfo, 0, "user_id");
     ReturnSetInfo *result = begin_list(fcinfo);
     const OwnerWork work = begin_owner_work(fcinfo);
     begin_consistent_reading();
-    const Growing<Occupant> rooms = occupants_of(look_up(all_of(PG_GETARG_TEXT_PP(0), nullptr).span(), 0, work));
+    const Growing<Occupant> rooms = occupants_of(look_up(all_of(user, nullptr).span(), 0, work));
     Sight entry = begin_entry(work);
     for (const Occupant &occupant : rooms.span()) {
         if (!sees(entry, work, occupant.room))

@@ -583,15 +583,6 @@ std::span<WantedUser> wanted_users(std::span<const NamedSession> sessions)
     return {wanted, users};
 }
 
-std::size_t end_of_set(std::span<const NamedSession> sessions, std::size_t from)
-{
-    constexpr std::size_t most = 1000;
-    std::size_t to = std::min(from + most, sessions.size());
-    while (to < sessions.size() && text_view(sessions[to].user) == text_view(sessions[to - 1].user))
-        ++to;
-    return to;
-}
-
 Storage open_storage()
 {
     return {open_for_writing(Table::user, user_types), open_for_writing(Table::session, session_types),

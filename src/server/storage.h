@@ -3,6 +3,8 @@
 // change. Decides nothing.
 #pragma once
 
+#include <algorithm>
+
 #include "../core/rooms.h"
 #include "../core/rules.h"
 #include "cache.h"
@@ -121,8 +123,16 @@ struct NamedSession {
 };
 // Of sessions in order of users and then of names, none twice: the users with these sessions.
 std::span<WantedUser> wanted_users(std::span<const NamedSession> sessions);
-// Up to which element to take so many, and all of the last one's user, into one set.
-std::size_t end_of_set(std::span<const NamedSession> sessions, std::size_t from);
+// Of elements in the order of their users: up to which one to take so many, and all of the last one's user, into one set.
+template <typename OfUser>
+std::size_t end_of_set(std::span<OfUser> all, std::size_t from)
+{
+    constexpr std::size_t most = 1000;
+    std::size_t to = std::min(from + most, all.size());
+    while (to < all.size() && text_view(all[to].user) == text_view(all[to - 1].user))
+        ++to;
+    return to;
+}
 
 // The sessions that the cache calls stale, in order, as far as there is a row that is online and not leaving. Afterwards
 // those come first, so many as `gone` says, of which there is none, not even an uncommitted one.

@@ -23,6 +23,7 @@
 #include <algorithm>
 
 #include "access.h"
+#include "arguments.h"
 #include "datums.h"
 #include "extension.h"
 #include "readers.h"
@@ -217,16 +218,9 @@ std::span<ListedTypist> list_room(SharedDatabase &database, std::string_view roo
     return {found, count};
 }
 
-text *required_id(FunctionCallInfo fcinfo, int argument, const char *name)
-{
-    if (PG_ARGISNULL(argument))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
-    return PG_GETARG_TEXT_PP(argument);
-}
-
 SessionName session_argument(FunctionCallInfo fcinfo)
 {
-    return {text_view(required_id(fcinfo, 0, "user_id")),
+    return {text_view(required_text(fcinfo, 0, "user_id")),
             PG_ARGISNULL(1) ? std::string_view{} : text_view(PG_GETARG_TEXT_PP(1))};
 }
 
@@ -348,7 +342,7 @@ using namespace presence;
 PRESENCE_FUNCTION(set_typing)
 {
     const SessionName name = session_argument(fcinfo);
-    const std::string_view room = text_view(required_id(fcinfo, 2, "room"));
+    const std::string_view room = text_view(required_text(fcinfo, 2, "room"));
     const std::uint64_t ttl_ms = ttl_argument(fcinfo, 3);
     require_writable("set_typing");
     extension_of(fcinfo);
@@ -375,7 +369,7 @@ PRESENCE_FUNCTION(clear_typing)
 
 PRESENCE_FUNCTION(get_typing)
 {
-    const std::string_view room = text_view(required_id(fcinfo, 0, "room"));
+    const std::string_view room = text_view(required_text(fcinfo, 0, "room"));
     extension_of(fcinfo);
     ReturnSetInfo *result = begin_list(fcinfo);
     if (unlikely(caller_access().filtered)) {

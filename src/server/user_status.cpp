@@ -3,6 +3,7 @@
 
 #include "../core/user_status.h"
 #include "access.h"
+#include "arguments.h"
 #include "calls.h"
 #include "datums.h"
 #include "extension.h"
@@ -195,9 +196,7 @@ using namespace presence;
 
 PRESENCE_FUNCTION(set_user_status)
 {
-    if (PG_ARGISNULL(argument::user_id))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    text *name = PG_GETARG_TEXT_PP(argument::user_id);
+    text *name = required_text(fcinfo, argument::user_id, "user_id");
     ChoiceCall call = checked_choice(fcinfo);
     require_writable("set_user_status");
     extension_of(fcinfo);
@@ -224,17 +223,11 @@ PRESENCE_FUNCTION(set_user_status)
 
 PRESENCE_FUNCTION(get_user_status)
 {
-    if (PG_ARGISNULL(argument::user_id))
-        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_id must not be NULL")));
-    extension_of(fcinfo);
-    TupleDesc shape;
-    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
-        elog(ERROR, "return type must be a row type");
-    shape = BlessTupleDesc(shape);
+    text *user = required_text(fcinfo, argument::user_id, "user_id");
+    TupleDesc shape = row_type(fcinfo);
     MemoryContext caller = CurrentMemoryContext;
-    const OwnerWork work = begin_owner_work();
-    Datum name[] = {PG_GETARG_DATUM(0)};
-    const text *user = PG_GETARG_TEXT_PP(0);
+    const OwnerWork work = begin_owner_work(fcinfo);
+    Datum name[] = {PointerGetDatum(user)};
     const bool told_all = is_admin(work) || acts_as_itself(work, user);
     if (!told_all)
         require_may_see_others(work, user);
