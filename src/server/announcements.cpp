@@ -164,7 +164,7 @@ Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char
                               DatumGetTimestampTz(slot_getattr(events.slot, event_at, &is_null))});
         }
     }
-    end_key_scan(events);
+    end_reading(events);
     return all;
 }
 
@@ -224,7 +224,7 @@ std::span<const FeedRange> ranges_between(std::int64_t first, std::int64_t last,
         found.add({range.first_seq + before, range.first_id + before,
                    range.events - static_cast<std::int32_t>(before + after)});
     }
-    end_key_scan(ranges);
+    end_reading(ranges);
     return found.span();
 }
 

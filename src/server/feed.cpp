@@ -480,7 +480,7 @@ PassResult number_events(bool first)
         pass.online_users = head.online_users;
         pass.events = begin_key_scan(Table::event, SnapshotAny);
         all = look_at_all(pass, head);
-        end_key_scan(pass.events);
+        end_reading(pass.events);
     }
     const std::span<const FeedRange> ranges = pass.ranges.span();
     if (!ranges.empty()) {

@@ -147,8 +147,8 @@ void read_feed(FeedReader &reader, Snapshot snapshot)
         while (reader.left > 0 && next(events))
             return_event(reader, events.slot, range);
     }
-    end_key_scan(events);
-    end_key_scan(ranges);
+    end_reading(events);
+    end_reading(ranges);
 }
 
 // Range by range too, because numbers are in the order of commit and ids are not. A search says which id comes next in the
@@ -168,15 +168,15 @@ void read_room(FeedReader &reader, text *room, Snapshot snapshot)
         seek(events, first);
         std::int64_t last_seen = first;
         bool more = false;
-        while (reader.left > 0 && (more = next(events)) && event_id_of(events) <= range.last_id()) {
-            last_seen = event_id_of(events) + 1;
+        while (reader.left > 0 && (more = next(events)) && int8_of(events, event_id) <= range.last_id()) {
+            last_seen = int8_of(events, event_id) + 1;
             return_event(reader, events.slot, range);
         }
         none_from = last_seen;
-        none_before = more ? event_id_of(events) : PG_INT64_MAX;
+        none_before = more ? int8_of(events, event_id) : PG_INT64_MAX;
     }
-    end_room_scan(events);
-    end_key_scan(ranges);
+    end_reading(events);
+    end_reading(ranges);
 }
 
 }  // namespace

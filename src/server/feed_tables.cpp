@@ -1,13 +1,11 @@
 #include "feed_tables.h"
 
 #include "../core/rooms.h"
-#include "compat.h"
 #include "datums.h"
 #include "rows.h"
 
 extern "C" {
 #include "access/relscan.h"
-#include "access/table.h"
 #include "access/tableam.h"
 #include "utils/fmgroids.h"
 }
@@ -26,12 +24,6 @@ enum RangeColumn : AttrNumber {
     range_open_to,
     range_open_until
 };
-
-Oid primary_key(Relation table)
-{
-    list_free(RelationGetIndexList(table));
-    return table->rd_pkindex;
-}
 
 // NULL is an empty array.
 std::span<const Datum> int8s_of(const KeyScan &scan, AttrNumber column)
@@ -65,12 +57,7 @@ std::span<const OpenIds> open_ids_of(const KeyScan &ranges)
 
 KeyScan begin_key_scan(Table table, Snapshot snapshot, LOCKMODE lock)
 {
-    KeyScan scan;
-    scan.table = table_open(table_oid(table), lock);
-    scan.index = index_open(primary_key(scan.table), AccessShareLock);
-    scan.slot = table_slot_create(scan.table, nullptr);
-    scan.scan = compat::begin_index_scan(scan.table, scan.index, snapshot, 2);
-    return scan;
+    return begin_reading(table, {1}, false, 2, snapshot, lock);
 }
 
 void seek(KeyScan &scan, std::int64_t first, std::int64_t last)
@@ -81,25 +68,9 @@ void seek(KeyScan &scan, std::int64_t first, std::int64_t last)
     index_rescan(scan.scan, keys, 2, nullptr, 0);
 }
 
-bool next(KeyScan &scan, ScanDirection direction) { return index_getnext_slot(scan.scan, direction, scan.slot); }
-
-void end_key_scan(KeyScan &scan)
-{
-    index_endscan(scan.scan);
-    ExecDropSingleTupleTableSlot(scan.slot);
-    index_close(scan.index, AccessShareLock);
-    table_close(scan.table, NoLock);
-}
-
 RoomScan begin_room_scan(text *room, Snapshot snapshot)
 {
-    RoomScan scan{};
-    scan.room = room;
-    scan.table = table_open(table_oid(Table::event), AccessShareLock);
-    scan.index = open_index(scan.table, {event_room, event_id}, true);
-    scan.slot = table_slot_create(scan.table, nullptr);
-    scan.scan = compat::begin_index_scan(scan.table, scan.index, snapshot, 2);
-    return scan;
+    return {begin_reading(Table::event, {event_room, event_id}, true, 2, snapshot), room};
 }
 
 void seek(RoomScan &scan, std::int64_t first)
@@ -108,22 +79,6 @@ void seek(RoomScan &scan, std::int64_t first)
     ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(scan.room));
     ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(first));
     index_rescan(scan.scan, keys, 2, nullptr, 0);
-}
-
-bool next(RoomScan &scan) { return index_getnext_slot(scan.scan, ForwardScanDirection, scan.slot); }
-
-std::int64_t event_id_of(const RoomScan &scan)
-{
-    bool is_null = false;
-    return DatumGetInt64(slot_getattr(scan.slot, event_id, &is_null));
-}
-
-void end_room_scan(RoomScan &scan)
-{
-    index_endscan(scan.scan);
-    ExecDropSingleTupleTableSlot(scan.slot);
-    index_close(scan.index, AccessShareLock);
-    table_close(scan.table, NoLock);
 }
 
 std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise)
@@ -175,7 +130,7 @@ FeedHead read_head(Snapshot snapshot)
         head.online_users = int8_of(ranges, range_online_users);
         head.open = open_ids_of(ranges);
     }
-    end_key_scan(ranges);
+    end_reading(ranges);
     return head;
 }
 
@@ -184,7 +139,7 @@ std::int64_t dropped_seq(Snapshot snapshot)
     KeyScan rows = begin_key_scan(Table::feed_dropped, snapshot);
     seek(rows, PG_INT64_MIN, PG_INT64_MAX);
     const std::int64_t seq = next(rows, BackwardScanDirection) ? int8_of(rows, 1) : 0;
-    end_key_scan(rows);
+    end_reading(rows);
     return seq;
 }
 

@@ -5,14 +5,8 @@
 #include <span>
 
 #include "extension.h"
+#include "rows.h"
 #include "server.h"
-
-extern "C" {
-#include "access/genam.h"
-#include "access/sdir.h"
-#include "executor/tuptable.h"
-#include "storage/lockdefs.h"
-}
 
 namespace presence {
 
@@ -30,34 +24,21 @@ enum EventColumn : AttrNumber {
     event_room
 };
 
-// Rows of one table by its key, a bigint. An error in between closes it. The lock on the table stays until the transaction ends.
-struct KeyScan {
-    Relation table, index;
-    IndexScanDesc scan;
-    TupleTableSlot *slot;
-};
+// Rows of one table by its first column, a bigint.
+using KeyScan = IndexScan;
 KeyScan begin_key_scan(Table table, Snapshot snapshot, LOCKMODE lock = AccessShareLock);
 // The next rows are those with keys from first to last.
 void seek(KeyScan &scan, std::int64_t first, std::int64_t last);
-// False: no more. The row is in the slot.
-bool next(KeyScan &scan, ScanDirection direction = ForwardScanDirection);
-void end_key_scan(KeyScan &scan);
 
 // Empty where it is NULL. Good until the next row.
 std::string_view text_of(const KeyScan &scan, AttrNumber column);
 // Events of one room, in the order of their ids.
-struct RoomScan {
-    Relation table, index;
-    IndexScanDesc scan;
-    TupleTableSlot *slot;
+struct RoomScan : IndexScan {
     text *room;
 };
 RoomScan begin_room_scan(text *room, Snapshot snapshot);
 // The next ones are those with ids from first on.
 void seek(RoomScan &scan, std::int64_t first);
-bool next(RoomScan &scan);
-std::int64_t event_id_of(const RoomScan &scan);
-void end_room_scan(RoomScan &scan);
 
 std::int64_t int8_of(const KeyScan &scan, AttrNumber column, std::int64_t otherwise = 0);
 // +1 for user_online, -1 for user_offline: what the event in the slot does to the number of users online.
@@ -126,7 +107,7 @@ void each_unnumbered(Snapshot snapshot, const FeedHead &head, Work work)
         while (next(events))
             work(events);
     }
-    end_key_scan(events);
+    end_reading(events);
 }
 
 // Ids of the events that other transactions have committed, as the snapshot sees it, and that have no number.

@@ -232,8 +232,8 @@ bool forget_events(Time cutoff, Time until)
             break;
         more = GetCurrentTimestamp() >= until;
     }
-    end_key_scan(events);
-    end_key_scan(ranges);
+    end_reading(events);
+    end_reading(ranges);
     UnregisterSnapshot(snapshot);
     if (low == before)
         return false;

@@ -214,13 +214,11 @@ NullableDatum kept_column(int column)
 Datum or_empty(const NullableDatum &names) { return names.isnull ? text_array(nullptr, 0) : names.value; }
 
 // A transaction that has not ended yet makes this user, or somebody has just done so.
-bool exists_by_now(Relation table, IndexScanDesc scan, TupleTableSlot *slot, Datum name)
+bool exists_by_now(const IndexScan &users, Datum name)
 {
-    ScanKeyData key;
-    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_TEXTEQ, name);
-    key.sk_collation = TupleDescAttr(table->rd_att, 0)->attcollation;
-    index_rescan(scan, &key, 1, nullptr, 0);
-    return index_getnext_slot(scan, ForwardScanDirection, slot);
+    ScanKeyData key = equals(1, F_TEXTEQ, name);
+    index_rescan(users.scan, &key, 1, nullptr, 0);
+    return next(users);
 }
 
 // Those of the names that nobody else is about to make; to make those would be to wait for that.
@@ -231,21 +229,14 @@ Datum makable(Datum names, bool &locked)
     deconstruct_array(DatumGetArrayTypeP(names), TEXTOID, -1, false, TYPALIGN_INT, &all, nullptr, &count);
     SnapshotData dirty;
     InitDirtySnapshot(dirty);
-    Relation table = table_open(table_oid(Table::user), AccessShareLock);
-    list_free(RelationGetIndexList(table));
-    Relation index = index_open(table->rd_pkindex, AccessShareLock);
-    TupleTableSlot *slot = table_slot_create(table, nullptr);
-    IndexScanDesc scan = compat::begin_index_scan(table, index, &dirty, 1);
+    const IndexScan users = begin_reading(Table::user, {1}, false, 1, &dirty);
     for (int i = 0; i < count; ++i) {
-        if (exists_by_now(table, scan, slot, all[i]))
+        if (exists_by_now(users, all[i]))
             locked = true;
         else
             all[makable_count++] = all[i];
     }
-    index_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
-    table_close(table, NoLock);
+    end_reading(users);
     return text_array(all, static_cast<std::size_t>(makable_count));
 }
 

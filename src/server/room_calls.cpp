@@ -5,7 +5,6 @@
 #include "arguments.h"
 #include "cache.h"
 #include "calls.h"
-#include "compat.h"
 #include "extension.h"
 #include "rooms.h"
 #include "settings.h"
@@ -13,7 +12,6 @@
 #include "tombstones.h"
 
 extern "C" {
-#include "access/table.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 }
@@ -36,27 +34,22 @@ text *session_argument(FunctionCallInfo fcinfo)
 // Whether the session is there already and has said the same: nothing is to be locked or written then. Within owner work.
 bool is_member(text *user, text *room, text *session, const NullableDatum &metadata)
 {
-    Relation table = table_open(table_oid(Table::room_member), AccessShareLock);
-    list_free(RelationGetIndexList(table));
-    Relation index = index_open(table->rd_pkindex, AccessShareLock);
-    TupleTableSlot *slot = table_slot_create(table, nullptr);
     PushActiveSnapshot(GetLatestSnapshot());
-    IndexScanDesc scan = compat::begin_index_scan(table, index, GetActiveSnapshot(), 3);
+    const IndexScan members =
+        begin_reading(Table::room_member, {member_user, member_room, member_session}, false, 3, GetActiveSnapshot());
     ScanKeyData keys[] = {equals(1, F_TEXTEQ, PointerGetDatum(user)), equals(2, F_TEXTEQ, PointerGetDatum(room)),
                           equals(3, F_TEXTEQ, PointerGetDatum(session))};
-    index_rescan(scan, keys, 3, nullptr, 0);
-    bool found = index_getnext_slot(scan, ForwardScanDirection, slot);
+    index_rescan(members.scan, keys, 3, nullptr, 0);
+    const TupleTableSlot *row = members.slot;
+    bool found = next(members);
     if (found) {
-        slot_getallattrs(slot);
-        found = slot->tts_isnull[member_leave_until - 1] &&
-                (metadata.isnull || (!slot->tts_isnull[member_metadata - 1] &&
-                                     same_bytes(metadata.value, slot->tts_values[member_metadata - 1])));
+        slot_getallattrs(members.slot);
+        found = row->tts_isnull[member_leave_until - 1] &&
+                (metadata.isnull || (!row->tts_isnull[member_metadata - 1] &&
+                                     same_bytes(metadata.value, row->tts_values[member_metadata - 1])));
     }
-    index_endscan(scan);
+    end_reading(members);
     PopActiveSnapshot();
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
-    table_close(table, NoLock);
     return found;
 }
 

@@ -7,7 +7,6 @@
 #include "rows.h"
 
 extern "C" {
-#include "access/table.h"
 #include "utils/fmgroids.h"
 }
 
@@ -34,16 +33,9 @@ std::int64_t users_in(TupleTableSlot *slot)
 
 std::int64_t numbered_users(Snapshot snapshot, text *room)
 {
-    Relation table = table_open(table_oid(Table::room_count), AccessShareLock);
-    list_free(RelationGetIndexList(table));
-    Relation index = index_open(table->rd_pkindex, AccessShareLock);
-    TupleTableSlot *slot = table_slot_create(table, nullptr);
-    IndexScanDesc scan = compat::begin_index_scan(table, index, snapshot, 1);
-    const std::int64_t users = find_newest(scan, slot, room) ? users_in(slot) : 0;
-    index_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
-    table_close(table, NoLock);
+    const IndexScan counts = begin_reading(Table::room_count, {count_room, count_seq}, false, 1, snapshot);
+    const std::int64_t users = find_newest(counts.scan, counts.slot, room) ? users_in(counts.slot) : 0;
+    end_reading(counts);
     return users;
 }
 

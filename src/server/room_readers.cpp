@@ -4,7 +4,6 @@
 #include "access.h"
 #include "arguments.h"
 #include "cache.h"
-#include "compat.h"
 #include "datums.h"
 #include "expiry.h"
 #include "extension.h"
@@ -20,7 +19,6 @@
 #include "settings.h"
 
 extern "C" {
-#include "access/table.h"
 #include "access/tableam.h"
 #include "utils/fmgroids.h"
 }
@@ -48,32 +46,17 @@ struct Occupant {
     bool present;
 };
 
-struct MemberReader {
-    Relation table, index;
-    IndexScanDesc scan;
-    TupleTableSlot *slot;
-};
-
-MemberReader begin_reading(std::initializer_list<AttrNumber> columns, int keys)
+IndexScan read_by_user(int keys)
 {
-    MemberReader reader;
-    reader.table = table_open(table_oid(Table::room_member), AccessShareLock);
-    reader.index = open_index(reader.table, columns, false);
-    reader.slot = table_slot_create(reader.table, nullptr);
-    reader.scan = compat::begin_index_scan(reader.table, reader.index, GetActiveSnapshot(), keys);
-    return reader;
+    return begin_reading(Table::room_member, {member_user, member_room, member_session}, false, keys,
+                         GetActiveSnapshot());
 }
 
-void end_reading(MemberReader &reader)
+IndexScan read_by_time(int keys)
 {
-    index_endscan(reader.scan);
-    ExecDropSingleTupleTableSlot(reader.slot);
-    index_close(reader.index, AccessShareLock);
-    table_close(reader.table, NoLock);
+    return begin_reading(Table::room_member, {member_room, member_entered_at, member_user}, false, keys,
+                         GetActiveSnapshot());
 }
-
-MemberReader read_by_user(int keys) { return begin_reading({member_user, member_room, member_session}, keys); }
-MemberReader read_by_time(int keys) { return begin_reading({member_room, member_entered_at, member_user}, keys); }
 
 // The row in the slot, in memory of the caller's context.
 ListedMember member_in(TupleTableSlot *slot)
@@ -201,10 +184,10 @@ bool has(const ListPage &page, const Occupant &occupant)
 Growing<ListedMember> all_in(text *room)
 {
     Growing<ListedMember> found;
-    MemberReader reader = read_by_time(1);
+    IndexScan reader = read_by_time(1);
     ScanKeyData key = equals(1, F_TEXTEQ, PointerGetDatum(room));
     index_rescan(reader.scan, &key, 1, nullptr, 0);
-    while (index_getnext_slot(reader.scan, ForwardScanDirection, reader.slot)) {
+    while (next(reader)) {
         CHECK_FOR_INTERRUPTS();
         found.add(member_in(reader.slot));
     }
@@ -217,7 +200,7 @@ Growing<ListedMember> all_in(text *room)
 Growing<ListedMember> some_in(text *room, ListPage &page, std::int64_t most)
 {
     Growing<ListedMember> found;
-    MemberReader users = read_by_time(3), moments = read_by_time(2);
+    IndexScan users = read_by_time(3), moments = read_by_time(2);
     std::int64_t count = 0;
     for (;;) {
         ScanKeyData keys[3] = {equals(1, F_TEXTEQ, PointerGetDatum(room)),
@@ -225,7 +208,7 @@ Growing<ListedMember> some_in(text *room, ListPage &page, std::int64_t most)
                                {}};
         ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_TEXT_GT, PointerGetDatum(make_text(page.user)));
         index_rescan(users.scan, keys, 3, nullptr, 0);
-        while (index_getnext_slot(users.scan, ForwardScanDirection, users.slot)) {
+        while (next(users)) {
             CHECK_FOR_INTERRUPTS();
             const ListedMember member = member_in(users.slot);
             const bool another =
@@ -242,7 +225,7 @@ Growing<ListedMember> some_in(text *room, ListPage &page, std::int64_t most)
         ScanKeyInit(&keys[1], 2, BTLessStrategyNumber, F_TIMESTAMP_LT, TimestampTzGetDatum(page.before));
         index_rescan(moments.scan, keys, 2, nullptr, 0);
         bool is_null = false;
-        page.is_last = !index_getnext_slot(moments.scan, BackwardScanDirection, moments.slot);
+        page.is_last = !next(moments, BackwardScanDirection);
         if (page.is_last)
             break;
         page.before = DatumGetTimestampTz(slot_getattr(moments.slot, member_entered_at, &is_null));
@@ -257,10 +240,10 @@ Growing<ListedMember> some_in(text *room, ListPage &page, std::int64_t most)
 Growing<ListedMember> all_of(text *user, text *room)
 {
     Growing<ListedMember> found;
-    MemberReader reader = read_by_user(room != nullptr ? 2 : 1);
+    IndexScan reader = read_by_user(room != nullptr ? 2 : 1);
     ScanKeyData keys[] = {equals(1, F_TEXTEQ, PointerGetDatum(user)), equals(2, F_TEXTEQ, PointerGetDatum(room))};
     index_rescan(reader.scan, keys, room != nullptr ? 2 : 1, nullptr, 0);
-    while (index_getnext_slot(reader.scan, ForwardScanDirection, reader.slot))
+    while (next(reader))
         found.add(member_in(reader.slot));
     end_reading(reader);
     return found;

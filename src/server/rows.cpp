@@ -103,6 +103,21 @@ void require_written(TM_Result result)
     }
 }
 
+Relation open_index(Relation table, std::initializer_list<AttrNumber> columns, bool partial)
+{
+    List *indexes = RelationGetIndexList(table);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        if (is_index_on(index, columns, partial)) {
+            list_free(indexes);
+            return index;
+        }
+        index_close(index, AccessShareLock);
+    }
+    report_missing_index(table);
+}
+
 }  // namespace
 
 void report_concurrent_change(const char *what)
@@ -168,19 +183,21 @@ Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> colu
     report_missing_index(table.relation);
 }
 
-Relation open_index(Relation table, std::initializer_list<AttrNumber> columns, bool partial)
+IndexScan begin_reading(Table which, std::initializer_list<AttrNumber> columns, bool partial, int key_count,
+                        Snapshot snapshot, LOCKMODE lock)
 {
-    List *indexes = RelationGetIndexList(table);
-    ListCell *cell;
-    foreach (cell, indexes) {
-        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-        if (is_index_on(index, columns, partial)) {
-            list_free(indexes);
-            return index;
-        }
-        index_close(index, AccessShareLock);
-    }
-    report_missing_index(table);
+    Relation table = table_open(table_oid(which), lock);
+    Relation index = open_index(table, columns, partial);
+    return {table, index, compat::begin_index_scan(table, index, snapshot, key_count),
+            table_slot_create(table, nullptr)};
+}
+
+void end_reading(const IndexScan &scan)
+{
+    index_endscan(scan.scan);
+    ExecDropSingleTupleTableSlot(scan.slot);
+    index_close(scan.index, AccessShareLock);
+    table_close(scan.table, NoLock);
 }
 
 IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot)

@@ -50,10 +50,25 @@ void end_command();
 
 // The valid btree index on exactly these columns, with or without a predicate. An error where there is none.
 Relation index_on(const OpenTable &table, std::initializer_list<AttrNumber> columns, bool partial);
-// The same of a table that is only read. To be closed with index_close().
-Relation open_index(Relation table, std::initializer_list<AttrNumber> columns, bool partial);
 // By the active snapshot, if no other is given. Then index_rescan() and index_getnext_slot(), and index_endscan().
 IndexScanDesc begin_index_scan(const OpenTable &table, Relation index, int key_count, Snapshot snapshot = nullptr);
+
+// Rows of a table that is only read, by its index on these columns. An error in between closes it; the lock on the table
+// stays until the transaction ends.
+struct IndexScan {
+    Relation table, index;
+    IndexScanDesc scan;
+    TupleTableSlot *slot;
+};
+// Then index_rescan(), and next().
+IndexScan begin_reading(Table table, std::initializer_list<AttrNumber> columns, bool partial, int key_count,
+                        Snapshot snapshot, LOCKMODE lock = AccessShareLock);
+// False: no more. The row is in the slot.
+inline bool next(const IndexScan &scan, ScanDirection direction = ForwardScanDirection)
+{
+    return index_getnext_slot(scan.scan, direction, scan.slot);
+}
+void end_reading(const IndexScan &scan);
 
 enum class RowLock {
     locked,  // and its latest version is in table.locked
