@@ -1,8 +1,5 @@
 #include "metrics.h"
 
-#include <algorithm>
-#include <iterator>
-
 #include "cache.h"
 #include "datums.h"
 #include "extension.h"
@@ -58,14 +55,19 @@ void at_transaction_end(XactEvent event, void *)
     pending = {};
 }
 
-// Those of users and sessions, and those of rooms.
-constexpr std::string_view event_names[event_kinds] = {"user_online", "user_offline", "session_start", "session_end",
-                                                       "update",      "room_join",    "room_leave",    "room_update"};
+// Those of users and sessions, and then those of rooms.
+std::string_view event_name(std::size_t kind)
+{
+    return kind < user_event_kinds ? to_text(static_cast<EventType>(kind))
+                                   : to_text(static_cast<RoomEventType>(kind - user_event_kinds));
+}
 
 std::size_t event_kind(std::string_view name)
 {
-    return static_cast<std::size_t>(std::find(std::begin(event_names), std::end(event_names), name) -
-                                    std::begin(event_names));
+    std::size_t kind = 0;
+    while (kind < event_kinds && name != event_name(kind))
+        ++kind;
+    return kind;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ void add_counters(const Rows &rows, SharedMetrics &metrics)
         for (std::size_t reason = 0; reason < reasons; ++reason)
             if (pg_atomic_read_u64(&metrics.events[type][reason]) > 0)
                 rows.add("presence_events_total",
-                         psprintf(R"({"event": "%s", "reason": "%s"})", event_names[type].data(),
+                         psprintf(R"({"event": "%s", "reason": "%s"})", event_name(type).data(),
                                   to_text(static_cast<Reason>(reason)).data()),
                          metrics.events[type][reason]);
     rows.add("presence_notifications_total", nullptr, metrics.notifications);

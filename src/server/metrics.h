@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../core/lag_histogram.h"
+#include "../core/rooms.h"
 #include "../core/rules.h"
 #include "server.h"
 
@@ -12,8 +13,9 @@ extern "C" {
 
 namespace presence {
 
-inline constexpr std::size_t event_kinds = 8;
-inline constexpr std::size_t reasons = 6;  // of Reason
+inline constexpr std::size_t user_event_kinds = 5;                // of EventType
+inline constexpr std::size_t event_kinds = user_event_kinds + 3;  // and of RoomEventType
+inline constexpr std::size_t reasons = 6;                         // of Reason
 
 // In shared memory.
 struct SharedHistogram {

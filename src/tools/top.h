@@ -45,50 +45,40 @@ private:
         return found;
     }
 
-    static double sum(const Values &values, const std::string &prefix, const std::string &suffix = "")
+    static double sum(const Values &values, const std::string &prefix)
     {
         double total = 0;
         for (auto each = values.lower_bound(prefix); each != values.end() && each->first.starts_with(prefix); ++each)
-            if (each->first.ends_with(suffix))
-                total += each->second;
+            total += each->second;
         return total;
     }
 
     // A second. After a restart of the server, counters begin again.
-    double rate(const std::string &prefix, const std::string &suffix = "") const
+    double rate(const std::string &prefix) const
     {
         if (before_.empty())
             return 0;
-        const double change = sum(now_, prefix, suffix) - sum(before_, prefix, suffix);
+        const double change = sum(now_, prefix) - sum(before_, prefix);
         return change < 0 || seconds_ <= 0 ? 0 : change / seconds_;
     }
 
     // Below which bound that part of the lags since the last look lie; negative: there were none.
     double quantile(const std::string &name, double part) const
     {
-        const auto since = [&](const std::string &bound) {
-            const auto key = name + "_bucket " + bound;
-            const auto found = before_.find(key);
-            return now_.at(key) - (found != before_.end() && found->second <= now_.at(key) ? found->second : 0);
-        };
-        if (!now_.contains(name + "_bucket +Inf"))
-            return -1;
-        const double all = since("+Inf");
-        if (before_.empty() || all <= 0)
-            return -1;
-        std::vector<double> bounds;
-        for (auto each = now_.lower_bound(name + "_bucket ");
-             each != now_.end() && each->first.starts_with(name + "_bucket "); ++each)
-            if (const std::string bound = each->first.substr(name.size() + 8); bound != "+Inf")
-                bounds.push_back(std::strtod(bound.c_str(), nullptr));
-        std::sort(bounds.begin(), bounds.end());
-        for (const double bound : bounds) {
-            char text[32];
-            std::snprintf(text, sizeof text, "%g", bound);
-            if (since(text) >= part * all)
-                return bound;
+        const std::string prefix = name + "_bucket ";
+        std::vector<std::pair<double, double>> buckets;  // the bound, and how many lie below it
+        for (auto each = now_.lower_bound(prefix); each != now_.end() && each->first.starts_with(prefix); ++each) {
+            const auto found = before_.find(each->first);
+            const double before = found != before_.end() && found->second <= each->second ? found->second : 0;
+            buckets.emplace_back(std::strtod(each->first.c_str() + prefix.size(), nullptr), each->second - before);
         }
-        return INFINITY;
+        std::sort(buckets.begin(), buckets.end());
+        if (before_.empty() || buckets.empty() || buckets.back().second <= 0)
+            return -1;
+        const double wanted = part * buckets.back().second;
+        return std::find_if(buckets.begin(), buckets.end(),
+                            [wanted](const auto &each) { return each.second >= wanted; })
+            ->first;
     }
 
     static std::string number(double value)
@@ -111,11 +101,33 @@ private:
         return "< " + (seconds < 1 ? number(seconds * 1000) + " ms" : number(seconds) + " s");
     }
 
-    std::string row(const std::string &what, const std::string &prefix, const std::string &suffix = "") const
+    // Counters whose names begin with this.
+    struct Row {
+        const char *what, *prefix;
+    };
+    static constexpr Row counters[] = {{"heartbeats in memory", "presence_heartbeats_total memory"},
+                                       {"heartbeats in tables", "presence_heartbeats_total table"},
+                                       {"  ignored", "presence_heartbeats_ignored_total"},
+                                       {"  refused", "presence_heartbeats_refused_total"},
+                                       {"users come", "presence_events_total user_online"},
+                                       {"users leave on purpose", "presence_events_total user_offline leave"},
+                                       {"users disconnect", "presence_events_total user_offline disconnect"},
+                                       {"users fall silent", "presence_events_total user_offline timeout"},
+                                       {"sessions begin", "presence_events_total session_start"},
+                                       {"sessions end", "presence_events_total session_end"},
+                                       {"updates", "presence_events_total update"},
+                                       {"notifications", "presence_notifications_total"},
+                                       {"  storms", "presence_storms_total"}};
+
+    std::string row(const Row &each) const
     {
-        const std::string a_second = number(rate(prefix, suffix)), total = number(sum(now_, prefix, suffix));
-        return "  " + padded(what, 26) + std::string(a_second.size() < 12 ? 12 - a_second.size() : 0, ' ') + a_second +
-               std::string(total.size() < 18 ? 18 - total.size() : 0, ' ') + total + "\n";
+        return "  " + padded(each.what, 26) + padded_left(number(rate(each.prefix)), 12) +
+               padded_left(number(sum(now_, each.prefix)), 18) + "\n";
+    }
+
+    static std::string padded_left(const std::string &text, std::size_t width)
+    {
+        return std::string(text.size() < width ? width - text.size() : 0, ' ') + text;
     }
 
     double gauge(const std::string &name) const { return sum(now_, name); }
@@ -127,19 +139,8 @@ private:
                 number(gauge("presence_cached_sessions")) + " sessions in memory, " +
                 (gauge("presence_worker_up") > 0 ? "the worker runs\n\n" : "no worker\n\n");
         text += "                                    a second             total\n";
-        text += row("heartbeats in memory", "presence_heartbeats_total memory");
-        text += row("heartbeats in tables", "presence_heartbeats_total table");
-        text += row("  ignored", "presence_heartbeats_ignored_total");
-        text += row("  refused", "presence_heartbeats_refused_total");
-        text += row("users come", "presence_events_total user_online");
-        text += row("users leave on purpose", "presence_events_total user_offline leave");
-        text += row("users disconnect", "presence_events_total user_offline disconnect");
-        text += row("users fall silent", "presence_events_total user_offline timeout");
-        text += row("sessions begin", "presence_events_total session_start");
-        text += row("sessions end", "presence_events_total session_end");
-        text += row("updates", "presence_events_total update");
-        text += row("notifications", "presence_notifications_total");
-        text += row("  storms", "presence_storms_total");
+        for (const Row &each : counters)
+            text += row(each);
         text += "\n  sessions end late by        half " + lag(quantile("presence_end_lag_seconds", 0.5)) + ", 99% " +
                 lag(quantile("presence_end_lag_seconds", 0.99)) + "\n";
         text += "  listeners hear late by      half " + lag(quantile("presence_announce_lag_seconds", 0.5)) + ", 99% " +
