@@ -7,7 +7,7 @@
 //             any number of them run side by side: no heartbeat waits for another.
 // EXCLUSIVE   What lets a session in or out, opens or closes it, or puts another block in the place of the old one.
 //
-// with_shard() is the one place that takes these locks. What runs under one of them
+// with_shard() alone takes these locks. What runs under one of them
 //
 // - is short: a few instructions, one step of a batch (batch_step), or one pass over a shard's words;
 // - takes no other lock, so that shards need no order among themselves. A lock on a user's row is always taken before, never
@@ -51,18 +51,7 @@ SessionKey key_of(const SessionName &name)
 template <typename Work>
 auto with_shard(SharedShard &shard, LWLockMode mode, Work work)
 {
-    LWLockAcquire(&shard.lock.lock, mode);
-    HeartbeatShard *const sessions = DsaPointerIsValid(shard.block)
-                                         ? static_cast<HeartbeatShard *>(dsa_get_address(shared_area(), shard.block))
-                                         : nullptr;
-    if constexpr (std::is_void_v<std::invoke_result_t<Work, HeartbeatShard *>>) {
-        work(sessions);
-        LWLockRelease(&shard.lock.lock);
-    } else {
-        const auto result = work(sessions);
-        LWLockRelease(&shard.lock.lock);
-        return result;
-    }
+    return with_block<HeartbeatShard>(shard, mode, work);
 }
 
 // work(HeartbeatShard &) for each shard of this database that has a block.
@@ -115,33 +104,16 @@ bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, c
            (!given.status || static_cast<std::uint8_t>(*given.status) == (known.status() & ~hidden_flag));
 }
 
-std::uint32_t capacity_of(const HeartbeatShard *sessions) { return sessions != nullptr ? sessions->capacity() : 0; }
-
 // Makes room for more sessions. False: there is no memory, or no more is possible.
 bool grow(SharedDatabase &database, SharedShard &shard)
 {
-    const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of);
+    const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of<HeartbeatShard>);
     const std::uint32_t wanted = capacity == 0 ? first_capacity : HeartbeatShard::grown_capacity(capacity);
-    dsa_pointer block =
-        wanted > capacity ? try_allocate(HeartbeatShard::bytes_for(wanted), DSA_ALLOC_HUGE) : InvalidDsaPointer;
-    if (!DsaPointerIsValid(block)) {
-        database.worker.note_cache_full();
-        note_cache_gap_at_commit();
-        return false;
-    }
-    void *address = dsa_get_address(shared_area(), block);
-    with_shard(shard, LW_EXCLUSIVE, [&](HeartbeatShard *sessions) {
-        if (capacity_of(sessions) != capacity)
-            return;
-        if (sessions == nullptr)
-            HeartbeatShard::create(address, wanted);
-        else
-            sessions->rebuild_into(address, wanted);
-        std::swap(shard.block, block);
-    });
-    if (DsaPointerIsValid(block))
-        dsa_free(shared_area(), block);
-    return true;
+    if (wanted > capacity && replace_block<HeartbeatShard>(shard, capacity, wanted))
+        return true;
+    database.worker.note_cache_full();
+    note_cache_gap_at_commit();
+    return false;
 }
 
 // write(HeartbeatShard &), which returns false for lack of room; that is then made. False: there is no memory.

@@ -3,6 +3,9 @@
 // (cache.h), and what processes tell each other (worker_control.h).
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "../core/heartbeat_shard.h"
 #include "../core/typing.h"
 #include "metrics.h"
@@ -91,6 +94,52 @@ SharedDatabase *pause_worker(Oid database);
 // Memory of the shared area, or an invalid pointer. Raises nothing, whatever the server's memory does. In a transaction.
 dsa_pointer try_allocate(std::size_t bytes, int flags);
 dsa_area *shared_area();
+
+// work(Block *) on the block of a shard with the shard's lock held; null where it has none yet. What work returns.
+template <typename Block, typename Shard, typename Work>
+auto with_block(Shard &shard, LWLockMode mode, Work work)
+{
+    LWLockAcquire(&shard.lock.lock, mode);
+    Block *const block =
+        DsaPointerIsValid(shard.block) ? static_cast<Block *>(dsa_get_address(shared_area(), shard.block)) : nullptr;
+    if constexpr (std::is_void_v<std::invoke_result_t<Work, Block *>>) {
+        work(block);
+        LWLockRelease(&shard.lock.lock);
+    } else {
+        const auto result = work(block);
+        LWLockRelease(&shard.lock.lock);
+        return result;
+    }
+}
+
+template <typename Block>
+std::uint32_t capacity_of(const Block *block)
+{
+    return block != nullptr ? block->capacity() : 0;
+}
+
+// Gives the shard a block of the capacity wanted, with what is in the one it has, unless that is not of this capacity any
+// more: somebody was quicker. False: there is no memory. In a transaction.
+template <typename Block, typename Shard>
+bool replace_block(Shard &shard, std::uint32_t capacity, std::uint32_t wanted)
+{
+    dsa_pointer block = try_allocate(Block::bytes_for(wanted), DSA_ALLOC_HUGE);
+    if (!DsaPointerIsValid(block))
+        return false;
+    void *address = dsa_get_address(shared_area(), block);
+    with_block<Block>(shard, LW_EXCLUSIVE, [&](const Block *old) {
+        if (capacity_of(old) != capacity)
+            return;
+        if (old == nullptr)
+            Block::create(address, wanted);
+        else
+            old->rebuild_into(address, wanted);
+        std::swap(shard.block, block);
+    });
+    if (DsaPointerIsValid(block))
+        dsa_free(shared_area(), block);
+    return true;
+}
 
 // Null without preloading.
 LauncherControl *launcher_control();

@@ -60,45 +60,18 @@ SharedTypingShard &shard_of(SharedDatabase &database, std::uint64_t user)
     return database.typing.shards[user % typing_shard_count];
 }
 
-// work(TypingShard *) with the shard locked; null where nobody has typed yet. What work returns.
 template <typename Work>
 auto with_shard(SharedTypingShard &shard, LWLockMode mode, Work work)
 {
-    LWLockAcquire(&shard.lock.lock, mode);
-    TypingShard *const typing = DsaPointerIsValid(shard.block)
-                                    ? static_cast<TypingShard *>(dsa_get_address(shared_area(), shard.block))
-                                    : nullptr;
-    const auto result = work(typing);
-    LWLockRelease(&shard.lock.lock);
-    return result;
+    return with_block<TypingShard>(shard, mode, work);
 }
-
-std::uint32_t capacity_of(const TypingShard *typing) { return typing != nullptr ? typing->capacity() : 0; }
 
 // False: there is no memory, or no more is possible.
 bool grow(SharedTypingShard &shard)
 {
-    const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of);
+    const std::uint32_t capacity = with_shard(shard, LW_SHARED, capacity_of<TypingShard>);
     const std::uint32_t wanted = capacity == 0 ? TypingShard::min_capacity : 2 * capacity;
-    dsa_pointer block = wanted <= TypingShard::max_capacity
-                            ? try_allocate(TypingShard::bytes_for(wanted), DSA_ALLOC_HUGE)
-                            : InvalidDsaPointer;
-    if (!DsaPointerIsValid(block))
-        return false;
-    void *address = dsa_get_address(shared_area(), block);
-    (void)with_shard(shard, LW_EXCLUSIVE, [&](const TypingShard *typing) {
-        if (capacity_of(typing) != capacity)
-            return false;
-        if (typing == nullptr)
-            TypingShard::create(address, wanted);
-        else
-            typing->rebuild_into(address, wanted);
-        std::swap(shard.block, block);
-        return true;
-    });
-    if (DsaPointerIsValid(block))
-        dsa_free(shared_area(), block);
-    return true;
+    return wanted <= TypingShard::max_capacity && replace_block<TypingShard>(shard, capacity, wanted);
 }
 
 // The worker is to look then, or at once. Raises nothing.
@@ -278,10 +251,9 @@ void end_all_typing()
     database->typing.ends.note_all();
     const TypingClock clock = clock_now();
     for (SharedTypingShard &shard : database->typing.shards)
-        (void)with_shard(shard, LW_EXCLUSIVE, [&clock](TypingShard *typing) {
+        with_shard(shard, LW_EXCLUSIVE, [&clock](TypingShard *typing) {
             if (typing != nullptr)
                 typing->clear_all(clock);
-            return true;
         });
     expect_change(*database, 0);
 }
