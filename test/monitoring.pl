@@ -6,7 +6,9 @@ use IO::Socket::INET;
 use IPC::Run;
 use JSON::PP;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Waiting;
 
 my $work = tempdir(CLEANUP => 1);
 
@@ -32,16 +34,6 @@ sub write_file {
     print $file $text;
     close $file or die "$path: $!";
     return $path;
-}
-
-sub wait_until {
-    my ($seconds, $condition) = @_;
-    my $deadline = time + $seconds;
-    while (!$condition->()) {
-        return 0 if time > $deadline;
-        sleep 0.1;
-    }
-    return 1;
 }
 
 sub sorted_unique {

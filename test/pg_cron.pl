@@ -2,7 +2,10 @@
 use strict;
 use warnings;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(time);
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use Waiting;
 
 # psql's output for one command string, errors included.
 sub sql_in {
@@ -21,16 +24,6 @@ sub error_in {
     return scalar `psql -XAtq -v VERBOSITY=verbose -d $database -c '$sql' 2>&1`;
 }
 sub sql { return sql_in('postgres', @_); }
-
-sub wait_until {
-    my ($seconds, $condition) = @_;
-    my $deadline = time + $seconds;
-    while (!$condition->()) {
-        return 0 if time > $deadline;
-        sleep 0.1;
-    }
-    return 1;
-}
 
 # Tables, cache, counts and feed.
 sub all_agrees {

@@ -1,16 +1,6 @@
 -- presence.leave_grace: a page reload does not flicker. It needs the worker; without one a user goes at once.
 \ir helpers.psql
 SELECT plan(22);
-CREATE FUNCTION pg_temp.until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE reached boolean;
-BEGIN
-    FOR i IN 1 .. 1000 LOOP
-        EXECUTE 'SELECT ' || condition INTO reached;
-        IF reached THEN RETURN true; END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN false;
-END $$;
 SELECT preloaded AS has_worker FROM presence_server_state() \gset
 SELECT ok(pg_temp.until(CASE WHEN :'has_worker' THEN '(SELECT worker_pid IS NOT NULL FROM presence_health)' ELSE 'true' END), 'where the library is preloaded, the worker is there');
 

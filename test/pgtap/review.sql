@@ -3,16 +3,6 @@
 SELECT plan(36);
 SET client_min_messages = warning;
 
--- Where there is no worker, the next cleanup does it.
-CREATE FUNCTION pg_temp.sound() RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    FOR i IN 1 .. 300 LOOP
-        PERFORM cleanup_stale_presence();
-        IF NOT EXISTS (SELECT FROM presence_verify()) THEN RETURN true; END IF;
-        PERFORM pg_sleep(0.02);
-    END LOOP;
-    RETURN false;
-END $$;
 CREATE FUNCTION pg_temp.broken() RETURNS text[] LANGUAGE sql AS $$ SELECT array_agg(DISTINCT invariant ORDER BY invariant) FROM presence_verify() $$;
 CREATE PROCEDURE pg_temp.join(first integer, last integer) LANGUAGE plpgsql AS $$
 BEGIN

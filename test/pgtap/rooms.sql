@@ -1,16 +1,6 @@
 -- Rooms: who is in one, from joining to the end of the session, and what the feed tells of it.
 \ir helpers.psql
 SELECT plan(89);
-CREATE FUNCTION pg_temp.until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE reached boolean;
-BEGIN
-    FOR i IN 1 .. 1000 LOOP
-        EXECUTE 'SELECT ' || condition INTO reached;
-        IF reached THEN RETURN true; END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN false;
-END $$;
 -- What happened in a room, numbered already or not.
 CREATE FUNCTION pg_temp.told_in(which text) RETURNS text[] LANGUAGE sql AS $$
     SELECT array_agg(concat_ws(' ', event, user_id, session_id, reason, sessions, details -> 'metadata') ORDER BY seq, id)
@@ -128,15 +118,6 @@ SELECT is(pg_temp.in_room('cellar'), ARRAY['jan busy 1'], 'which rooms show');
 SELECT is((SELECT array_agg(split_part(t, ' ', 1)) FROM unnest(pg_temp.told_in('cellar')) AS t), ARRAY['room_join', 'room_leave', 'room_join'], 'the feed tells nothing else');
 
 -- Changes by hand are found, and brought in line.
-CREATE FUNCTION pg_temp.sound() RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    FOR i IN 1 .. 300 LOOP
-        PERFORM cleanup_stale_presence();
-        IF NOT EXISTS (SELECT FROM presence_verify()) THEN RETURN true; END IF;
-        PERFORM pg_sleep(0.02);
-    END LOOP;
-    RETURN false;
-END $$;
 SET client_min_messages = warning;
 BEGIN;
 DELETE FROM presence_session WHERE user_id = 'gus';

@@ -2,16 +2,6 @@
 \ir helpers.psql
 SELECT plan(100);
 SET client_min_messages = warning;
-CREATE FUNCTION pg_temp.until(condition text) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE reached boolean;
-BEGIN
-    FOR i IN 1 .. 1000 LOOP
-        EXECUTE 'SELECT ' || condition INTO reached;
-        IF reached THEN RETURN true; END IF;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    RETURN false;
-END $$;
 -- As others see it: the status, and what was chosen.
 CREATE FUNCTION pg_temp.shown(who text) RETURNS text LANGUAGE sql AS $$
     SELECT format('%s %s %s', (SELECT status FROM get_active_users() WHERE user_id = who), (SELECT status FROM presence WHERE user_id = who), (SELECT status FROM get_presence(ARRAY[who])))
