@@ -1,4 +1,4 @@
-// Values between SQL and C++: texts, intervals, arrays, fingerprints, and how a value looks in an error message.
+// Values between SQL and C++: texts, intervals, arrays, lists, fingerprints, and how a value looks in an error message.
 #pragma once
 
 #include "../core/rules.h"
@@ -27,6 +27,24 @@ inline Datum int8_array(Datum *values, std::size_t count)
     return PointerGetDatum(
         construct_array(values, static_cast<int>(count), INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE));
 }
+
+// Palloc'd, grows, dies with its memory context.
+template <typename Item, std::size_t first_room = 64>
+struct Growing {
+    Item *items = nullptr;
+    std::size_t count = 0, room = 0;
+
+    void add(const Item &item)
+    {
+        if (count == room) {
+            room = room == 0 ? first_room : 2 * room;
+            items = static_cast<Item *>(items == nullptr ? palloc(sizeof(Item) * room)
+                                                         : repalloc_huge(items, sizeof(Item) * room));
+        }
+        items[count++] = item;
+    }
+    std::span<Item> span() const { return {items, count}; }
+};
 
 // A month has 30 days, as in interval comparisons. What is out of range is cut to it, with room to be doubled.
 Time interval_time(Datum interval);

@@ -47,24 +47,6 @@ int online_change(const KeyScan &events);
 // The same for the number of users in a room; 0 for events of other kinds.
 int room_change(const KeyScan &events);
 
-// Palloc'd, grows, dies with its memory context.
-template <typename Item>
-struct Growing {
-    Item *items = nullptr;
-    std::size_t count = 0, room = 0;
-
-    void add(const Item &item)
-    {
-        if (count == room) {
-            room = room == 0 ? 64 : 2 * room;
-            items = static_cast<Item *>(items == nullptr ? palloc(sizeof(Item) * room)
-                                                         : repalloc_huge(items, sizeof(Item) * room));
-        }
-        items[count++] = item;
-    }
-    std::span<Item> span() const { return {items, count}; }
-};
-
 // Events first_id, first_id + 1, … have the numbers first_seq, first_seq + 1, …
 struct FeedRange {
     std::int64_t first_seq, first_id;

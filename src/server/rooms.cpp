@@ -27,11 +27,7 @@ namespace {
 constexpr Oid member_types[] = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, JSONBOID};
 
 // In order of room and then of session, which is that of the primary key.
-struct MemberList {
-    Member **items;
-    std::size_t count, room;
-
-    std::span<Member *const> all() const { return {items, count}; }
+struct MemberList : Growing<Member *, 8> {
     std::span<Member *const> in_room(std::string_view name) const
     {
         const auto *from = std::lower_bound(items, items + count, name,
@@ -39,14 +35,6 @@ struct MemberList {
         const auto *to = std::upper_bound(items, items + count, name,
                                           [](std::string_view a, const Member *b) { return a < b->room; });
         return {from, to};
-    }
-    void add(Member *member)
-    {
-        if (count == room) {
-            room *= 2;
-            items = static_cast<Member **>(repalloc_huge(items, sizeof(Member *) * room));
-        }
-        items[count++] = member;
     }
     // The others stay in order.
     void insert(Member *member)
@@ -111,7 +99,7 @@ void require_same_now(const OpenTable &table, Relation index, const StoredUser &
 
 MemberList load_members(const OpenTable &table, Relation index, IndexScanDesc scan, const WantedUser &wanted)
 {
-    MemberList members{static_cast<Member **>(palloc(sizeof(Member *) * 8)), 0, 8};
+    MemberList members;
     begin_user(scan, *wanted.user);
     while (index_getnext_slot(scan, ForwardScanDirection, table.found)) {
         CHECK_FOR_INTERRUPTS();
@@ -247,7 +235,7 @@ void fill_member(TupleTableSlot *row, const StoredUser &user, const StoredMember
 
 void store_members(OpenTable &table, StoredUser &user, const MemberList &members)
 {
-    for (Member *each : members.all()) {
+    for (Member *each : members.span()) {
         StoredMember &member = stored(each);
         if (!member.gone && member.changed && member.leaving() &&
             (user.room_leave_until == 0 || member.leave_until < user.room_leave_until))
@@ -272,7 +260,7 @@ void settle(OpenTable &table, const WantedUser &wanted, MemberList &members)
     RoomEventList events(
         {static_cast<RoomEvent *>(palloc_extended(sizeof(RoomEvent) * (enough + 1), MCXT_ALLOC_HUGE)), enough});
     if (members.count > 0)
-        end_members(members.all(), ends_of(user), events);
+        end_members(members.span(), ends_of(user), events);
     do_as_asked(wanted, members, events);
     user.room_events = events.items();
     store_members(table, user, members);

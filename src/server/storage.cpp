@@ -273,20 +273,7 @@ void lock_user(Lookup &lookup, WantedUser &wanted, Lock lock, const NewUserRule 
                  errmsg("could not lock the user because of a concurrent change"), errhint("Repeat the transaction.")));
 }
 
-// Memory for a list whose length is not known at first.
-struct SessionList {
-    Session **items;
-    std::size_t count, room;
-
-    void add(Session *session)
-    {
-        if (count == room) {
-            room *= 2;
-            items = static_cast<Session **>(repalloc_huge(items, sizeof(Session *) * room));
-        }
-        items[count++] = session;
-    }
-};
+using SessionList = Growing<Session *, 4>;  // most users have few
 
 // By the index on live sessions: all of a user's have the user's online_since.
 void read_live_sessions(const Storage &storage, IndexScanDesc scan, const StoredUser &user, SessionList &list)
@@ -338,9 +325,9 @@ StoredSession *unseen_since(StoredSession *seen)
 void load_hidden_sessions(const Storage &storage, IndexScanDesc named, WantedUser &wanted, Lock lock)
 {
     StoredUser &user = *wanted.user;
-    SessionList all{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    SessionList all;
     for_each_hidden(storage, user, [&all](StoredSession *session) { all.add(session); });
-    SessionList list{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    SessionList list;
     std::fill_n(wanted.targets, wanted.sessions.size(), nullptr);
     std::size_t next = 0;
     for (std::size_t i = 0; i < all.count; ++i) {
@@ -375,7 +362,7 @@ void load_hidden_sessions(const Storage &storage, IndexScanDesc named, WantedUse
 void load_sessions(const Storage &storage, IndexScanDesc live, IndexScanDesc named, WantedUser &wanted, Lock lock)
 {
     StoredUser &user = *wanted.user;
-    SessionList list{static_cast<Session **>(palloc(sizeof(Session *) * 4)), 0, 4};
+    SessionList list;
     if (user.online)
         read_live_sessions(storage, live, user, list);
     const std::size_t live_count = list.count;
