@@ -61,7 +61,7 @@ struct IndexScan {
     TupleTableSlot *slot;
 };
 // Then index_rescan(), and next().
-IndexScan begin_reading(Table table, std::initializer_list<AttrNumber> columns, bool partial, int key_count,
+IndexScan begin_reading(Table which, std::initializer_list<AttrNumber> columns, bool partial, int key_count,
                         Snapshot snapshot, LOCKMODE lock = AccessShareLock);
 // False: no more. The row is in the slot.
 inline bool next(const IndexScan &scan, ScanDirection direction = ForwardScanDirection)

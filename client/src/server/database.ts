@@ -82,16 +82,13 @@ export class Database {
 
   async snapshot(db: Queryable): Promise<PresenceSnapshot> {
     const rows = await this.#rows<PresenceUser & { seq: string; epoch?: string }>(db, "presence_snapshot", []);
-    const users = rows
-      .filter((row) => row.user_id !== null) // where nobody is online, one row says so
-      .map(({ user_id, status, sessions, online_since, metadata }) => ({
-        user_id,
-        status,
-        sessions,
-        online_since,
-        metadata,
-      }));
-    return { seq: Number(rows[0]?.seq ?? 0), epoch: rows[0]?.epoch ?? null, users };
+    return snapshotOf(rows, ({ user_id, status, sessions, online_since, metadata }) => ({
+      user_id,
+      status,
+      sessions,
+      online_since,
+      metadata,
+    }));
   }
 
   /**
@@ -148,16 +145,14 @@ export class Database {
     const rows = await this.#rows<RoomUser & { seq: string; epoch: string | null }>(db, "room_snapshot", [
       ["id", room],
     ]);
-    const users = rows
-      .filter((row) => row.user_id !== null) // where nobody is there, one row says so
-      .map(({ user_id, status, sessions, entered_at, metadata }) => ({
-        user_id,
-        status,
-        sessions,
-        entered_at,
-        metadata,
-      }));
-    return { room, seq: Number(rows[0]?.seq ?? 0), epoch: rows[0]?.epoch ?? null, users };
+    const list = snapshotOf(rows, ({ user_id, status, sessions, entered_at, metadata }) => ({
+      user_id,
+      status,
+      sessions,
+      entered_at,
+      metadata,
+    }));
+    return { room, ...list };
   }
 
   setTyping(db: Queryable, user: string, session: string, room: string, typing: boolean): Promise<boolean> {
@@ -245,6 +240,15 @@ interface FeedRow extends Omit<PresenceEvent, "room"> {
   room: string | null;
   epoch: string | null;
   end: string | null;
+}
+
+/** A list and its place in the feed; where nobody is in it, one row says that. */
+function snapshotOf<Row extends { user_id: string | null; seq: string; epoch?: string | null }, User>(
+  rows: Row[],
+  shown: (row: Row) => User,
+): FeedPosition & { users: User[] } {
+  const users = rows.filter((row) => row.user_id !== null).map(shown);
+  return { seq: Number(rows[0]?.seq ?? 0), epoch: rows[0]?.epoch ?? null, users };
 }
 
 function eventOf({ seq, at, event, user_id, reason, sessions, details, room }: FeedRow): PresenceEvent {

@@ -219,8 +219,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (interval !== null && !(typeof interval === "number" && interval > 0 && interval <= 86_400)) {
       throw new Refusal(400, "heartbeat_interval is not a number of seconds");
     }
-    const { metadata: own = null, status = null } = body;
-    if (typeof own !== "object" || Array.isArray(own)) throw new Refusal(400, "metadata is not a JSON object");
+    const { status = null } = body;
+    const own = metadataOf(body);
     if (status !== null && typeof status !== "string") throw new Refusal(400, "status is not a string");
     const first = !batcher.knows(viewer.userId, session);
     if (first) limit(beginnings, viewer);
@@ -256,31 +256,32 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     leaverOf,
   );
 
+  function seenBy<User extends { user_id: string }>(viewer: Viewer, users: User[]): User[] {
+    return canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id));
+  }
+
   /** The room that a request is about, which its viewer may enter. */
   async function roomOf(value: unknown, viewer: Viewer): Promise<string> {
-    if (typeof value !== "string" || !canBeId(value)) throw new Refusal(400, "room is not the name of one");
-    if (!(await mayEnter(viewer, value))) throw new Refusal(403, "not a room for you", {}, CLOSED_ROOM);
-    return value;
+    const room = roomNameOf(value);
+    if (!(await mayEnter(viewer, room))) throw new Refusal(403, "not a room for you", {}, CLOSED_ROOM);
+    return room;
   }
 
   const joinRoom = endpoint("POST", requests, async (request, viewer) => {
     const body = await readJson(request, limits.bodyBytes);
     const session = sessionOf(body, viewer);
     const room = await roomOf(body.room, viewer);
-    const { metadata = null } = body;
-    if (typeof metadata !== "object" || Array.isArray(metadata))
-      throw new Refusal(400, "metadata is not a JSON object");
+    const metadata = metadataOf(body);
     // Whoever joins is online, so this may begin a session.
     if (!batcher.knows(viewer.userId, session)) limit(beginnings, viewer);
-    const join = () => db.joinRoom(pool, viewer.userId, session, room, metadata as Record<string, unknown> | null);
+    const join = () => db.joinRoom(pool, viewer.userId, session, room, metadata);
     return { joined: await batcher.inTurn(viewer.userId, session, join) };
   });
 
   const leaveRoom = endpoint("POST", departures, async (request, viewer) => {
     const body = await readJson(request, limits.bodyBytes);
     const session = sessionOf(body, viewer);
-    const { room } = body; // also one that he may no longer enter
-    if (typeof room !== "string" || !canBeId(room)) throw new Refusal(400, "room is not the name of one");
+    const room = roomNameOf(body.room); // also one that he may no longer enter
     const leave = () => db.leaveRoom(pool, viewer.userId, session, room);
     return { left: await batcher.inTurn(viewer.userId, session, leave) };
   });
@@ -299,22 +300,20 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const listRoom = endpoint("GET", requests, async (request, viewer) => {
     const room = await roomOf(new URL(request.url).searchParams.get("room"), viewer);
     const { users, ...rest } = await db.room(pool, room);
-    return { ...rest, users: canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id)) };
+    return { ...rest, users: seenBy(viewer, users) };
   });
 
   const list = endpoint("GET", requests, async (request, viewer) => {
     const asked = new URL(request.url).searchParams.getAll("user");
     if (asked.length > limits.lookUps) throw new Refusal(400, `more than ${limits.lookUps} users`);
-    const seen = <User extends { user_id: string }>(users: User[]) =>
-      canSee === undefined ? users : users.filter((user) => canSee(viewer, user.user_id));
     if (asked.length > 0) {
       const users = await db.lookUp(pool, asked.filter(canBeId));
       const nobody = { online: false, status: null, last_seen: null, sessions: null, metadata: null };
       for (const user_id of new Set(asked)) if (!canBeId(user_id)) users.push({ user_id, ...nobody });
-      return { users: seen(users) };
+      return { users: seenBy(viewer, users) };
     }
     const { users, ...position } = await db.snapshot(pool);
-    return { ...position, users: seen(users) };
+    return { ...position, users: seenBy(viewer, users) };
   });
 
   const events = endpoint("GET", requests, async (request, viewer) => {
@@ -403,6 +402,16 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
       await pool.end();
     },
   };
+}
+
+function metadataOf({ metadata = null }: Record<string, unknown>): Record<string, unknown> | null {
+  if (typeof metadata !== "object" || Array.isArray(metadata)) throw new Refusal(400, "metadata is not a JSON object");
+  return metadata as Record<string, unknown> | null;
+}
+
+function roomNameOf(value: unknown): string {
+  if (typeof value !== "string" || !canBeId(value)) throw new Refusal(400, "room is not the name of one");
+  return value;
 }
 
 /** What the database would refuse, and with it the whole look-up, is nobody's id. */
