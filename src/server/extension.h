@@ -79,6 +79,7 @@ SPIPlanPtr prepared(Statement &statement);
 // Of the first row; or the given value where there is none or it is NULL.
 Datum first_value(int column, Datum otherwise = 0);
 
+inline bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
 // An error unless the transaction may write.
 void require_writable(const char *function);
 

@@ -25,6 +25,10 @@ namespace presence {
 
 namespace {
 
+Statement choice_of_user = {"SELECT status_choice, choice_until, choice_message FROM @.presence_user WHERE user_id = $1"
+                            " AND (choice_until IS NULL OR choice_until > clock_timestamp())",
+                            1,
+                            {TEXTOID}};
 Statement online_since_of = {"SELECT online_since FROM @.presence_user WHERE user_id = $1", 1, {TEXTOID}};
 
 bool shows_pass(FunctionCallInfo fcinfo, int argument)
@@ -440,6 +444,46 @@ PRESENCE_FUNCTION(get_presence)
     }
     end_owner_work(work);
     return 0;
+}
+
+PRESENCE_FUNCTION(get_user_status)
+{
+    text *user = required_text(fcinfo, 0, "user_id");
+    TupleDesc shape = row_type(fcinfo);
+    MemoryContext caller = CurrentMemoryContext;
+    const OwnerWork work = begin_owner_work(fcinfo);
+    Datum name[] = {PointerGetDatum(user)};
+    const bool told_all = is_admin(work) || acts_as_itself(work, user);
+    if (!told_all)
+        require_may_see_others(work, user);
+    const Datum names = text_array(name, 1);
+    UserList *list = list_named(names, false);
+    run(choice_of_user, name, nullptr, true);
+    NullableDatum chosen[3] = {null_datum, null_datum, null_datum};
+    for (int i = 0; SPI_processed > 0 && i < 3; ++i)
+        chosen[i].value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &chosen[i].isnull);
+    if (told_all && list->online_users == 0)
+        list = list_hidden(names);
+    if (!told_all)
+        hide_unseen(*list, work);
+    const bool online = list->online_users > 0;
+    Datum values[4] = {};
+    bool nulls[4] = {true, true, true, true};
+    MemoryContext inner = MemoryContextSwitchTo(caller);
+    if (online) {
+        nulls[0] = false;
+        values[0] = PointerGetDatum(make_text(to_text(list->user(0).summary.status)));
+    }
+    // Of somebody who is offline, others do not learn whether that was chosen.
+    for (int i = 0; i < 3; ++i) {
+        nulls[i + 1] = chosen[i].isnull || !(told_all || online);
+        if (!nulls[i + 1])
+            values[i + 1] = i == 1 ? chosen[i].value : PointerGetDatum(DatumGetTextPCopy(chosen[i].value));
+    }
+    const Datum result = HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
+    MemoryContextSwitchTo(inner);
+    end_owner_work(work);
+    return result;
 }
 
 PRESENCE_FUNCTION(presence_count)

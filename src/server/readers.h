@@ -18,6 +18,4 @@ void hide_unseen(UserList &list, const OwnerWork &work);
 // The columns of get_active_users().
 void describe(const ListedUser &user, Datum *values, bool *nulls);
 
-inline bool may_write() { return !XactReadOnly && !RecoveryInProgress(); }
-
 }  // namespace presence

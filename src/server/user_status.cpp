@@ -1,4 +1,4 @@
-// set_user_status(), get_user_status(), and the end of what was chosen.
+// set_user_status(), and the end of what was chosen.
 #include "user_status.h"
 
 #include "../core/user_status.h"
@@ -9,7 +9,6 @@
 #include "extension.h"
 #include "feed.h"
 #include "lists.h"
-#include "readers.h"
 #include "user_count.h"
 
 namespace presence {
@@ -28,10 +27,6 @@ Statement over = {
     {TEXTOID, INT4OID}};
 Statement any_over = {"SELECT FROM @.presence_user WHERE choice_until <= clock_timestamp() LIMIT 1", 0, {}};
 Statement first_end = {"SELECT min(choice_until) FROM @.presence_user WHERE choice_until IS NOT NULL", 0, {}};
-Statement choice_of_user = {"SELECT status_choice, choice_until, choice_message FROM @.presence_user WHERE user_id = $1"
-                            " AND (choice_until IS NULL OR choice_until > clock_timestamp())",
-                            1,
-                            {TEXTOID}};
 
 namespace argument {
 enum : int { user_id, status, until, message };
@@ -219,44 +214,4 @@ PRESENCE_FUNCTION(set_user_status)
     close_storage(storage);
     end_owner_work(work);
     PG_RETURN_BOOL(changed);
-}
-
-PRESENCE_FUNCTION(get_user_status)
-{
-    text *user = required_text(fcinfo, argument::user_id, "user_id");
-    TupleDesc shape = row_type(fcinfo);
-    MemoryContext caller = CurrentMemoryContext;
-    const OwnerWork work = begin_owner_work(fcinfo);
-    Datum name[] = {PointerGetDatum(user)};
-    const bool told_all = is_admin(work) || acts_as_itself(work, user);
-    if (!told_all)
-        require_may_see_others(work, user);
-    const Datum names = text_array(name, 1);
-    UserList *list = list_named(names, false);
-    run(choice_of_user, name, nullptr, true);
-    NullableDatum chosen[3] = {null_datum, null_datum, null_datum};
-    for (int i = 0; SPI_processed > 0 && i < 3; ++i)
-        chosen[i].value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &chosen[i].isnull);
-    if (told_all && list->online_users == 0)
-        list = list_hidden(names);
-    if (!told_all)
-        hide_unseen(*list, work);
-    const bool online = list->online_users > 0;
-    Datum values[4] = {};
-    bool nulls[4] = {true, true, true, true};
-    MemoryContext inner = MemoryContextSwitchTo(caller);
-    if (online) {
-        nulls[0] = false;
-        values[0] = PointerGetDatum(make_text(to_text(list->user(0).summary.status)));
-    }
-    // Of somebody who is offline, others do not learn whether that was chosen.
-    for (int i = 0; i < 3; ++i) {
-        nulls[i + 1] = chosen[i].isnull || !(told_all || online);
-        if (!nulls[i + 1])
-            values[i + 1] = i == 1 ? chosen[i].value : PointerGetDatum(DatumGetTextPCopy(chosen[i].value));
-    }
-    const Datum result = HeapTupleGetDatum(heap_form_tuple(shape, values, nulls));
-    MemoryContextSwitchTo(inner);
-    end_owner_work(work);
-    return result;
 }
