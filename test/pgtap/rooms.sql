@@ -1,6 +1,6 @@
 -- Rooms: who is in one, from joining to the end of the session, and what the feed tells of it.
 \ir helpers.psql
-SELECT plan(89);
+SELECT plan(99);
 -- What happened in a room, numbered already or not.
 CREATE FUNCTION pg_temp.told_in(which text) RETURNS text[] LANGUAGE sql AS $$
     SELECT array_agg(concat_ws(' ', event, user_id, session_id, reason, sessions, details -> 'metadata') ORDER BY seq, id)
@@ -10,6 +10,8 @@ $$;
 CREATE FUNCTION pg_temp.in_room(which text) RETURNS text[] LANGUAGE plpgsql AS $$
 BEGIN RETURN (SELECT array_agg(concat_ws(' ', user_id, status, sessions, metadata)) FROM get_room(which)); END $$;
 CREATE FUNCTION pg_temp.counted(which text) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RETURN room_count(which); END $$;
+CREATE FUNCTION pg_temp.counts_kept() RETURNS text[] LANGUAGE sql AS
+    $$SELECT array_agg(concat_ws(' ', room, users) ORDER BY room) FROM presence_room_count WHERE room IN ('kept', 'empty')$$;
 SELECT preloaded AS has_worker FROM presence_server_state() \gset
 SELECT ok(pg_temp.until(CASE WHEN :'has_worker' THEN '(SELECT worker_pid IS NOT NULL FROM presence_health)' ELSE 'true' END), 'where the library is preloaded, the worker is there');
 
@@ -175,5 +177,24 @@ SELECT handle_user_disconnect('ann', 'new');
 SELECT is(pg_temp.counted('lobby'), 0::bigint, 'without a worker there is no grace');
 SELECT skip('without a worker there is no grace', 13);
 \endif
+
+-- Retention: a room in which nobody is keeps its count until its events go.
+SELECT join_room('zoe', 'z', 'kept'), join_room('zoe', 'z', 'empty');
+SELECT ok(pg_temp.numbered(), 'a join is numbered');
+SELECT leave_room('zoe', 'z', 'empty');
+SELECT ok(pg_temp.numbered(), 'and then a leave');
+SELECT is(pg_temp.counts_kept(), ARRAY['empty 0', 'kept 1'], 'a room that is empty has a row');
+SELECT count(scheduled_presence_cleanup()) \gset
+SELECT is(pg_temp.counts_kept(), ARRAY['empty 0', 'kept 1'], 'as long as its events are kept');
+SET presence.event_retention = 0;
+SELECT count(scheduled_presence_cleanup()) \gset
+RESET presence.event_retention;
+SELECT is(pg_temp.counts_kept(), ARRAY['kept 1'], 'and not longer; others keep theirs');
+SELECT is(pg_temp.counted('empty') || ',' || pg_temp.counted('kept'), '0,1', 'the counts are what they were');
+SELECT join_room('zoe', 'z', 'empty'), leave_room('zoe', 'z', 'kept');
+SELECT ok(pg_temp.numbered(), 'what comes afterwards is numbered');
+SELECT is(pg_temp.counted('empty') || ',' || pg_temp.counted('kept'), '1,0', 'and go on from there');
+SELECT is((SELECT array_agg(user_id) FROM room_snapshot('empty')), ARRAY['zoe'], 'so does a snapshot of the room');
+SELECT is((SELECT count(*) FROM presence_verify()), 0::bigint, 'everything agrees after retention');
 
 SELECT * FROM finish();

@@ -17,6 +17,9 @@ my $all =
 $primary->safe_psql('postgres', $all) for 1 .. 3;
 $primary->safe_psql('postgres',
     "SELECT mark_user_offline('u1'), update_user_heartbeat('u2', 's2', status => 'busy', metadata => '{\"at\": 1}')");
+$primary->safe_psql('postgres',
+    "SELECT join_room('u3', 's0', 'hall', '{\"x\": 1}'), join_room('u2', 's2', 'hall'), join_room('u3', 's0', 'attic'), join_room('u150', 's0', 'hall')"
+);
 $primary->safe_psql('postgres', "SELECT count(*) FROM presence_changes_since(0)");
 
 $primary->backup('backup');
@@ -44,6 +47,11 @@ my %readers = (
     'presence_sessions' =>
         'SELECT user_id, session_id, online, status, joined_at, ended_at, end_reason FROM presence_sessions ORDER BY user_id, session_id',
     'presence_changes_since' => 'SELECT * FROM presence_changes_since(5)',
+    'room_count' => "SELECT room_count('hall'), room_count('attic'), room_count('nowhere')",
+    'get_room' => "SELECT user_id, status, sessions, entered_at, metadata FROM get_room('hall') ORDER BY user_id",
+    'get_user_rooms' => "SELECT room, sessions FROM get_user_rooms('u3') ORDER BY room",
+    'room_snapshot' => "SELECT seq, user_id, status, sessions FROM room_snapshot('hall') ORDER BY user_id",
+    'the feed of a room' => "SELECT * FROM presence_changes_since(5, room => 'hall')",
     'presence_snapshot' => 'SELECT seq, user_id, status, sessions FROM presence_snapshot() ORDER BY user_id'
 );
 
@@ -67,9 +75,16 @@ is(
     'heartbeats are shown as recorded'
 );
 for my $call (
-    "update_user_heartbeat('u2', 's2')", "update_user_heartbeat('new')",
-    "update_user_heartbeats(ARRAY['u2'], ARRAY['s2'])", "mark_user_offline('u2')",
-    "handle_user_disconnect('u2')", 'cleanup_stale_presence()',
+    "update_user_heartbeat('u2', 's2')",
+    "update_user_heartbeat('new')",
+    "update_user_heartbeats(ARRAY['u2'], ARRAY['s2'])",
+    "mark_user_offline('u2')",
+    "handle_user_disconnect('u2')",
+    "join_room('u2', 's2', 'hall')",
+    "leave_room('u2', 's2', 'hall')",
+    "join_rooms(ARRAY['u2'], ARRAY['s2'], ARRAY['hall'])",
+    "set_user_status('u2', 'busy')",
+    'cleanup_stale_presence()',
     'scheduled_presence_cleanup()'
 ) {
     my ($code, $out, $err) = $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT $call");
@@ -89,7 +104,7 @@ $primary->safe_psql('postgres', "SELECT count(*) FROM presence_changes_since(0)"
 caught_up();
 is(
     on_standby("SELECT is_user_online('u2'), count(*) FROM presence_changes_since(0)"),
-    't|' . (2 * $users + 7),
+    't|' . (2 * $users + 12),
     'and so is a return'
 );
 
@@ -133,6 +148,8 @@ cmp_ok(
 );
 cmp_ok($last_departure // time, '<=', $accepted + 2 * $timeout, 'promoted: no ghost lives beyond two timeouts');
 is(on_standby('SELECT presence_count()'), $half - 2, 'promoted: who beats is online');
+is(on_standby("SELECT room_count('hall'), string_agg(user_id, ' ') FROM get_room('hall')"),
+    '1|u3', 'promoted: and stays in a room that ghosts have left');
 is(
     on_standby(
         "SELECT count(*) FROM presence_events WHERE event = 'user_offline' AND reason = 'timeout' AND user_id ~ '^u' AND substr(user_id, 2)::int BETWEEN 3 AND $half"

@@ -132,7 +132,7 @@ my $come_and_go = <<'SQL';
 CREATE PROCEDURE come_and_go(rounds integer) LANGUAGE plpgsql AS $$
 BEGIN
     FOR round IN 1 .. rounds LOOP
-        PERFORM update_user_heartbeat('guest', round::text);
+        PERFORM join_room('guest', round::text, 'hall');
         COMMIT;
         PERFORM mark_user_offline('guest');
         COMMIT;
@@ -143,7 +143,8 @@ SQL
 sql($come_and_go, 'CALL come_and_go(20)');
 feed_of($node, 'seq');
 sql('ANALYZE');
-my %pages = map { $_ => pages_of($_) } 'SELECT presence_count()', 'SELECT * FROM presence_feed_position()',
+my %pages = map { $_ => pages_of($_) } 'SELECT presence_count()', "SELECT room_count('hall')",
+    'SELECT * FROM presence_feed_position()',
     'SELECT * FROM presence_changes_since((SELECT seq FROM presence_feed_position()))';
 my $dump = $node->background_psql('postgres');
 $dump->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM presence_user');
