@@ -10,6 +10,7 @@ use Time::HiRes qw(time);
 use Plot;
 use Redis;
 use Report;
+use Sizing;
 use Server;
 use Stats qw(plain);
 use Measure::Against;
@@ -219,18 +220,24 @@ sub plot_history () {
 }
 
 if ($write_docs) {
-    my $page = "$repo/docs/benchmarks.md";
-    open my $in, '<:utf8', $page or die "$page: $!\n";
-    my $text = do { local $/; <$in> };
     my %m = %{ $report->{machine} };
     my $table =
         "$m{date}, revision $m{presence}, $m{form} run of $m{seconds} s: $m{cpu}, $m{cores} cores, $m{memory_gb} GB, $m{system}, Linux $m{kernel}, PostgreSQL $m{postgresql}, Redis $m{redis}.\n"
         . join('', map {"Measured again later: $_.\n"} @{ $m{again} // [] })
         . $report->markdown
         . join("\n", '', @plots, '');
-    $text =~ s/(<!-- results -->\n).*(<!-- end of results -->)/$1$table$2/s
-        or die "$page has no place for the results\n";
-    write_file($page, $text);
+    put('benchmarks', results => $table);
+    my $sizing = Sizing::table($report);
+    put('operations', sizing => $sizing) if $sizing;
+}
+
+# Between two comments of a page.
+sub put ($page, $place, $new) {
+    my $file = "$repo/docs/$page.md";
+    open my $in, '<:utf8', $file or die "$file: $!\n";
+    my $text = do { local $/; <$in> };
+    $text =~ s/(<!-- $place -->\n).*(<!-- end of $place -->)/$1$new$2/s or die "$file has no place for $place\n";
+    write_file($file, $text);
 }
 
 # A line for each full run; the page plots them.

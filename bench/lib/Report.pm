@@ -48,6 +48,9 @@ sub add ($self, $row) {
 
 sub group ($self, $name) { $self->{group} = $name; say "\n$name" }
 
+# A number that other tables are computed from.
+sub fact ($self, $name, $value) { $self->{facts}{$name} = $value + 0 }
+
 sub point ($self, $plot, $name, $x, $y) { push @{ $self->{series}{$plot}{$name} }, [$x + 0, $y + 0] }
 sub bar ($self, $plot, $name, $y) { push @{ $self->{bars}{$plot} }, [$name, $y + 0] }
 
@@ -92,12 +95,13 @@ sub complete_from ($self, $json, $again) {
     }
     $self->{rows} = \@rows;
     $self->{series} = { %{ $old->{series} }, %{ $self->{series} } };
+    $self->{facts} = { %{ $old->{facts} // {} }, %{ $self->{facts} // {} } };
     $self->{bars} = { %{ $old->{bars} }, %{ $self->{bars} } };
     $self->{machine} = $machine;
 }
 
 sub json ($self) {
-    return JSON::PP->new->canonical->pretty->encode({ map { $_ => $self->{$_} } qw(machine rows series bars) });
+    return JSON::PP->new->canonical->pretty->encode({ map { $_ => $self->{$_} } qw(machine rows series bars facts) });
 }
 
 sub markdown ($self) {

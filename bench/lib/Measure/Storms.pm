@@ -21,6 +21,7 @@ sub run ($run) {
         my $worker = $server->worker_pid('storms', 30) or die "there is no worker\n";
         $server->psql('storms', '-f', "$run->{repo}/bench/sql/twin.sql");
         batches($run, $people, \%measured);
+        sizes($run, $people) if $round == 1;
         silence($run, $people, $worker, \%measured);
         numbering($run, $people, $worker, \%measured);
         retention($run, $worker, \%measured);
@@ -43,6 +44,16 @@ sub seconds ($server, $name, $sql, $times, $clients = 1) {
     my $took = time - $start;
     $server->{cpu} *= $times / 1e6;
     return $took;
+}
+
+# What a session that came leaves on disk.
+sub sizes ($run, $people) {
+    my ($rows, $events, $bytes) = $run->{server}->row('storms',
+        "SELECT pg_total_relation_size('presence_user') + pg_total_relation_size('presence_session'), (SELECT count(*) FROM presence_event), pg_total_relation_size('presence_event') + pg_total_relation_size('presence_feed_range')"
+    );
+    $run->{report}->fact(row_bytes => $rows / $people);
+    $run->{report}->fact(event_bytes => $bytes / $events);
+    $run->{report}->fact(events => 2 * $events / $people);    # as many again when it goes
 }
 
 sub names ($type) {
@@ -189,6 +200,8 @@ sub wal ($run, $wal) {
 
 sub report ($run, $people, $measured, $wal) {
     my $report = $run->{report};
+    $report->fact("${_}_wal" => $wal->{$_}) for qw(join goodbye);
+    $report->fact(join_cpu => median(@{ $measured->{singles_cpu} }) / $people);
     my $text = plain($people);
     $report->group("What changes presence, against the twin ($text sessions)");
     my $seconds = sub (@names) {
