@@ -1,86 +1,19 @@
 # The wall clock is set forward and back under a running server: nobody is thrown out by it, and nobody stays because of it.
-# A small library, loaded before the C library, adds to the wall clock what a file says; the monotonic clock is left alone.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
+use PresenceClock;
 use PresenceNode;
 
 plan skip_all => 'no C compiler' if system('cc --version >/dev/null 2>&1') != 0;
-my $dir = PostgreSQL::Test::Utils::tempdir;
-append_to_file("$dir/clock.c", <<'C');
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
-
-static volatile long long *seconds;
-
-static long long offset(void)
-{
-	if (seconds == NULL)
-	{
-		int file = open(getenv("CLOCK_OFFSET_FILE"), O_RDONLY);
-		seconds = mmap(NULL, sizeof(long long), PROT_READ, MAP_SHARED, file, 0);
-	}
-	return *seconds;
-}
-
-int gettimeofday(struct timeval *restrict now, void *restrict zone)
-{
-	static int (*real)(struct timeval *, void *);
-	if (real == NULL)
-		real = (int (*)(struct timeval *, void *)) dlsym(RTLD_NEXT, "gettimeofday");
-	int result = real(now, zone);
-	now->tv_sec += offset();
-	return result;
-}
-
-int clock_gettime(clockid_t clock, struct timespec *now)
-{
-	static int (*real)(clockid_t, struct timespec *);
-	if (real == NULL)
-		real = (int (*)(clockid_t, struct timespec *)) dlsym(RTLD_NEXT, "clock_gettime");
-	int result = real(clock, now);
-	if (clock == CLOCK_REALTIME)
-		now->tv_sec += offset();
-	return result;
-}
-
-time_t time(time_t *result)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	if (result != NULL)
-		*result = now.tv_sec;
-	return now.tv_sec;
-}
-C
-command_ok(['cc', '-shared', '-fPIC', '-O1', '-o', "$dir/clock.so", "$dir/clock.c", '-ldl'], 'the library is built');
-
-sub set_clock {
-    my ($seconds) = @_;
-    open my $file, (-e "$dir/offset" ? '+<' : '>'), "$dir/offset" or die $!;    # in place: it is mapped
-    binmode $file;
-    syswrite $file, pack('q', $seconds);
-    close $file;
-    return;
-}
-set_clock(0);
-
 my $timeout = 4;
 my $node = new_node('clock', conf => "presence.timeout = '10min'\n");
 create_extension($node);
 $node->stop;
-{
-    local %ENV = (%ENV, LD_PRELOAD => "$dir/clock.so", CLOCK_OFFSET_FILE => "$dir/offset");
-    $node->start;
-}
+start_with_clock($node);
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub skew { return int(sql('SELECT extract(epoch FROM clock_timestamp())') - time + 1e6 + 0.5) - 1e6; }
 set_clock(3600);

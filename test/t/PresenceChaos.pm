@@ -12,10 +12,10 @@ use Test::More;
 use Time::HiRes qw(sleep);
 use PresenceNode;
 
-our @EXPORT = qw(chaos_conf start_chaos look ask_until_answered one_of kill_child end_chaos);
+our @EXPORT = qw(chaos_conf start_chaos look ask ask_until_answered one_of children_of kill_child end_chaos);
 
 # Of the server on which they are.
-my ($node, $dir, $clients, $epoch, $seq, %is_online, @wrong, @children);
+my ($node, $dir, $clients, $epoch, $seq, %is_online, %rooms_of, @wrong, @children);
 
 # Those who beat all the time, and have promised to do so often enough for any crash.
 my @steady = map {"steady$_"} 1 .. 3;
@@ -48,6 +48,31 @@ sub session {
     return 'NULL';
 }
 
+sub room { return 'r' . int rand 6; }
+
+sub some_room {
+    my ($user, $session, $room) = (user(), session(), room());
+    return one_of(
+        [5, sub {"SELECT 'join', join_room('$user', $session, '$room', '@{[int rand 3]}');\n"}],
+        [3, sub {"SELECT 'part', leave_room('$user', $session, '$room');\n"}],
+        [
+            1,
+            sub {
+                "SELECT 'joins', join_rooms(array_fill('$user'::text, ARRAY[6]), array_fill($session\::text, ARRAY[6]), ARRAY(SELECT 'r' || i FROM generate_series(0, 5) AS i));\n";
+            }
+        ],
+        [1, sub {"SELECT 'type', set_typing('$user', $session, '$room', '1s');\n"}],
+        [1, sub {"SELECT 'room', count(*) FROM room_snapshot('$room');\n"}],
+        [1, sub {"SELECT 'room', room_count('$room'), count(*) FROM get_user_rooms('$user');\n"}]
+    );
+}
+
+sub some_status {
+    my $status = (qw(busy away invisible active))[rand 4];
+    my $until = rand() < 0.7 ? "clock_timestamp() + '300ms'" : 'NULL';
+    return "SELECT 'status', set_user_status('@{[user()]}', '$status', $until);\n";
+}
+
 sub some_heartbeat {
     my ($user, $session) = (user(), session());
     return "SELECT 'heartbeat', update_user_heartbeat('$user', $session);\n" if rand() < 0.7;
@@ -58,6 +83,8 @@ sub some_heartbeat {
 
 my @calls = (
     [40, \&some_heartbeat],
+    [12, \&some_room],
+    [4, \&some_status],
     [
         10,
         sub {
@@ -284,12 +311,19 @@ sub ask_until_answered {
 }
 
 sub note_event {
-    my ($number, $event, $user) = @_;
+    my ($number, $event, $user, $room) = @_;
     push @wrong, "after event $seq comes $number" if $number != $seq + 1;
     $seq = $number;
+    my $rooms = $rooms_of{$user} //= {};
+    if ($event eq 'room_join') {
+        push @wrong, "$number: $user joins $room again" if $rooms->{$room}++;
+    } elsif ($event eq 'room_leave') {
+        push @wrong, "$number: $user leaves $room without being there" if !delete $rooms->{$room};
+    }
     return if $event !~ /^user_/;
     my $online = $event eq 'user_online' ? 1 : 0;
     push @wrong, "$number: $event of $user again" if $online == ($is_online{$user} // 0);
+    push @wrong, "$number: $user goes offline in rooms @{[keys %$rooms]}" if !$online && %$rooms;
     push @wrong, "$number: $user, who beats all the time, went offline" if $user =~ /^steady/ && !$online;
     $is_online{$user} = $online;
     return;
@@ -299,7 +333,7 @@ sub note_event {
 sub read_feed {
     my @rows;
     do {
-        @rows = split /\n/, ask_until_answered("SELECT seq, event, user_id FROM presence_changes_since($seq)");
+        @rows = split /\n/, ask_until_answered("SELECT seq, event, user_id, room FROM presence_changes_since($seq)");
         note_event(split /\|/) for @rows;
     } while @rows == 1000;
     my $now = ask_until_answered('SELECT epoch FROM presence_feed_position()');
@@ -316,8 +350,8 @@ sub look {
     return !@wrong;
 }
 
-# kill -9 of one of the server's processes whose title is like that. False: there is none.
-sub kill_child {
+# The server's processes whose title is like that.
+sub children_of {
     my ($title) = @_;
     my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
     my @found;
@@ -325,6 +359,12 @@ sub kill_child {
         open my $file, '<', "/proc/$pid/cmdline" or next;
         push @found, $pid if (join '', <$file>) =~ $title;
     }
+    return @found;
+}
+
+# kill -9 of one of them. False: there is none.
+sub kill_child {
+    my @found = children_of(@_);
     return @found && kill('KILL', $found[rand @found]);
 }
 
@@ -345,7 +385,7 @@ sub check_outcome {
         (
             join ' ',
             grep { !$done{$_} }
-                qw(joined heartbeat change batch leave disconnect cleanup list snapshot count savepoint two-phase steady)
+                qw(joined heartbeat change batch leave disconnect cleanup list snapshot count join part status savepoint two-phase steady)
         ),
         '',
         'clients have made calls of each kind'
