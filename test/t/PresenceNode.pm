@@ -12,11 +12,11 @@ use Time::HiRes qw(sleep time);
 our @EXPORT = qw(new_node create_extension wait_until restart_server kill_server is_running has_worker save_file
     feed_of check_agreement log_position log_since);
 
-# new_node(name, preload => 1, conf => 'lines', allows_streaming => 0)
+# new_node(name, preload => 1, conf => 'lines', allows_streaming => 0, extra => [options of initdb])
 sub new_node {
     my ($name, %options) = @_;
     my $node = bless PostgreSQL::Test::Cluster->new($name), 'PresenceNode::Server';
-    $node->init(allows_streaming => $options{allows_streaming});
+    $node->init(allows_streaming => $options{allows_streaming}, extra => $options{extra});
     my $preload = ($options{preload} // 1) ? 'presence' : '';
     $node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = '$preload'
