@@ -34,6 +34,23 @@ Statement first_departure = {
 constexpr std::size_t most_at_once = 100000;
 // The worker's transactions are short, so that listeners hear of the first before the last has been dealt with.
 constexpr std::size_t most_in_background = 2000;
+// Of so many it takes those whose users came one after the other: their rows lie together, while the cache has them in the order
+// of their hashes.
+constexpr std::size_t choice_in_background = 10 * most_in_background;
+
+// Goes round, so that those whose users are locked are not taken again before the others were.
+std::span<ExpiredSession> neighbours(std::span<ExpiredSession> found)
+{
+    static std::uint64_t next = 0;
+    if (found.size() <= most_in_background)
+        return found;
+    const auto last = found.begin() + (most_in_background - 1);
+    std::nth_element(found.begin(), last, found.end(), [](const ExpiredSession &a, const ExpiredSession &b) {
+        return a.row_id - next < b.row_id - next;
+    });
+    next = last->row_id + 1;
+    return found.first(most_in_background);
+}
 
 // In order.
 std::span<const NamedSession> sessions_of(Statement &statement)
@@ -113,14 +130,16 @@ void end_for(const Storage &storage, std::span<const NamedSession> sessions, End
 
 Ended end_stale_sessions(Thoroughness thoroughness)
 {
-    const std::size_t most = thoroughness == Thoroughness::watched_sessions ? most_in_background : most_at_once;
+    const bool in_background = thoroughness == Thoroughness::watched_sessions;
+    const std::size_t most = in_background ? choice_in_background : most_at_once;
     auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most));
-    const std::span<ExpiredSession> all(room, most);
-    const std::size_t found = cache_collect_stale(all);
-    const Storage storage = open_storage();
+    std::span<ExpiredSession> found(room, cache_collect_stale({room, most}));
     Ended ended;
-    ended.more = found == most;
-    const std::span<const NamedSession> stale = stale_by_cache(storage, all.first(found));
+    if (in_background)
+        found = neighbours(found);
+    ended.more = found.size() >= (in_background ? most_in_background : most);
+    const Storage storage = open_storage();
+    const std::span<const NamedSession> stale = stale_by_cache(storage, found);
     if (thoroughness == Thoroughness::whole_table ||
         (thoroughness == Thoroughness::every_session && !cache_watches_everybody())) {
         end_for(storage, sessions_of(stale_by_table), ended, true);
