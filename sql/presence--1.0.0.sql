@@ -134,6 +134,8 @@ CREATE TABLE @extschema@.presence_session (
     updates_from       timestamptz,
     updates            integer,
     update_due         timestamptz,
+    said               text,
+    last_activity      timestamptz,
     PRIMARY KEY (user_id, session_id),
     CONSTRAINT presence_session_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
@@ -142,11 +144,12 @@ CREATE TABLE @extschema@.presence_session (
     CONSTRAINT presence_session_end CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT presence_session_end_reason CHECK (end_reason IN ('leave', 'disconnect', 'timeout', 'admin')),
     CONSTRAINT presence_session_interval CHECK (heartbeat_interval > '0' AND heartbeat_interval <= '1 day'),
-    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due) > '1900-01-01 00:00+00'
-                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due) < '10000-01-01 00:00+00'),
+    CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due, last_activity) > '1900-01-01 00:00+00'
+                                             AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due, last_activity) < '10000-01-01 00:00+00'),
     CONSTRAINT presence_session_choice CHECK (status_choice IN ('busy', 'away')),
     CONSTRAINT presence_session_updates CHECK (updates > 0 AND (updates IS NULL) = (updates_from IS NULL)),
     CONSTRAINT presence_session_update_due CHECK (update_due IS NULL OR (online AND ended_at IS NULL AND updates IS NOT NULL)),
+    CONSTRAINT presence_session_said CHECK (said IS NULL OR (last_activity IS NOT NULL AND (said, status) IN (('active', 'idle'), ('active', 'away'), ('idle', 'away')))),
     CONSTRAINT presence_session_user_agent CHECK (pg_catalog.octet_length(user_agent) <= 1024),
     CONSTRAINT presence_session_metadata CHECK (pg_catalog.octet_length(metadata::pg_catalog.text) <= 4096)
 ) WITH (fillfactor = 60);
@@ -157,7 +160,7 @@ COMMENT ON TABLE @extschema@.presence_session IS 'One row per session still reta
 COMMENT ON COLUMN @extschema@.presence_session.user_id IS 'Id of the user.';
 COMMENT ON COLUMN @extschema@.presence_session.session_id IS 'Id of the session; empty for the user''s unnamed session.';
 COMMENT ON COLUMN @extschema@.presence_session.online IS 'Counts for its user: not ended, or ended within presence.leave_grace.';
-COMMENT ON COLUMN @extschema@.presence_session.status IS 'active, busy, idle or away.';
+COMMENT ON COLUMN @extschema@.presence_session.status IS 'active, busy, idle or away, as shown.';
 COMMENT ON COLUMN @extschema@.presence_session.online_since IS 'When the user came online, repeated here so that lists read one table.';
 COMMENT ON COLUMN @extschema@.presence_session.joined_at IS 'When the session began.';
 COMMENT ON COLUMN @extschema@.presence_session.heartbeat_at IS 'Last recorded heartbeat.';
@@ -171,6 +174,8 @@ COMMENT ON COLUMN @extschema@.presence_session.metadata IS 'What the application
 COMMENT ON COLUMN @extschema@.presence_session.updates_from IS 'When the first of updates was told.';
 COMMENT ON COLUMN @extschema@.presence_session.updates IS 'How many updates of it were told within the minute from then on.';
 COMMENT ON COLUMN @extschema@.presence_session.update_due IS 'By when the changes beyond presence.max_updates_per_minute are told as one; NULL: there are none.';
+COMMENT ON COLUMN @extschema@.presence_session.said IS 'The status that it has said, where inactivity has it show another; else NULL.';
+COMMENT ON COLUMN @extschema@.presence_session.last_activity IS 'When somebody was last active there, as far as recorded; NULL: never told. Later times may be in shared memory.';
 COMMENT ON COLUMN @extschema@.presence_session.status_choice IS 'That of the user, repeated here so that lists read one table.';
 COMMENT ON COLUMN @extschema@.presence_session.choice_until IS 'The same of its end.';
 
@@ -201,6 +206,8 @@ COMMENT ON COLUMN @extschema@.presence_hidden_session.choice_until IS 'As in pre
 COMMENT ON COLUMN @extschema@.presence_hidden_session.updates_from IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.updates IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.update_due IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.said IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.last_activity IS 'As in presence_session.';
 
 -- Sessions in rooms. Rows are there for as long as they are; all changes are made under the lock on the user's row.
 CREATE TABLE @extschema@.presence_room_member (
@@ -493,14 +500,16 @@ CREATE FUNCTION @extschema@.update_user_heartbeat(
     ip_address         inet DEFAULT NULL,
     heartbeat_interval interval DEFAULT NULL,
     status             text DEFAULT NULL,
-    metadata           jsonb DEFAULT NULL)
+    metadata           jsonb DEFAULT NULL,
+    last_activity      timestamptz DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100;
-COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb) IS
+COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz) IS
     'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
 
-CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[])
+CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[],
+                                                   last_activity timestamptz[] DEFAULT NULL)
 RETURNS integer AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
-COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]) IS
+COMMENT ON FUNCTION @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[], timestamptz[]) IS
     'Heartbeats of many sessions in one call, arrays of one length; how many of them are online now.';
 
 CREATE FUNCTION @extschema@.mark_user_offline(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL)
@@ -682,6 +691,16 @@ RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
 COMMENT ON FUNCTION @extschema@.presence_is_live(text, text, timestamptz, interval, timestamptz, uuid) IS
     'Whether a session recorded as online is not stale. For the views, and for the owner of the extension.';
 
+CREATE FUNCTION @extschema@.presence_last_activity(user_id text, session_id text, last_activity timestamptz, pass uuid DEFAULT NULL)
+RETURNS timestamptz AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
+COMMENT ON FUNCTION @extschema@.presence_last_activity(text, text, timestamptz, uuid) IS
+    'The later of a session''s recorded and its cached last activity. For the views, and for the owner of the extension.';
+
+CREATE FUNCTION @extschema@.presence_is_turning(user_id text, session_id text, status text, said text, last_activity timestamptz, pass uuid DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL SAFE COST 20;
+COMMENT ON FUNCTION @extschema@.presence_is_turning(text, text, text, text, timestamptz, uuid) IS
+    'Whether a session is to show another status than recorded, for being inactive. For the owner of the extension.';
+
 CREATE FUNCTION @extschema@.presence_server_state(
     pass uuid DEFAULT NULL,
     OUT preloaded boolean, OUT in_recovery boolean, OUT worker_enabled boolean, OUT worker_pid integer, OUT worker_problem_code text, OUT worker_problem text,
@@ -745,7 +764,10 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        s.user_agent,
        s.ip_address,
        s.heartbeat_interval,
-       s.metadata
+       s.metadata,
+       CASE WHEN s.online AND s.ended_at IS NULL
+            THEN @extschema@.presence_last_activity(s.user_id, s.session_id, s.last_activity, (SELECT pass FROM @extschema@.presence_view_pass))
+            ELSE s.last_activity END AS last_activity
 FROM @extschema@.presence_session AS s
 LEFT JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id;
 COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
@@ -761,6 +783,7 @@ COMMENT ON COLUMN @extschema@.presence_sessions.user_agent IS 'Client software.'
 COMMENT ON COLUMN @extschema@.presence_sessions.ip_address IS 'Client address.';
 COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_interval IS 'How often the client promised to beat.';
 COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the application wants others to see.';
+COMMENT ON COLUMN @extschema@.presence_sessions.last_activity IS 'When somebody was last active there, cached times included; NULL: never told.';
 
 -- The join only fetches the details of the session that beat last; where they are not asked for, it is not done.
 CREATE VIEW @extschema@.presence AS
@@ -950,8 +973,8 @@ COMMENT ON FUNCTION @extschema@.presence_can_enter(text, text) IS
     'Whether somebody who has only access read or self may look into that room, or join it; viewer is presence_current_user(). Replace it to close rooms.';
 
 REVOKE ALL ON FUNCTION
-    @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb),
-    @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[]),
+    @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz),
+    @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[], timestamptz[]),
     @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id),
     @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id),
     @extschema@.set_user_status(@extschema@.presence_id, text, timestamptz, text),

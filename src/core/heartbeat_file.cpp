@@ -12,7 +12,7 @@ namespace {
 constexpr std::uint64_t header_magic = 0xa31424853455250U;   // "PRESHB1\n"
 constexpr std::uint64_t section_magic = 0xa43455353455250U;  // "PRESSEC\n"
 constexpr std::uint64_t footer_magic = 0xa444e4553455250U;   // "PRESEND\n"
-constexpr std::uint64_t version = 1;
+constexpr std::uint64_t version = 2;
 
 // The offset of each field. All other bytes are zero, which the reader checks.
 namespace header_at {
@@ -22,13 +22,13 @@ namespace section_at {
 constexpr std::size_t magic = 0, database = 8, records = 16, end = 24;
 }
 namespace record_at {
-constexpr std::size_t key_hi = 0, key_lo = 8, row_and_status = 16, wall_us = 24, age_word = 32, user_agent = 40,
-                      ip_address = 48, metadata = 56, end = 64;
+constexpr std::size_t key_hi = 0, key_lo = 8, row_and_status = 16, wall_us = 24, age_word = 32, inactivity = 40,
+                      end = 48;
 }
 namespace footer_at {
 constexpr std::size_t magic = 0, sections = 8, records = 16, crc = 24, end = 28;
 }
-static_assert(record_at::end == file_block_bytes);
+static_assert(record_at::end <= file_block_bytes);
 
 template <std::integral Number>
 void put(FileBlock &block, std::size_t at, Number value) noexcept
@@ -98,9 +98,7 @@ FileBlock HeartbeatFileWriter::record(const FileRecord &record) noexcept
     put(block, record_at::row_and_status, (record.row_id << 4U) | (record.status & 15U));
     put(block, record_at::wall_us, record.wall_us);
     put(block, record_at::age_word, beat_word::pack(record.beat_ms, record.interval_ms, record.state));
-    put(block, record_at::user_agent, record.fingerprints.user_agent);
-    put(block, record_at::ip_address, record.fingerprints.ip_address);
-    put(block, record_at::metadata, record.fingerprints.metadata);
+    put(block, record_at::inactivity, record.active_ms);
     ++records_;
     crc_ = checksum_(crc_, block);
     return block;
@@ -193,7 +191,7 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_record() noexcept
     const auto row_and_status = get<std::uint64_t>(partial_, record_at::row_and_status);
     const auto word = get<std::uint64_t>(partial_, record_at::age_word);
     const SlotState state = beat_word::state(word);
-    if (state != SlotState::open && state != SlotState::closed)
+    if ((state != SlotState::open && state != SlotState::closed) || !zero_from(partial_, record_at::end))
         return fail(FileError::damaged);
     record_ = {.key = {.hi = get<std::uint64_t>(partial_, record_at::key_hi),
                        .lo = get<std::uint64_t>(partial_, record_at::key_lo)},
@@ -201,11 +199,10 @@ HeartbeatFileReader::Block HeartbeatFileReader::take_record() noexcept
                .beat_ms = beat_word::beat_ms(word),
                .wall_us = get<std::int64_t>(partial_, record_at::wall_us),
                .interval_ms = beat_word::interval_ms(word),
-               .fingerprints = {.user_agent = get<std::uint64_t>(partial_, record_at::user_agent),
-                                .ip_address = get<std::uint64_t>(partial_, record_at::ip_address),
-                                .metadata = get<std::uint64_t>(partial_, record_at::metadata)},
+               .fingerprints = {0, 0, 0},
                .state = state,
-               .status = static_cast<std::uint8_t>(row_and_status & 15U)};
+               .status = static_cast<std::uint8_t>(row_and_status & 15U),
+               .active_ms = get<std::uint64_t>(partial_, record_at::inactivity)};
     ++records_;
     if (--records_to_come_ == 0)
         state_ = State::at_section;

@@ -41,7 +41,8 @@ struct FileSection {
 };
 
 // In a file, the beat_ms of an entry is its age: how long before the writing the session was last heard, by the
-// monotonic clock, whose readings mean nothing to another boot of the machine.
+// monotonic clock, whose readings mean nothing to another boot of the machine. The active_ms is one more than the age of
+// the last activity. Fingerprints are not carried over: who reads the file makes closed entries, which need none.
 using FileRecord = SessionEntry;
 
 enum class FileError : std::uint8_t { none, truncated, not_ours, wrong_version, foreign_system, absurd_count, damaged };

@@ -21,6 +21,11 @@ std::uint64_t digest_of(const Timeouts &timeouts) noexcept
     return mixed >> (64U - digest_bits);
 }
 
+std::uint64_t digest_of_turns(const Timeouts &timeouts) noexcept
+{
+    return digest_of({timeouts.inactivity.idle_after, timeouts.inactivity.away_after, timeouts.floor_ms});
+}
+
 std::uint64_t pack_bound(std::uint64_t deadline, std::uint64_t digest) noexcept
 {
     return (std::min(deadline, beat_word::max_beat_ms) << digest_bits) | digest;
@@ -49,8 +54,10 @@ std::uint32_t HeartbeatShard::index_size_for(std::uint32_t capacity) noexcept
 std::size_t HeartbeatShard::bytes_for(std::uint32_t capacity) noexcept
 {
     const std::uint32_t usable = usable_capacity(capacity);
-    return sizeof(HeartbeatShard) + std::size_t{usable} * (sizeof(Word) + sizeof(Slot)) +
-           std::size_t{index_size_for(usable)} * sizeof(std::uint32_t);
+    const std::size_t bytes = sizeof(HeartbeatShard) +
+                              std::size_t{usable} * (sizeof(Word) + sizeof(Slot) + sizeof(Activity)) +
+                              std::size_t{index_size_for(usable)} * sizeof(std::uint32_t);
+    return (bytes + alignof(HeartbeatShard) - 1) / alignof(HeartbeatShard) * alignof(HeartbeatShard);
 }
 
 std::uint32_t HeartbeatShard::grown_capacity(std::uint32_t capacity) noexcept
@@ -85,6 +92,7 @@ HeartbeatShard *HeartbeatShard::rebuild_into(void *block, std::uint32_t capacity
         const Slot &old = slots()[from];
         const std::uint32_t to = copy->used_++;
         new (&copy->words()[to]) Word(word(from));
+        new (&copy->activities()[to]) Activity(activity(from));
         new (&copy->slots()[to]) Slot{.key = old.key,
                                       .row_and_status = old.row_and_status,
                                       .wall_us = old.wall_us.load(std::memory_order_relaxed),
@@ -93,6 +101,7 @@ HeartbeatShard *HeartbeatShard::rebuild_into(void *block, std::uint32_t capacity
     }
     copy->count_ = copy->used_;
     copy->bound_.store(bound_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    copy->turn_bound_.store(turn_bound_.load(std::memory_order_relaxed), std::memory_order_relaxed);
     copy->hits_.store(hits(), std::memory_order_relaxed);
     copy->misses_.store(misses(), std::memory_order_relaxed);
     return copy;
@@ -135,6 +144,18 @@ bool HeartbeatShard::touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_
     return true;
 }
 
+void HeartbeatShard::note_activity(std::uint32_t slot, std::uint64_t active_ms) noexcept
+{
+    Activity &word = activities()[slot];
+    std::uint32_t known = word.load(std::memory_order_relaxed);
+    for (;;) {
+        const std::uint32_t now =
+            activity_word::pack(active_ms, static_cast<std::uint8_t>(known & activity_word::code_mask));
+        if (now <= known || word.compare_exchange_weak(known, now, std::memory_order_relaxed))
+            return;
+    }
+}
+
 void HeartbeatShard::advance(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept
 {
     Word &word = words()[slot];
@@ -156,7 +177,8 @@ SessionEntry HeartbeatShard::entry(std::uint32_t slot) const noexcept
             .interval_ms = beat_word::interval_ms(packed),
             .fingerprints = from.fingerprints,
             .state = beat_word::state(packed),
-            .status = from.status()};
+            .status = from.status(),
+            .active_ms = active_ms(slot)};
 }
 
 std::uint64_t HeartbeatShard::earliest_deadline(const Timeouts &timeouts) const noexcept
@@ -165,6 +187,36 @@ std::uint64_t HeartbeatShard::earliest_deadline(const Timeouts &timeouts) const 
         return no_deadline;
     const std::uint64_t bound = bound_.load(std::memory_order_relaxed);
     return (bound & digest_mask) == digest_of(timeouts) ? bound >> digest_bits : 0;
+}
+
+std::uint64_t HeartbeatShard::earliest_turn(const Timeouts &timeouts) const noexcept
+{
+    if (count_ == 0)
+        return no_deadline;
+    const std::uint64_t bound = turn_bound_.load(std::memory_order_relaxed);
+    if ((bound & digest_mask) != digest_of_turns(timeouts))
+        return 0;
+    return bound >> digest_bits == beat_word::max_beat_ms ? no_deadline : bound >> digest_bits;
+}
+
+HeartbeatShard::Scan HeartbeatShard::collect_turning(std::uint64_t now_ms, const Timeouts &timeouts,
+                                                     std::span<ExpiredSession> out, std::uint32_t from) noexcept
+{
+    const Timeouts limits = timeouts;
+    std::uint64_t earliest = no_deadline;
+    std::uint32_t found = 0;
+    for (std::uint32_t i = from; i < used_; ++i) {
+        const std::uint64_t deadline = activity_word::deadline(activity(i), now_ms, limits);
+        earliest = std::min(earliest, deadline);
+        if (now_ms <= deadline)
+            continue;
+        if (found == out.size())
+            return {.found = found, .resume_at = i};
+        out[found++] = {.key = slots()[i].key, .row_id = slots()[i].row_id()};
+    }
+    if (from == 0)
+        turn_bound_.store(pack_bound(earliest, digest_of_turns(limits)), std::memory_order_relaxed);
+    return {.found = found, .resume_at = no_slot};
 }
 
 void HeartbeatShard::lower_bound_to(std::uint64_t deadline, const Timeouts &timeouts) noexcept
@@ -239,6 +291,8 @@ HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entr
         raise_to(known.wall_us, entry.wall_us);
         const std::uint64_t beat = std::max(entry.beat_ms, beat_ms(slot));
         words()[slot].store(beat_word::pack(beat, entry.interval_ms, entry.state), std::memory_order_relaxed);
+        activities()[slot].store(activity_word::pack(std::max(entry.active_ms, active_ms(slot)), entry.status),
+                                 std::memory_order_relaxed);
     } else {
         if (first_free_ != no_slot) {
             slot = first_free_;
@@ -249,6 +303,7 @@ HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entr
             return Insert::full;
         }
         new (&words()[slot]) Word(beat_word::pack(entry.beat_ms, entry.interval_ms, entry.state));
+        new (&activities()[slot]) Activity(activity_word::pack(entry.active_ms, entry.status));
         new (&slots()[slot]) Slot{.key = entry.key,
                                   .row_and_status = row_and_status,
                                   .wall_us = entry.wall_us,
@@ -256,11 +311,24 @@ HeartbeatShard::Insert HeartbeatShard::insert_or_update(const SessionEntry &entr
         index_slot(entry.key, slot);
         result = Insert::inserted;
         // The bound of an empty shard is as high as can be, whatever the timeouts.
-        if (count_++ == 0)
+        if (count_++ == 0) {
             bound_.store(pack_bound(no_deadline, digest_of(timeouts)), std::memory_order_relaxed);
+            turn_bound_.store(pack_bound(no_deadline, digest_of_turns(timeouts)), std::memory_order_relaxed);
+        }
     }
     lower_bound_to(deadline(slot, timeouts), timeouts);
+    lower_turn_bound(slot, entry.beat_ms, timeouts);
     return result;
+}
+
+void HeartbeatShard::lower_turn_bound(std::uint32_t slot, std::uint64_t now_ms, const Timeouts &timeouts) noexcept
+{
+    if (active_ms(slot) == 0)
+        return;
+    const std::uint64_t deadline = activity_word::deadline(activity(slot), now_ms, timeouts);
+    const std::uint64_t known = earliest_turn(timeouts);
+    if (deadline < known || known == 0)
+        turn_bound_.store(pack_bound(std::min(deadline, known), digest_of_turns(timeouts)), std::memory_order_relaxed);
 }
 
 void HeartbeatShard::index_slot(const SessionKey &key, std::uint32_t slot) noexcept
@@ -300,6 +368,7 @@ void HeartbeatShard::erase(std::uint32_t slot) noexcept
 {
     unindex_slot(slot);
     words()[slot].store(0, std::memory_order_relaxed);
+    activities()[slot].store(0, std::memory_order_relaxed);
     slots()[slot].row_and_status = first_free_;
     first_free_ = slot;
     if (--count_ == 0)

@@ -8,16 +8,20 @@
 //
 // Layout: this header; an open-addressing index of 32-bit entries (linear probing, deletion by shifting back); one
 // 64-bit word per session, in an array of their own so that the search for silent sessions reads 8 bytes per session;
-// the slots with everything else.
+// one 32-bit word per session, for the same reason, of what it takes to find those that have become inactive; the slots with
+// everything else.
 //
 //   word  = monotonic ms of the last beat (38 bits) | promised interval in units of 10 ms (24 bits) | state (2 bits)
+//   activity = monotonic time of the last one, in units of 0.5 s (29 bits), 0: never told | code of a StatusPair (3 bits)
 //   index = 8 bits of the key (spares most looks at wrong slots) | slot number + 1 (24 bits); 0 is vacant
 #pragma once
 
 #include "deadline.h"
 #include "outage.h"
 #include "siphash.h"
+#include "status.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -26,11 +30,13 @@
 
 namespace presence {
 
-// What the deadlines of sessions depend on (deadline.h). A session is stale when now is past its deadline.
+// What the deadlines of sessions depend on (deadline.h). A session is stale when now is past its deadline. And when a session
+// shows another status (status.h).
 struct Timeouts {
     std::uint64_t timeout_ms;
     std::uint64_t max_timeout_ms;
     std::uint64_t floor_ms;
+    InactivityLimits<std::uint64_t> inactivity = {};
 };
 
 // `open`: heartbeats may be taken without looking at the table. `closed`: known and watched for expiry, the last beat
@@ -55,7 +61,8 @@ struct SessionEntry {
     std::uint64_t interval_ms;  // 0: none promised; kept rounded up to 10 ms
     Fingerprints fingerprints;
     SlotState state;
-    std::uint8_t status;  // 4 bits, meaning is the caller's
+    std::uint8_t status;          // 4 bits: the code of a StatusPair, and one that is the caller's
+    std::uint64_t active_ms = 0;  // its last activity, kept rounded to 0.5 s; 0: never told
 };
 
 struct ExpiredSession {
@@ -99,6 +106,40 @@ inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 
                               effective_timeout(timeouts.timeout_ms, timeouts.max_timeout_ms, interval_ms(word)));
 }
 }  // namespace beat_word
+
+// The arithmetic of the 32-bit words.
+namespace activity_word {
+inline constexpr unsigned time_shift = 3;
+inline constexpr std::uint64_t unit_ms = 500;
+inline constexpr std::uint32_t max_units = (std::uint32_t{1} << 29U) - 1;
+inline constexpr std::uint32_t code_mask = 7;
+
+[[nodiscard]] constexpr std::uint32_t pack(std::uint64_t active_ms, std::uint8_t status) noexcept
+{
+    // To the nearest, so that a time that is read and written again stays.
+    const std::uint64_t units = active_ms == 0 ? 0 : std::max<std::uint64_t>((active_ms + unit_ms / 2) / unit_ms, 1);
+    return static_cast<std::uint32_t>(std::min<std::uint64_t>(units, max_units) << time_shift) | (status & code_mask);
+}
+[[nodiscard]] constexpr std::uint64_t active_ms(std::uint32_t word) noexcept
+{
+    return std::uint64_t{word >> time_shift} * unit_ms;
+}
+// The last moment at which the session may show what it shows.
+[[nodiscard]] constexpr std::uint64_t deadline(std::uint32_t word, std::uint64_t now_ms,
+                                               const Timeouts &timeouts) noexcept
+{
+    constexpr std::uint64_t none = ~std::uint64_t{0};
+    const StatusPair pair = status_pairs[word & code_mask];
+    const std::uint64_t active = active_ms(word);
+    if (active == 0)
+        return none;
+    if (pair.said != pair.shown &&
+        now_ms < active + std::min(timeouts.inactivity.from(pair.said, pair.shown), none / 2))
+        return 0;
+    const std::uint64_t limit = timeouts.inactivity.until(pair.shown);
+    return limit == none ? none : std::max(active, timeouts.floor_ms) + limit - 1;
+}
+}  // namespace activity_word
 
 class HeartbeatShard {
 public:
@@ -164,6 +205,9 @@ public:
     [[nodiscard]] bool touch(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us,
                              const Timeouts &timeouts) noexcept;
 
+    // What a heartbeat says of it. Only ever moves forward, too.
+    void note_activity(std::uint32_t slot, std::uint64_t active_ms) noexcept;
+
     // A heartbeat that the table's path has taken: that it was received is a fact, whatever the state.
     void advance(std::uint32_t slot, std::uint64_t now_ms, std::int64_t wall_us) noexcept;
 
@@ -185,6 +229,16 @@ public:
     [[nodiscard]] bool is_stale(std::uint32_t slot, std::uint64_t now_ms, const Timeouts &timeouts) const noexcept
     {
         return now_ms > deadline(slot, timeouts);
+    }
+
+    [[nodiscard]] std::uint64_t active_ms(std::uint32_t slot) const noexcept
+    {
+        return activity_word::active_ms(activity(slot));
+    }
+    // Whether the session may go on to show what it shows.
+    [[nodiscard]] bool is_turning(std::uint32_t slot, std::uint64_t now_ms, const Timeouts &timeouts) const noexcept
+    {
+        return now_ms > activity_word::deadline(activity(slot), now_ms, timeouts);
     }
 
     // To visit all sessions: for each slot below slots_used() whose state is not free.
@@ -209,6 +263,11 @@ public:
     Scan collect_expired(std::uint64_t now_ms, const Timeouts &timeouts, std::span<ExpiredSession> out,
                          std::uint32_t from = 0) noexcept;
 
+    // The same of sessions that are to show another status.
+    [[nodiscard]] std::uint64_t earliest_turn(const Timeouts &timeouts) const noexcept;
+    Scan collect_turning(std::uint64_t now_ms, const Timeouts &timeouts, std::span<ExpiredSession> out,
+                         std::uint32_t from = 0) noexcept;
+
     // How many sessions there are, and how many of them have been silent for most of their timeout.
     [[nodiscard]] Silence silence(std::uint64_t now_ms, const Timeouts &timeouts) const noexcept;
 
@@ -223,6 +282,14 @@ public:
     // Makes the session known, or brings what is known up to date; a time older than the known one is not taken over.
     // `full`: nothing done, rebuild into a larger block first.
     [[nodiscard]] Insert insert_or_update(const SessionEntry &entry, const Timeouts &timeouts) noexcept;
+
+    // What the table's path has been told of the last activity, whatever becomes of its transaction.
+    void take_activity(std::uint32_t slot, std::uint64_t active_ms, std::uint64_t now_ms,
+                       const Timeouts &timeouts) noexcept
+    {
+        note_activity(slot, active_ms);
+        lower_turn_bound(slot, now_ms, timeouts);
+    }
 
     // Whether heartbeats may be taken from now on without looking at the table. A closed session needs no fingerprints, so the
     // token of whoever closed it is in their place; it shows whether anybody has touched the session since.
@@ -246,6 +313,7 @@ public:
 
 private:
     using Word = std::atomic<std::uint64_t>;
+    using Activity = std::atomic<std::uint32_t>;
 
     explicit HeartbeatShard(std::uint32_t capacity) noexcept;
 
@@ -264,9 +332,14 @@ private:
     void forget_slots() noexcept;
     void set_state(std::uint32_t slot, SlotState state) noexcept;
     void lower_bound_to(std::uint64_t deadline, const Timeouts &timeouts) noexcept;
+    void lower_turn_bound(std::uint32_t slot, std::uint64_t now_ms, const Timeouts &timeouts) noexcept;
     [[nodiscard]] std::uint64_t word(std::uint32_t slot) const noexcept
     {
         return words()[slot].load(std::memory_order_relaxed);
+    }
+    [[nodiscard]] std::uint32_t activity(std::uint32_t slot) const noexcept
+    {
+        return activities()[slot].load(std::memory_order_relaxed);
     }
 
     // The arrays behind the header. The words come first because they need the larger alignment.
@@ -276,9 +349,13 @@ private:
         return reinterpret_cast<const std::byte *>(this) + sizeof(*this);
     }
     [[nodiscard]] std::size_t slots_offset() const noexcept { return std::size_t{capacity_} * sizeof(Word); }
-    [[nodiscard]] std::size_t index_offset() const noexcept
+    [[nodiscard]] std::size_t activities_offset() const noexcept
     {
         return std::size_t{capacity_} * (sizeof(Word) + sizeof(Slot));
+    }
+    [[nodiscard]] std::size_t index_offset() const noexcept
+    {
+        return activities_offset() + std::size_t{capacity_} * sizeof(Activity);
     }
     [[nodiscard]] Word *words() noexcept { return reinterpret_cast<Word *>(behind()); }
     [[nodiscard]] const Word *words() const noexcept { return reinterpret_cast<const Word *>(behind()); }
@@ -286,6 +363,14 @@ private:
     [[nodiscard]] const Slot *slots() const noexcept
     {
         return reinterpret_cast<const Slot *>(behind() + slots_offset());
+    }
+    [[nodiscard]] Activity *activities() noexcept
+    {
+        return reinterpret_cast<Activity *>(behind() + activities_offset());
+    }
+    [[nodiscard]] const Activity *activities() const noexcept
+    {
+        return reinterpret_cast<const Activity *>(behind() + activities_offset());
     }
     [[nodiscard]] std::uint32_t *index() noexcept
     {
@@ -304,6 +389,8 @@ private:
     [[maybe_unused]] std::uint32_t unused_ = 0;
     // The bound (38 bits) and a digest of the timeouts for which it holds (26 bits), together so that they change together.
     std::atomic<std::uint64_t> bound_;
+    // The same of when sessions turn.
+    std::atomic<std::uint64_t> turn_bound_ = 0;
     // Written by every heartbeat, so kept off the cache line of what every heartbeat reads.
     [[maybe_unused]] std::byte padding_[64] = {};
     std::atomic<std::uint64_t> hits_ = 0;
@@ -312,6 +399,7 @@ private:
 
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::int64_t>::is_always_lock_free);
 static_assert(sizeof(HeartbeatShard::Slot) == 56 && alignof(HeartbeatShard::Slot) == 8);
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free && sizeof(std::atomic<std::uint32_t>) == 4);
 static_assert(sizeof(HeartbeatShard) % 8 == 0 && alignof(HeartbeatShard) == 8);
 static_assert(std::is_trivially_destructible_v<HeartbeatShard> && std::is_standard_layout_v<HeartbeatShard>);
 

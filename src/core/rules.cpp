@@ -123,11 +123,17 @@ bool UserSummary::add(const SessionSnapshot &session) noexcept
     return latest_so_far;
 }
 
-SessionGroup::SessionGroup(std::span<Session *> sessions) noexcept : sessions_(sessions)
+SessionGroup::SessionGroup(std::span<Session *> sessions, const Policy &policy) noexcept
+    : sessions_(sessions), policy_(policy)
 {
-    for (const Session *session : sessions_)
-        if (session->online)
-            add(*session);
+    for (const Session *session : sessions_) {
+        if (!session->online)
+            continue;
+        add(*session);
+        // The settings may have changed since it last turned.
+        if (session->last_activity != 0 || session->said != session->status)
+            next_turn_ = 0;
+    }
 }
 
 SessionState SessionGroup::state() const noexcept
@@ -173,6 +179,31 @@ void SessionGroup::add(const Session &session) noexcept
     none_over_until_ = std::min(none_over_until_, live_until(session.stale_after, session.leave_until));
     if (session.update_due != 0)
         next_update_ = std::min(next_update_, session.update_due);
+    next_turn_ = std::min(next_turn_, turn_of(session));
+}
+
+void SessionGroup::show(Session &session, Status status) noexcept
+{
+    Part &part = part_of(session);
+    --part.by_status[static_cast<std::size_t>(session.status)];
+    session.status = status;
+    ++part.by_status[static_cast<std::size_t>(session.status)];
+    next_turn_ = std::min(next_turn_, turn_of(session));
+}
+
+Time SessionGroup::turn_of(const Session &session) const noexcept
+{
+    const Time limit = policy_.inactivity.until(session.status);
+    if (session.state() != SessionState::online || session.last_activity == 0 || limit == policy_.inactivity.no_limit)
+        return never;
+    return std::max(session.last_activity, policy_.floor) + limit;
+}
+
+void SessionGroup::find_next_turn() noexcept
+{
+    next_turn_ = never;
+    for (const Session *session : sessions_)
+        next_turn_ = std::min(next_turn_, turn_of(*session));
 }
 
 void SessionGroup::find_next_update() noexcept
@@ -197,6 +228,7 @@ void SessionGroup::renew(const Session &session) noexcept
     Part &part = part_of(session);
     if (part.latest != nullptr && session.heartbeat_at > part.latest->heartbeat_at)
         part.latest = &session;
+    next_turn_ = std::min(next_turn_, turn_of(session));
 }
 
 std::span<Session *> SessionGroup::take_over(Time now) noexcept
@@ -230,6 +262,14 @@ void SessionGroup::find_successors(std::span<Session *> in_order) noexcept
         if (counts(in_order[i]) && (best == nullptr || in_order[i]->heartbeat_at >= best->heartbeat_at))
             best = in_order[i];
     }
+}
+
+Status status_now(const Session &session, Status so_far, Time now, const Policy &policy) noexcept
+{
+    if (session.last_activity == 0)
+        return session.said;
+    const Time since = std::max(session.last_activity, policy.floor);
+    return policy.inactivity.shown(session.said, so_far, now - session.last_activity, now - since);
 }
 
 void add_event(EventType type, Reason reason, const User &user, const Session *session, SessionGroup &group,
@@ -301,12 +341,35 @@ bool end_those_over(User &user, SessionGroup &group, Time now, EventList &events
     return went_offline;
 }
 
+// The sessions but for that one.
+void turn_inactive(User &user, SessionGroup &group, Time now, const Session *except, EventList &events) noexcept
+{
+    if (now < group.next_turn())
+        return;
+    for (Session *session : group.sessions()) {
+        if (session == except || session->state() != SessionState::online)
+            continue;
+        const Status status = status_now(*session, session->status, now, group.policy());
+        if (status == session->status)
+            continue;
+        const Reason reason = status > session->status ? Reason::timeout : Reason::heartbeat;
+        group.show(*session, status);
+        session->changed = true;
+        const bool news = shown_status(user, group) != user.status;
+        update_user(user, group, reason, session, now, false, events,
+                    !news || may_tell(*session, now, group.policy().max_updates));
+    }
+    group.find_next_turn();
+}
+
 }  // namespace
 
 bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept
 {
     tell_due_updates(user, group, now, nullptr, events);
-    return end_those_over(user, group, now, events);
+    const bool went_offline = end_those_over(user, group, now, events);
+    turn_inactive(user, group, now, nullptr, events);
+    return went_offline;
 }
 
 HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target, const Heartbeat &heartbeat,
@@ -315,26 +378,30 @@ HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target
     // Of the target, one update tells what was put off and what is new.
     tell_due_updates(user, group, heartbeat.now, &target, events);
     end_those_over(user, group, heartbeat.now, events);
+    turn_inactive(user, group, heartbeat.now, &target, events);
 
+    const Time last_activity = std::max(target.last_activity, std::min(heartbeat.last_activity, heartbeat.now));
+    const bool says_other = heartbeat.status && *heartbeat.status != target.said;
     if (target.state() == SessionState::online) {
         const bool due = target.update_due != 0 && heartbeat.now >= target.update_due;
         target.heartbeat_at = std::max(target.heartbeat_at, heartbeat.now);
+        target.last_activity = last_activity;
+        if (says_other)
+            target.said = *heartbeat.status;
         group.renew(target);
-        const bool other_status = heartbeat.status && *heartbeat.status != target.status;
+        const Status status =
+            status_now(target, says_other ? target.said : target.status, heartbeat.now, group.policy());
         const bool other_metadata = heartbeat.metadata_digest && *heartbeat.metadata_digest != target.metadata_digest;
-        if (!other_status && !other_metadata && !heartbeat.details_changed && !due)
+        if (!says_other && status == target.status && !other_metadata && !heartbeat.details_changed && !due)
             return HeartbeatResult::refreshed;
         if (other_metadata)
             target.metadata_digest = *heartbeat.metadata_digest;
-        if (other_status) {
-            group.remove(target);
-            target.status = *heartbeat.status;
-            group.add(target);
-        }
+        const bool turns = !says_other && !other_metadata && status > target.status;
+        group.show(target, status);
         target.changed = true;
         const bool news = shown_status(user, group) != user.status || other_metadata;
-        update_user(user, group, Reason::heartbeat, &target, heartbeat.now, other_metadata, events,
-                    !news || may_tell(target, heartbeat.now, heartbeat.max_updates));
+        update_user(user, group, turns ? Reason::timeout : Reason::heartbeat, &target, heartbeat.now, other_metadata,
+                    events, !news || may_tell(target, heartbeat.now, group.policy().max_updates));
         if (due)
             tell_put_off(user, target, group, heartbeat.now, events);
         return HeartbeatResult::changed;
@@ -367,8 +434,10 @@ HeartbeatResult apply_heartbeat(User &user, SessionGroup &group, Session &target
     target.stale_after = std::max(target.stale_after, heartbeat.now);
     target.ended_at = 0;
     target.end_reason = Reason::none;
-    if (heartbeat.status)
-        target.status = *heartbeat.status;
+    target.last_activity = last_activity;
+    if (says_other)
+        target.said = *heartbeat.status;
+    target.status = status_now(target, target.said, heartbeat.now, group.policy());
     if (heartbeat.metadata_digest)
         target.metadata_digest = *heartbeat.metadata_digest;
     target.online_since = user.online ? user.online_since : heartbeat.now;

@@ -11,14 +11,14 @@
 #include <span>
 #include <string_view>
 
+#include "status.h"
+
 namespace presence {
 
 // Microseconds; any epoch, as long as it is the same everywhere.
 using Time = std::int64_t;
 inline constexpr Time never = std::numeric_limits<Time>::max();
 
-// In the order of precedence: a user shows the most present status of all sessions.
-enum class Status : std::uint8_t { active, busy, idle, away };
 enum class EventType : std::uint8_t { user_online, user_offline, session_start, session_end, update };
 enum class Reason : std::uint8_t { none, heartbeat, leave, disconnect, timeout, admin };
 
@@ -74,18 +74,27 @@ struct UserSummary {
 // For how long updates of a session are counted, and how long one is put off at most.
 inline constexpr Time update_window = 60 * 1000000;
 
+// What the settings say.
+struct Policy {
+    InactivityLimits<Time> inactivity = {};
+    Time floor = 0;                // before it, nobody could be seen to be active
+    std::int32_t max_updates = 0;  // of a session within update_window; 0: any number
+};
+
 struct Session {
-    bool online = false;        // counts for its user
-    bool leaving = false;       // has ended, but its user counts as online until leave_until
-    bool changed = false;       // to be written
-    bool clear_typing = false;  // to be written without the typing state in its metadata
-    Status status = Status::active;
+    bool online = false;             // counts for its user
+    bool leaving = false;            // has ended, but its user counts as online until leave_until
+    bool changed = false;            // to be written
+    bool clear_typing = false;       // to be written without the typing state in its metadata
+    Status status = Status::active;  // that it shows
+    Status said = Status::active;
     Reason end_reason = Reason::none;
     std::uint64_t metadata_digest = 0;  // 0: none
     Time online_since = 0;              // of the user
     Time joined_at = 0;
-    Time heartbeat_at = 0;  // the effective one
-    Time stale_after = 0;   // the last moment at which silence is still within the timeout
+    Time heartbeat_at = 0;   // the effective one
+    Time last_activity = 0;  // 0: it has never said
+    Time stale_after = 0;    // the last moment at which silence is still within the timeout
     Time ended_at = 0;
     Time leave_until = 0;
     Time updates_from = 0;               // when the first of these was told
@@ -127,8 +136,9 @@ struct User {
 // heartbeat.
 class SessionGroup {
 public:
-    explicit SessionGroup(std::span<Session *> sessions) noexcept;
+    explicit SessionGroup(std::span<Session *> sessions, const Policy &policy = {}) noexcept;
 
+    const Policy &policy() const noexcept { return policy_; }
     std::span<Session *> sessions() const noexcept { return sessions_; }
     SessionState state() const noexcept;
     Status status() const noexcept;  // the most present one of the sessions that count
@@ -143,10 +153,15 @@ public:
     void remove(const Session &session, bool next_in_order = false) noexcept;
     // The session was heard, and goes on.
     void renew(const Session &session) noexcept;
+    // Of a session that is online.
+    void show(Session &session, Status status) noexcept;
 
     // When the first update that has been put off is due.
     Time next_update() const noexcept { return next_update_; }
     void find_next_update() noexcept;
+    // When the first session is to show another status, for being inactive; not before that.
+    Time next_turn() const noexcept { return next_turn_; }
+    void find_next_turn() noexcept;
 
     // Those that are over, in the order in which they fell silent: find_successors() has seen them.
     std::span<Session *> take_over(Time now) noexcept;
@@ -160,11 +175,14 @@ private:
         const Session *latest = nullptr;  // null: not known, unless there is none
     };
     Part &part_of(const Session &session) noexcept { return session.leaving ? leaving_ : online_; }
+    Time turn_of(const Session &session) const noexcept;
 
     std::span<Session *> sessions_;
+    Policy policy_;
     Part online_, leaving_;
     Time none_over_until_ = never;
     Time next_update_ = never;
+    Time next_turn_ = never;
 };
 
 struct Event {
@@ -189,9 +207,9 @@ private:
     std::size_t size_ = 0;
 };
 
-// Of each session an update may be told that was put off; it may end, and show with it what the user shows next, or go
-// offline. One may begin, and the user come online.
-constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 3 * sessions + 4; }
+// Of each session an update may be told that was put off, and one for being inactive; it may end, and show with it what the
+// user shows next, or go offline. One may begin, and the user come online.
+constexpr std::size_t enough_events(std::size_t sessions) noexcept { return 4 * sessions + 4; }
 
 struct Heartbeat {
     Time now = 0;
@@ -199,8 +217,8 @@ struct Heartbeat {
     bool named = true;  // the unnamed session has no tombstone
     std::optional<Status> status = std::nullopt;
     std::optional<std::uint64_t> metadata_digest = std::nullopt;
+    Time last_activity = 0;        // 0: it does not say; one in the future is now
     bool details_changed = false;  // something else is to be written: agent, address, interval
-    std::int32_t max_updates = 0;  // of a session within update_window; 0: any number
 };
 
 enum class HeartbeatResult { refreshed, began, changed, ignored };
@@ -211,6 +229,9 @@ struct Departure {
     Time grace = 0;  // how long the user still counts as online
 };
 
+// What the session shows now that has shown that status so far.
+Status status_now(const Session &session, Status so_far, Time now, const Policy &policy) noexcept;
+
 // For the rules in other files. The first adds an event of what is now; the second brings the user in line with the sessions
 // and adds the event of what others see of that. other_details: they see other metadata, or another message; tell: an
 // update is told. True where the user went offline.
@@ -219,8 +240,8 @@ void add_event(EventType type, Reason reason, const User &user, const Session *s
 bool update_user(User &user, SessionGroup &group, Reason reason, const Session *cause, Time now, bool other_details,
                  EventList &events, bool tell = true) noexcept;
 
-// Tells updates that are due; ends what has been silent for too long and what has used up its grace. True where the user went
-// offline by it.
+// Tells updates that are due; ends what has been silent for too long and what has used up its grace; lets what has been
+// inactive for too long show that. True where the user went offline by it.
 bool expire(User &user, SessionGroup &group, Time now, EventList &events) noexcept;
 
 // target is one of the sessions; a session never seen before is one that is not online and was never ended.

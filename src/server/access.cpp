@@ -24,13 +24,13 @@ constexpr const char *read_functions =
     " @.get_room(@.presence_id, integer, text), @.room_count(@.presence_id), @.get_user_rooms(@.presence_id), @.room_snapshot(@.presence_id),"
     " @.presence_room_channel(@.presence_id), @.get_typing(@.presence_id), @.get_user_status(@.presence_id)";
 constexpr const char *self_functions =
-    "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb),"
+    "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb, timestamptz),"
     " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id),"
     " @.join_room(@.presence_id, @.presence_id, @.presence_id, jsonb), @.leave_room(@.presence_id, @.presence_id, @.presence_id),"
     " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id),"
     " @.set_user_status(@.presence_id, text, timestamptz, text), @.get_user_status(@.presence_id)";
 constexpr const char *write_functions =
-    "@.update_user_heartbeats(@.presence_id[], @.presence_id[]), @.join_rooms(@.presence_id[], @.presence_id[], @.presence_id[])";
+    "@.update_user_heartbeats(@.presence_id[], @.presence_id[], timestamptz[]), @.join_rooms(@.presence_id[], @.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
     " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_forget_user(@.presence_id), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";

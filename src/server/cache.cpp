@@ -88,8 +88,37 @@ constexpr std::uint8_t hidden_flag = 8;
 
 std::uint8_t status_bits(const SessionDetails &details)
 {
-    const auto status = static_cast<std::uint8_t>(details.status.value_or(Status::active));
-    return details.hidden ? status | hidden_flag : status;
+    const std::uint8_t code = pair_code(details.status.value_or(Status::active), details.shown);
+    return details.hidden ? code | hidden_flag : code;
+}
+
+StatusPair statuses_of(const HeartbeatShard &sessions, std::uint32_t slot)
+{
+    return status_pairs[sessions.slot(slot).status() & ~hidden_flag];
+}
+
+// By the monotonic clock; 0 stays 0.
+std::uint64_t activity_ms(Time last_activity, Time wall, std::uint64_t now)
+{
+    if (last_activity == 0)
+        return 0;
+    const std::uint64_t age = last_activity < wall ? static_cast<std::uint64_t>(wall - last_activity) / 1000 : 0;
+    return now > age ? now - age : 1;
+}
+
+// Whether the session shows the same after a heartbeat that tells of this activity.
+bool keeps_its_status(const HeartbeatShard &sessions, std::uint32_t slot, std::uint64_t active_ms, std::uint64_t now,
+                      const Timeouts &timeouts)
+{
+    const StatusPair statuses = statuses_of(sessions, slot);
+    const bool turned = statuses.said != statuses.shown;
+    if (likely(!turned && active_ms == 0 && timeouts.inactivity == InactivityLimits<std::uint64_t>{}))
+        return true;
+    // Whoever searches for those that turn has to hear of one that may.
+    const bool tells_first = active_ms != 0 && sessions.active_ms(slot) == 0;
+    return !tells_first && !sessions.is_turning(slot, now, timeouts) &&
+           !(turned && active_ms != 0 &&
+             now - std::min(now, active_ms) < timeouts.inactivity.from(statuses.said, statuses.shown));
 }
 
 bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, const SessionDetails &given)
@@ -101,7 +130,7 @@ bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, c
            (fingerprints.metadata == 0 || fingerprints.metadata == known.fingerprints.metadata) &&
            (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) ==
                                           sessions.interval_ms(slot)) &&
-           (!given.status || static_cast<std::uint8_t>(*given.status) == (known.status() & ~hidden_flag));
+           (!given.status || *given.status == statuses_of(sessions, slot).said);
 }
 
 // Makes room for more sessions. False: there is no memory, or no more is possible.
@@ -183,6 +212,7 @@ bool cache_touch(const SessionName &name, const SessionDetails &given)
     const Timeouts timeouts = current_timeouts();
     const std::uint64_t now = monotonic_ms();
     const Time wall = GetCurrentTimestamp();
+    const std::uint64_t active = activity_ms(given.last_activity, wall, now);
     return with_shard(shard_of(*database, key), LW_SHARED, [&](HeartbeatShard *sessions) {
         if (unlikely(sessions == nullptr)) {
             pg_atomic_fetch_add_u64(&database->early_misses, 1);
@@ -190,7 +220,10 @@ bool cache_touch(const SessionName &name, const SessionDetails &given)
         }
         const std::uint32_t slot = sessions->find(key);
         const bool taken = slot != HeartbeatShard::no_slot && repeats_known_details(*sessions, slot, given) &&
+                           keeps_its_status(*sessions, slot, active, now, timeouts) &&
                            sessions->touch(slot, now, wall, timeouts);
+        if (taken && active != 0)
+            sessions->note_activity(slot, active);
         if (taken)
             sessions->count_hits();
         else
@@ -199,7 +232,7 @@ bool cache_touch(const SessionName &name, const SessionDetails &given)
     });
 }
 
-int cache_touch_many(std::span<const SessionName> names, bool *taken)
+int cache_touch_many(std::span<const SessionName> names, const Time *last_activity, bool *taken)
 {
     const std::size_t count = names.size();
     std::fill_n(taken, count, false);
@@ -218,9 +251,16 @@ int cache_touch_many(std::span<const SessionName> names, bool *taken)
             return;
         }
         std::size_t taken_here = 0;
-        for (std::size_t i = 0; i < positions.size(); ++i)
-            if (slots[i] != HeartbeatShard::no_slot && sessions->touch(slots[i], now, wall, timeouts))
-                taken[positions[i]] = true, ++taken_here;
+        for (std::size_t i = 0; i < positions.size(); ++i) {
+            const std::uint64_t active =
+                last_activity != nullptr ? activity_ms(last_activity[positions[i]], wall, now) : 0;
+            if (slots[i] == HeartbeatShard::no_slot || !keeps_its_status(*sessions, slots[i], active, now, timeouts) ||
+                !sessions->touch(slots[i], now, wall, timeouts))
+                continue;
+            if (active != 0)
+                sessions->note_activity(slots[i], active);
+            taken[positions[i]] = true, ++taken_here;
+        }
         sessions->count_hits(taken_here);
         sessions->count_misses(positions.size() - taken_here);
         taken_count += taken_here;
@@ -235,16 +275,21 @@ namespace {
 // What is known without the cache.
 EffectiveTimes recorded_times(const RecordedSession &session, Time floor)
 {
-    return {session.heartbeat_at, deadline(session.heartbeat_at, floor, effective_timeout(session.interval))};
+    return {session.heartbeat_at, deadline(session.heartbeat_at, floor, effective_timeout(session.interval)),
+            session.last_activity.value_or(0)};
 }
 
 // What the cache knows better, by the monotonic clock, whatever was done to the other one meanwhile.
 // The promised interval is the row's: a change of it that was rolled back may have left another one here.
-void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatShard &sessions, std::uint32_t slot,
-                const Timeouts &timeouts, Time wall, std::uint64_t now)
+void add_cached(EffectiveTimes &times, const RecordedSession &session, const HeartbeatShard &sessions,
+                std::uint32_t slot, const Timeouts &timeouts, Time wall, std::uint64_t now)
 {
+    const std::uint64_t active = session.last_activity ? sessions.active_ms(slot) : 0;
+    if (active != 0)
+        times.last_activity =
+            std::max(times.last_activity, wall - static_cast<Time>(now - std::min(now, active)) * 1000);
     times.heartbeat_at = std::max(times.heartbeat_at, sessions.wall_us(slot));
-    const std::uint64_t word = beat_word::pack(sessions.beat_ms(slot), time_to_ms(promised_interval), SlotState::open);
+    const std::uint64_t word = beat_word::pack(sessions.beat_ms(slot), time_to_ms(session.interval), SlotState::open);
     // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
     times.stale_after =
         wall +
@@ -256,11 +301,11 @@ void add_cached(EffectiveTimes &times, Time promised_interval, const HeartbeatSh
 EffectiveTimes effective_times(const RecordedSession &session)
 {
     if (RecoveryInProgress())
-        return {session.heartbeat_at, never};
+        return {session.heartbeat_at, never, session.last_activity.value_or(0)};
     EffectiveTimes times = recorded_times(session, heartbeat_floor().wall);
     const Timeouts timeouts = current_timeouts();
     with_entry(session.name, LW_SHARED, [&](const HeartbeatShard &sessions, std::uint32_t slot) {
-        add_cached(times, session.interval, sessions, slot, timeouts, GetCurrentTimestamp(), monotonic_ms());
+        add_cached(times, session, sessions, slot, timeouts, GetCurrentTimestamp(), monotonic_ms());
     });
     return times;
 }
@@ -274,7 +319,7 @@ void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *
     }
     if (RecoveryInProgress()) {
         for (std::size_t i = 0; i < count; ++i)
-            times[i] = {sessions[i].heartbeat_at, never};
+            times[i] = {sessions[i].heartbeat_at, never, sessions[i].last_activity.value_or(0)};
         return;
     }
     const Time floor = heartbeat_floor().wall;
@@ -290,7 +335,7 @@ void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *
                          const std::uint32_t *slots) {
         for (std::size_t i = 0; known != nullptr && i < positions.size(); ++i)
             if (slots[i] != HeartbeatShard::no_slot)
-                add_cached(times[positions[i]], sessions[positions[i]].interval, *known, slots[i], timeouts, wall, now);
+                add_cached(times[positions[i]], sessions[positions[i]], *known, slots[i], timeouts, wall, now);
     };
     find_many(
         *database, count, [sessions](std::size_t i) { return sessions[i].name; }, add);
@@ -300,14 +345,16 @@ namespace {
 
 SessionEntry new_entry(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
 {
+    const std::uint64_t now = monotonic_ms();
     return {.key = key_of(name),
             .row_id = row_id,
-            .beat_ms = monotonic_ms(),
+            .beat_ms = now,
             .wall_us = heartbeat_at,
             .interval_ms = details.interval_ms,
             .fingerprints = details.fingerprints,
             .state = SlotState::open,
-            .status = status_bits(details)};
+            .status = status_bits(details),
+            .active_ms = activity_ms(details.last_activity, GetCurrentTimestamp(), now)};
 }
 
 }  // namespace
@@ -319,9 +366,17 @@ bool cache_put_open(const SessionName &name, std::uint64_t row_id, const Session
         return false;
     const SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
     const Timeouts timeouts = current_timeouts();
-    return write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
-        return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+    bool turns_sooner = false;
+    const bool taken = write_with_room(*database, entry.key, [&](HeartbeatShard &sessions) {
+        const std::uint64_t first_turn = sessions.earliest_turn(timeouts);
+        const bool put = sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
+        turns_sooner = sessions.earliest_turn(timeouts) < first_turn;
+        return put;
     });
+    // Of other changes, it hears by a commit.
+    if (turns_sooner)
+        database->worker.wake();
+    return taken;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -489,6 +544,7 @@ bool cache_hear(const SessionName &name, std::uint64_t row_id, const SessionDeta
         if (slot == HeartbeatShard::no_slot)
             return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
         sessions.advance(slot, entry.beat_ms, entry.wall_us);
+        sessions.take_activity(slot, entry.active_ms, entry.beat_ms, timeouts);
         return true;
     });
 }
@@ -515,10 +571,12 @@ void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const S
         closed.state = SlotState::closed;
         closed.fingerprints = HeartbeatShard::closed_by(token);
         // Until this transaction has committed, the old interval may still be the true one: the search for stale
-        // sessions goes by the shorter, and what it finds is judged by the row.
+        // sessions goes by the shorter, and what it finds is judged by the row. So are the old statuses.
         const std::uint32_t slot = sessions.find(entry.key);
-        if (slot != HeartbeatShard::no_slot)
+        if (slot != HeartbeatShard::no_slot) {
             closed.interval_ms = std::min(entry.interval_ms, sessions.interval_ms(slot));
+            closed.status = sessions.slot(slot).status();
+        }
         change.made = slot == HeartbeatShard::no_slot;
         return sessions.insert_or_update(closed, timeouts) != HeartbeatShard::Insert::full;
     });
@@ -540,14 +598,15 @@ void cache_erase_at_commit(const SessionName &name)
     end_typing(name);
 }
 
-void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms)
+void cache_correct(const SessionName &name, const SessionDetails &details)
 {
     const Timeouts timeouts = current_timeouts();
     with_entry(name, LW_EXCLUSIVE, [&](HeartbeatShard &sessions, std::uint32_t slot) {
         if (sessions.state(slot) != SlotState::closed)
             return;
         SessionEntry entry = sessions.entry(slot);
-        entry.interval_ms = interval_ms;
+        entry.interval_ms = details.interval_ms;
+        entry.status = status_bits(details);
         (void)sessions.insert_or_update(entry, timeouts);
     });
 }
@@ -560,6 +619,7 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
         if (slot == HeartbeatShard::no_slot)
             return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
         sessions.advance(slot, entry.beat_ms, entry.wall_us);
+        sessions.take_activity(slot, entry.active_ms, monotonic_ms(), timeouts);
         // What promised a longer silence may be out of date: the search for stale sessions goes by the shorter.
         if (sessions.state(slot) == SlotState::closed && entry.interval_ms < sessions.interval_ms(slot)) {
             SessionEntry known = sessions.entry(slot);
@@ -570,17 +630,12 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
     });
 }
 
-bool cache_watch(const RecordedSession &session, std::uint64_t row_id)
+bool cache_watch(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
 {
-    const std::uint64_t now = monotonic_ms();
+    SessionEntry entry = new_entry(name, row_id, details, heartbeat_at);
     const std::uint64_t age =
-        static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - session.heartbeat_at)) / 1000;
-    SessionEntry entry{};
-    entry.key = key_of(session.name);
-    entry.row_id = row_id;
-    entry.beat_ms = now > age ? now - age : 1;
-    entry.wall_us = session.heartbeat_at;
-    entry.interval_ms = time_to_ms(session.interval);
+        static_cast<std::uint64_t>(std::max<Time>(0, GetCurrentTimestamp() - heartbeat_at)) / 1000;
+    entry.beat_ms = entry.beat_ms > age ? entry.beat_ms - age : 1;
     entry.state = SlotState::closed;
     return cache_restore(*my_database(), entry);
 }
@@ -754,7 +809,7 @@ std::uint64_t cache_next_deadline()
     std::uint64_t earliest = HeartbeatShard::no_deadline;
     const Timeouts timeouts = current_timeouts();
     with_each_shard(LW_SHARED, [&](const HeartbeatShard &sessions) {
-        earliest = std::min(earliest, sessions.earliest_deadline(timeouts));
+        earliest = std::min({earliest, sessions.earliest_deadline(timeouts), sessions.earliest_turn(timeouts)});
     });
     return earliest;
 }
@@ -765,9 +820,11 @@ struct SearchPosition {
     unsigned shard = 0;
     std::uint32_t slot = 0;
 };
-SearchPosition next_search;
+SearchPosition next_search, next_turn_search;
 
-std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &position)
+// until(sessions, timeouts): until when nothing can be found. search(sessions, now, timeouts, found, from): what is.
+template <typename Until, typename Search>
+std::size_t collect(std::span<ExpiredSession> found, SearchPosition &position, Until until, Search search)
 {
     SharedDatabase *database = my_database();
     if (database == nullptr)
@@ -778,8 +835,8 @@ std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &posit
     for (unsigned done = 0; done < shard_count && count < found.size(); ++done) {
         HeartbeatShard::Scan scan{0, HeartbeatShard::no_slot};
         with_shard(database->shards[position.shard], LW_SHARED, [&](HeartbeatShard *sessions) {
-            if (sessions != nullptr && (position.slot > 0 || sessions->scan_due(now, timeouts)))
-                scan = sessions->collect_expired(now, timeouts, found.subspan(count), position.slot);
+            if (sessions != nullptr && (position.slot > 0 || now > until(*sessions, timeouts)))
+                scan = search(*sessions, now, timeouts, found.subspan(count), position.slot);
         });
         count += scan.found;
         if (scan.resume_at != HeartbeatShard::no_slot)
@@ -790,15 +847,41 @@ std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &posit
     return count;
 }
 
+std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &position)
+{
+    return collect(
+        found, position,
+        [](const HeartbeatShard &sessions, const Timeouts &timeouts) { return sessions.earliest_deadline(timeouts); },
+        [](HeartbeatShard &sessions, std::uint64_t now, const Timeouts &timeouts, std::span<ExpiredSession> out,
+           std::uint32_t from) { return sessions.collect_expired(now, timeouts, out, from); });
+}
+
+std::size_t collect_turning(std::span<ExpiredSession> found, SearchPosition &position)
+{
+    return collect(
+        found, position,
+        [](const HeartbeatShard &sessions, const Timeouts &timeouts) { return sessions.earliest_turn(timeouts); },
+        [](HeartbeatShard &sessions, std::uint64_t now, const Timeouts &timeouts, std::span<ExpiredSession> out,
+           std::uint32_t from) { return sessions.collect_turning(now, timeouts, out, from); });
+}
+
 }  // namespace
 
 std::size_t cache_collect_stale(std::span<ExpiredSession> found) { return collect_stale(found, next_search); }
+std::size_t cache_collect_turning(std::span<ExpiredSession> found) { return collect_turning(found, next_turn_search); }
 
 bool cache_any_stale()
 {
     ExpiredSession one;
     SearchPosition from;
     return collect_stale({&one, 1}, from) > 0;
+}
+
+bool cache_any_due()
+{
+    ExpiredSession one;
+    SearchPosition from;
+    return cache_any_stale() || collect_turning({&one, 1}, from) > 0;
 }
 
 Silence cache_silence()

@@ -22,25 +22,29 @@ struct SessionDetails {
     std::uint64_t interval_ms = 0;
     Fingerprints fingerprints = {0, 0, 0};
     std::optional<Status> status;
-    bool hidden = false;  // of an invisible user; heartbeats say nothing of it
+    bool hidden = false;  // of an invisible user; heartbeats say nothing of it, nor of the next
+    Status shown = Status::active;
+    Time last_activity = 0;
 };
 std::uint64_t detail_fingerprint(std::string_view bytes);
 
 // A heartbeat that changes nothing. False: it was not taken, the table has to decide.
 bool cache_touch(const SessionName &name, const SessionDetails &given);
-// The same for many without details. taken[i]: whether that one was; returns how many were.
-int cache_touch_many(std::span<const SessionName> names, bool *taken);
+// The same for many without details. last_activity: of each, or null. taken[i]: whether that one was; returns how many were.
+int cache_touch_many(std::span<const SessionName> names, const Time *last_activity, bool *taken);
 
 // The effective heartbeat of a session that is recorded as online, and the last moment at which its silence is within the
 // timeout; on a standby, where nobody is judged by age, that is `never`.
 struct EffectiveTimes {
     Time heartbeat_at;
     Time stale_after;
+    Time last_activity = 0;  // where it was asked for; 0: never told
 };
 struct RecordedSession {
     SessionName name;
     Time heartbeat_at;
-    Time interval;  // 0: none promised
+    Time interval;                                     // 0: none promised
+    std::optional<Time> last_activity = std::nullopt;  // none: it is not asked for
 };
 EffectiveTimes effective_times(const RecordedSession &session);
 // The same for many; a thousand or so at a time is fastest.
@@ -60,10 +64,11 @@ void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const S
 void cache_erase_at_commit(const SessionName &name);
 // To be called once in each process.
 void watch_commits();
-// The row's interval, where a closed entry may have another; under the lock on the user.
-void cache_correct_interval(const SessionName &name, std::uint64_t interval_ms);
-// A session that is recorded as online but may not be known here: comes in closed. False: no memory.
-bool cache_watch(const RecordedSession &session, std::uint64_t row_id);
+// The row's interval and statuses, where a closed entry may have others; under the lock on the user.
+void cache_correct(const SessionName &name, const SessionDetails &details);
+// A session that is recorded as online but may not be known here: comes in closed. Details are its interval, statuses and
+// activity. False: no memory.
+bool cache_watch(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at);
 // The same of a database to which nobody need be connected. In a transaction.
 bool cache_restore(SharedDatabase &database, const SessionEntry &entry);
 // All sessions of a shard, in memory of the caller's context; null: none.
@@ -88,14 +93,17 @@ CacheNumbers cache_numbers();
 
 // Whether every online session is in the cache, so that it knows of every stale one.
 bool cache_watches_everybody();
-// When the next session can be stale at the earliest, by the monotonic clock.
+// When the next session can be stale, or show another status, at the earliest, by the monotonic clock; and whether one is.
 std::uint64_t cache_next_deadline();
+bool cache_any_due();
 bool cache_any_stale();
 // How many sessions there are, and how many have been silent for most of their timeout, whether or not ends are held.
 Silence cache_silence();
 // Stale sessions, as many as there is room for; how many were found. Each search of a process begins where its last one
 // ended, so that those who are found in vain keep nobody else waiting.
 std::size_t cache_collect_stale(std::span<ExpiredSession> found);
+// The same of those that are to show another status, for being inactive.
+std::size_t cache_collect_turning(std::span<ExpiredSession> found);
 // What the cache calls a session.
 SessionKey cache_key(const SessionName &name);
 // Of a session that is stale and whose row was not found online; nothing happens if it was heard since.

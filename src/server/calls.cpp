@@ -44,14 +44,28 @@ constexpr int max_metadata_depth = 32;
 
 // Positions of arguments: of update_user_heartbeat(), whose first two are those of every call for one user.
 namespace argument {
-enum : int { user_id, session_id, user_agent, ip_address, heartbeat_interval, status, metadata };
+enum : int { user_id, session_id, user_agent, ip_address, heartbeat_interval, status, metadata, last_activity };
 }
 
 // What a heartbeat says of its session; NULL, or no status: nothing.
 struct Details {
     NullableDatum user_agent = null_datum, ip_address = null_datum, interval = null_datum, metadata = null_datum;
     std::optional<Status> status;
+    Time last_activity = 0;
 };
+
+// What somebody says of the last activity; 0: nothing. Before the year 2000 nobody was active here.
+Time checked_activity(Datum value, bool is_null)
+{
+    if (is_null)
+        return 0;
+    const Time given = DatumGetTimestampTz(value);
+    if (TIMESTAMP_NOT_FINITE(given))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("last_activity is out of range: %s", timestamptz_to_str(given)),
+                        errhint("Pass when somebody was last active there, or NULL to keep what is known.")));
+    return std::max<Time>(given, 1);
+}
 
 text *optional_session(FunctionCallInfo fcinfo)
 {
@@ -85,6 +99,8 @@ bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
         given.status = status;
     }
     given.fingerprints.metadata = datum_fingerprint(fcinfo->args[argument::metadata]);
+    const NullableDatum &activity = fcinfo->args[argument::last_activity];
+    given.last_activity = checked_activity(activity.value, activity.isnull);
     return true;
 }
 
@@ -115,6 +131,8 @@ Details checked_details(FunctionCallInfo fcinfo)
                      errhint("Use active, busy, idle or away.")));
         d.status = status;
     }
+    const NullableDatum &activity = fcinfo->args[argument::last_activity];
+    d.last_activity = checked_activity(activity.value, activity.isnull);
     d.metadata = fcinfo->args[argument::metadata];
     if (!d.metadata.isnull)
         check_metadata(DatumGetJsonbP(d.metadata.value));
@@ -146,6 +164,7 @@ struct HeartbeatCall {
     {
         heartbeat.rejoin_guard = ms_to_time(rejoin_guard_ms);
         heartbeat.status = d.status;
+        heartbeat.last_activity = d.last_activity;
         if (!d.metadata.isnull)
             heartbeat.metadata_digest = datum_fingerprint(d.metadata);
     }
@@ -218,8 +237,7 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
     StoredUser &user = *wanted.user;
     Heartbeat heartbeat = call.heartbeat;
     user.changed_at = heartbeat.now = GetCurrentTimestamp();
-    heartbeat.max_updates = user.hidden ? 0 : max_updates_per_minute;  // what is told to nobody is not put off either
-    SessionGroup group(user.span());
+    SessionGroup group(user.span(), policy_for(user));
     for (std::size_t i = 0; i < wanted.sessions.size(); ++i) {
         CHECK_FOR_INTERRUPTS();
         StoredSession &target = *wanted.targets[i];
@@ -228,6 +246,8 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
             continue;
         }
         heartbeat.named = !text_view(target.name).empty();
+        if (wanted.last_activity != nullptr)
+            heartbeat.last_activity = wanted.last_activity[i];
         heartbeat.details_changed = is_other(d.user_agent, target.user_agent) ||
                                     is_other(d.ip_address, target.ip_address) ||
                                     is_other_interval(d.interval, target.interval);
@@ -272,7 +292,7 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
 }
 
 // Heartbeats of sessions in order, one of each; repeats[i]: for how many that one stands. How many are online now.
-int record_batch(std::span<const NamedSession> sessions, const int *repeats)
+int record_batch(std::span<const NamedSession> sessions, const int *repeats, const Time *last_activity)
 {
     int online = 0;
     const Storage storage = open_storage();
@@ -281,6 +301,11 @@ int record_batch(std::span<const NamedSession> sessions, const int *repeats)
         to = end_of_set(sessions, from);
         MemoryContext outer = MemoryContextSwitchTo(set);
         const std::span<WantedUser> wanted = wanted_users(sessions.subspan(from, to - from));
+        const Time *next_activity = last_activity + from;
+        for (WantedUser &each : wanted) {
+            each.last_activity = next_activity;
+            next_activity += each.sessions.size();
+        }
         record_heartbeats(storage, wanted, Details{});
         const int *repeat = repeats + from;
         for (const WantedUser &each : wanted)
@@ -292,6 +317,26 @@ int record_batch(std::span<const NamedSession> sessions, const int *repeats)
     MemoryContextDelete(set);
     close_storage(storage);
     return online;
+}
+
+// The third argument of a batch; null: there is none.
+const Time *activities(FunctionCallInfo fcinfo, int count)
+{
+    if (PG_ARGISNULL(2))
+        return nullptr;
+    Datum *values;
+    bool *nulls;
+    int given;
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE, &values,
+                      &nulls, &given);
+    if (given != count)
+        ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+                        errmsg("user_ids has %d elements, but last_activity has %d", count, given),
+                        errhint("Pass arrays of one length; where nothing is known of the last activity, NULL.")));
+    auto *all = static_cast<Time *>(palloc(sizeof(Time) * (static_cast<std::size_t>(count) + 1)));
+    for (int i = 0; i < count; ++i)
+        all[i] = checked_activity(values[i], nulls[i]);
+    return all;
 }
 
 Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reason)
@@ -326,7 +371,7 @@ Datum end_on_purpose(FunctionCallInfo fcinfo, const char *function, Reason reaso
         const Time grace = has_grace ? ms_to_time(leave_grace_ms) : 0;
         user.changed_at = GetCurrentTimestamp();
         const Departure departure{user.changed_at, reason, grace};
-        SessionGroup group(user.span());
+        SessionGroup group(user.span(), policy_for(user));
         if (session_name == nullptr || target != nullptr)
             went = apply_departure(user, group, target, departure, user.events);
         store_users(storage, {&wanted, 1});
@@ -433,8 +478,9 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     extension_of(fcinfo);
     for (int i = 0; caller_access().own_only && i < user_count; ++i)
         require_may_act_for(DatumGetTextPP(users.values[i]));
+    const Time *told = activities(fcinfo, user_count);
     auto *taken = static_cast<bool *>(palloc(static_cast<std::size_t>(user_count) + 1));
-    int online = cache_touch_many({names, static_cast<std::size_t>(user_count)}, taken);
+    int online = cache_touch_many({names, static_cast<std::size_t>(user_count)}, told, taken);
     if (online == user_count)
         PG_RETURN_INT32(online);
 
@@ -450,20 +496,23 @@ PRESENCE_FUNCTION(update_user_heartbeats)
     const auto room = static_cast<std::size_t>(left);
     auto *slow = static_cast<NamedSession *>(palloc_extended(sizeof(NamedSession) * room, MCXT_ALLOC_HUGE));
     auto *repeats = static_cast<int *>(palloc_extended(sizeof(int) * room, MCXT_ALLOC_HUGE));
+    auto *last_activity = static_cast<Time *>(palloc_extended(sizeof(Time) * room, MCXT_ALLOC_HUGE));
     text *const unnamed = make_text("");
     std::size_t count = 0;
     for (int i = 0; i < left; ++i) {
         const int at = order[i];
         if (i > 0 && names[at].user == names[order[i - 1]].user && names[at].session == names[order[i - 1]].session) {
             ++repeats[count - 1];
+            last_activity[count - 1] = std::max(last_activity[count - 1], told != nullptr ? told[at] : 0);
             continue;
         }
         repeats[count] = 1;
+        last_activity[count] = told != nullptr ? told[at] : 0;
         slow[count++] = {DatumGetTextPP(users.values[at]),
                          sessions.nulls[at] ? unnamed : DatumGetTextPP(sessions.values[at])};
     }
     const OwnerWork work = begin_owner_work();
-    online += record_batch({slow, count}, repeats);
+    online += record_batch({slow, count}, repeats, last_activity);
     end_owner_work(work);
     PG_RETURN_INT32(online);
 }

@@ -14,8 +14,10 @@ namespace presence {
 namespace {
 
 Statement stale_by_table = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE online AND (update_due < clock_timestamp() OR NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until))"
-    " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    "SELECT user_id, session_id FROM @.presence_session WHERE online AND (update_due < clock_timestamp() OR NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    " OR (ended_at IS NULL AND @.presence_is_turning(user_id, session_id, status, said, last_activity)))"
+    " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND (NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    " OR @.presence_is_turning(user_id, session_id, status, said, last_activity))"
     " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
@@ -81,12 +83,12 @@ std::span<const NamedSession> stale_by_cache(const Storage &storage, std::span<E
 void expire_user(StoredUser &user, Ended &ended)
 {
     user.changed_at = GetCurrentTimestamp();
-    SessionGroup group(user.span());
+    SessionGroup group(user.span(), policy_for(user));
     const bool went = expire(user, group, user.changed_at, user.events);
     for (const Session *each : user.span()) {
         const auto &session = *static_cast<const StoredSession *>(each);
-        if (session.state() == SessionState::online && !session.changed)
-            cache_correct_interval(name_of(user, session), time_to_ms(interval_time(session.interval)));
+        if (session.state() == SessionState::online && !session.changed && !session.uncommitted)
+            cache_correct(name_of(user, session), cached_details(session));
     }
     // Nobody sees an invisible user go.
     if (user.hidden)
@@ -133,7 +135,9 @@ Ended end_stale_sessions(Thoroughness thoroughness)
     const bool in_background = thoroughness == Thoroughness::watched_sessions;
     const std::size_t most = in_background ? choice_in_background : most_at_once;
     auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most));
-    std::span<ExpiredSession> found(room, cache_collect_stale({room, most}));
+    const std::span<ExpiredSession> all(room, most);
+    const std::size_t stale_ones = cache_collect_stale(all);
+    std::span<ExpiredSession> found = all.first(stale_ones + cache_collect_turning(all.subspan(stale_ones)));
     Ended ended;
     if (in_background)
         found = neighbours(found);

@@ -36,7 +36,7 @@ void end_all_sessions(text *name)
     if (wanted.user != nullptr) {
         StoredUser &user = *wanted.user;
         user.changed_at = GetCurrentTimestamp();
-        SessionGroup group(user.span());
+        SessionGroup group(user.span(), policy_for(user));
         (void)apply_departure(user, group, nullptr, {user.changed_at, Reason::admin, 0}, user.events);
         store_users(storage, {&wanted, 1});
     }

@@ -66,6 +66,8 @@ void save_database(Saving &saving, SharedDatabase &database)
             saving.out.put(saving.writer.section({database.database, count}));
         for (std::uint32_t i = 0; i < count; ++i) {
             entries[i].beat_ms = saving.now_ms - std::min(saving.now_ms, entries[i].beat_ms);
+            if (entries[i].active_ms != 0)
+                entries[i].active_ms = saving.now_ms - std::min(saving.now_ms, entries[i].active_ms) + 1;
             saving.out.put(saving.writer.record(entries[i]));
         }
         if (entries != nullptr)
@@ -91,8 +93,13 @@ void restore(Loading &loading, const FileSection &section, const FileRecord &rec
         loading.database = shared_database(section.database_oid, true);
     SessionEntry entry = record;
     entry.state = SlotState::closed;
-    const std::uint64_t age = record.beat_ms + static_cast<std::uint64_t>(loading.since_written_ms);
-    entry.beat_ms = loading.now_ms > age ? loading.now_ms - age : 1;
+    const auto time_of = [&loading](std::uint64_t age_then) {
+        const std::uint64_t age = age_then + static_cast<std::uint64_t>(loading.since_written_ms);
+        return loading.now_ms > age ? loading.now_ms - age : 1;
+    };
+    entry.beat_ms = time_of(record.beat_ms);
+    if (record.active_ms != 0)
+        entry.active_ms = time_of(record.active_ms - 1);
     loading.sessions += cache_restore(*loading.database, entry) ? 1 : 0;
 }
 

@@ -228,6 +228,34 @@ PRESENCE_FUNCTION(presence_effective_heartbeat)
     PG_RETURN_TIMESTAMPTZ(effective_times(recorded_session(fcinfo, 0)).heartbeat_at);
 }
 
+PRESENCE_FUNCTION(presence_last_activity)
+{
+    require_view(fcinfo, 3);
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+        PG_RETURN_NULL();
+    const SessionName name{text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1))};
+    const Time found = effective_times(RecordedSession{name, 0, 0, time_or_zero(fcinfo, 2)}).last_activity;
+    if (found == 0)
+        PG_RETURN_NULL();
+    PG_RETURN_TIMESTAMPTZ(found);
+}
+
+PRESENCE_FUNCTION(presence_is_turning)
+{
+    require_view(fcinfo, 5);
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+        PG_RETURN_BOOL(false);
+    Session session;
+    parse(text_view(PG_GETARG_TEXT_PP(2)), session.status);
+    session.said = session.status;
+    if (!PG_ARGISNULL(3))
+        parse(text_view(PG_GETARG_TEXT_PP(3)), session.said);
+    const SessionName name{text_view(PG_GETARG_TEXT_PP(0)), text_view(PG_GETARG_TEXT_PP(1))};
+    session.last_activity = effective_times(RecordedSession{name, 0, 0, time_or_zero(fcinfo, 4)}).last_activity;
+    const Policy policy{inactivity_limits(), heartbeat_floor().wall, 0};
+    PG_RETURN_BOOL(status_now(session, session.status, GetCurrentTimestamp(), policy) != session.status);
+}
+
 PRESENCE_FUNCTION(presence_is_live)
 {
     require_view(fcinfo, 5);

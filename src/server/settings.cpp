@@ -8,6 +8,8 @@ int timeout_ms;
 int max_timeout_ms;
 int rejoin_guard_ms;
 int leave_grace_ms;
+int idle_after_ms;
+int away_after_ms;
 double expiry_guard;
 char *notify_channel;
 int notify_level;
@@ -81,6 +83,12 @@ void define_settings()
     define_milliseconds("presence.leave_grace",
                         "How long a user counts as online after a disconnect took the last session away.",
                         &leave_grace_ms, 0, 0);
+    define_milliseconds("presence.idle_after",
+                        "A session that said active is shown as idle when last active longer ago than this.",
+                        &idle_after_ms, 0, 0);
+    define_milliseconds("presence.away_after",
+                        "A session that said active or idle is shown as away when last active longer ago than this.",
+                        &away_after_ms, 0, 0);
     DefineCustomRealVariable(
         "presence.expiry_guard", "When more than this share of all sessions falls silent at once, their ends are held.",
         "0 ends everybody in time.", &expiry_guard, 0, 0, 1, PGC_SUSET, 0, nullptr, nullptr, nullptr);

@@ -13,6 +13,8 @@ extern int timeout_ms;
 extern int max_timeout_ms;
 extern int rejoin_guard_ms;
 extern int leave_grace_ms;
+extern int idle_after_ms;
+extern int away_after_ms;
 extern double expiry_guard;
 extern char *notify_channel;
 extern int notify_level;
@@ -44,6 +46,8 @@ inline Time effective_timeout(Time heartbeat_interval)
 {
     return effective_timeout(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), heartbeat_interval);
 }
+
+inline InactivityLimits<Time> inactivity_limits() { return {ms_to_time(idle_after_ms), ms_to_time(away_after_ms)}; }
 
 inline bool notifications_wanted()
 {

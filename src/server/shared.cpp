@@ -340,8 +340,10 @@ Floor heartbeat_floor()
 
 Timeouts timeouts_without_guard()
 {
-    return {static_cast<std::uint64_t>(timeout_ms), static_cast<std::uint64_t>(max_timeout_ms),
-            start_of_heartbeats().monotonic_ms};
+    return {static_cast<std::uint64_t>(timeout_ms),
+            static_cast<std::uint64_t>(max_timeout_ms),
+            start_of_heartbeats().monotonic_ms,
+            {static_cast<std::uint64_t>(idle_after_ms), static_cast<std::uint64_t>(away_after_ms)}};
 }
 
 Timeouts current_timeouts()

@@ -8,6 +8,7 @@
 #include "feed.h"
 #include "injection.h"
 #include "rooms.h"
+#include "settings.h"
 #include "tombstones.h"
 
 extern "C" {
@@ -33,11 +34,11 @@ constexpr Oid user_types[] = {TEXTOID,        BOOLOID, INT4OID,        TEXTOID, 
                               TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
 constexpr std::string_view invisible = "invisible";
 
-constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,     TEXTOID,        TIMESTAMPTZOID,
-                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID, TIMESTAMPTZOID, TEXTOID,
-                                 TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID,       TEXTOID,
-                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,     TIMESTAMPTZOID};
-constexpr int session_columns = session_update_due;
+constexpr Oid session_types[] = {
+    TEXTOID,     TEXTOID,        BOOLOID,        TEXTOID,        TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+    INTERVALOID, TIMESTAMPTZOID, TEXTOID,        TIMESTAMPTZOID, TEXTOID,        INETOID,        JSONBOID,
+    TEXTOID,     TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,        TIMESTAMPTZOID, TEXTOID,        TIMESTAMPTZOID};
+constexpr int session_columns = session_last_activity;
 
 OpenTable &hidden_sessions(const Storage &storage)
 {
@@ -147,6 +148,8 @@ void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSessi
     set_time(row, session_updates_from, session.updates_from);
     set(row, session_updates, Int32GetDatum(session.updates), session.updates == 0);
     set_time(row, session_update_due, session.update_due);
+    set(row, session_said, PointerGetDatum(make_text(to_text(session.said))), session.said == session.status);
+    set_time(row, session_last_activity, session.last_activity);
 }
 
 // The locked row.
@@ -199,6 +202,9 @@ StoredSession *read_session(const OpenTable &table)
     session->updates_from = row.time(session_updates_from);
     session->updates = row.is_null(session_updates) ? 0 : DatumGetInt32(row.value(session_updates));
     session->update_due = row.time(session_update_due);
+    session->said = session->status;
+    parse(row.words(session_said), session->said);
+    session->last_activity = row.time(session_last_activity);
     session->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row.tuple->t_data));
     return session;
 }
@@ -406,7 +412,8 @@ void look_up_times(std::span<const WantedUser> wanted)
             auto *stored = static_cast<StoredSession *>(session);
             recorded[count] = {{text_view(each.user->name), text_view(stored->name)},
                                stored->heartbeat_at,
-                               interval_time(stored->interval)};
+                               interval_time(stored->interval),
+                               stored->last_activity};
             sessions[count++] = stored;
         }
     }
@@ -414,6 +421,7 @@ void look_up_times(std::span<const WantedUser> wanted)
     for (std::size_t i = 0; i < count; ++i) {
         sessions[i]->heartbeat_at = times[i].heartbeat_at;
         sessions[i]->stale_after = times[i].stale_after;
+        sessions[i]->last_activity = times[i].last_activity;
     }
 }
 
@@ -427,16 +435,6 @@ void clear_typing(StoredSession &session)
         return;
     session.metadata.value =
         DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(metadata), PointerGetDatum(cstring_to_text("typing")));
-}
-
-SessionDetails cached_details(const StoredSession &session)
-{
-    return {.interval_ms = time_to_ms(interval_time(session.interval)),
-            .fingerprints = {.user_agent = datum_fingerprint(session.user_agent),
-                             .ip_address = datum_fingerprint(session.ip_address),
-                             .metadata = datum_fingerprint(session.metadata)},
-            .status = session.status,
-            .hidden = session.hidden};
 }
 
 // What the cache keeps of a session's row, to find it again: all live sessions of a user have the user's online_since.
@@ -497,6 +495,23 @@ void match_rows(const OpenTable &table, IndexScanDesc scan, const StaleGroup &gr
 }
 
 }  // namespace
+
+SessionDetails cached_details(const StoredSession &session)
+{
+    return {.interval_ms = time_to_ms(interval_time(session.interval)),
+            .fingerprints = {.user_agent = datum_fingerprint(session.user_agent),
+                             .ip_address = datum_fingerprint(session.ip_address),
+                             .metadata = datum_fingerprint(session.metadata)},
+            .status = session.said,
+            .hidden = session.hidden,
+            .shown = session.status,
+            .last_activity = session.last_activity};
+}
+
+Policy policy_for(const StoredUser &user)
+{
+    return {inactivity_limits(), heartbeat_floor().wall, user.hidden ? 0 : max_updates_per_minute};
+}
 
 FoundSessions find_stale_sessions(const Storage &storage, std::span<ExpiredSession> stale)
 {
@@ -637,7 +652,7 @@ void hide(StoredUser &user, const StatusChoice &choice, Time now)
 {
     auto **list = static_cast<Session **>(
         palloc_extended(sizeof(Session *) * (2 * static_cast<std::size_t>(user.session_count) + 1), MCXT_ALLOC_HUGE));
-    SessionGroup group(user.span());
+    SessionGroup group(user.span(), policy_for(user));
     expire(user, group, now, user.events);
     int count = 0;
     // The row that ends comes before the one that goes on, of which the cache is told last.
@@ -664,7 +679,7 @@ void hide(StoredUser &user, const StatusChoice &choice, Time now)
 void come_into_view(const Storage &storage, const WantedUser &wanted, const StatusChoice &choice, Time now)
 {
     StoredUser &user = *wanted.user;
-    SessionGroup group(user.span());
+    SessionGroup group(user.span(), policy_for(user));
     expire(user, group, now, user.events);
     static_cast<User &>(user) = user.recorded;
     user.hidden = false;

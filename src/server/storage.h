@@ -34,6 +34,8 @@ enum SessionColumn : AttrNumber {
     session_updates_from,
     session_updates,
     session_update_due,
+    session_said,
+    session_last_activity,
 };
 
 struct StoredSession : Session {
@@ -71,6 +73,11 @@ inline SessionName name_of(const StoredUser &user, const StoredSession &session)
     return {text_view(user.name), text_view(session.name)};
 }
 
+// What the rules are to go by. What is told to nobody is not put off either.
+Policy policy_for(const StoredUser &user);
+// How a stored session looks to the cache.
+SessionDetails cached_details(const StoredSession &session);
+
 struct RoomRequest;
 
 // A user with those sessions that are needed in any case; the others only if they are online. Names of sessions are in
@@ -80,8 +87,9 @@ struct WantedUser {
     std::span<text *const> sessions;
     StoredSession **targets;  // filled in: one for each of these names; null where there is none and none is to be made
     StoredUser *user;  // filled in: null where there is none, or another transaction holds it and it is to be skipped
-    std::span<RoomRequest> rooms{};  // what the sessions ask for
-    bool rooms_may_be_over = false;  // the grace of one, of whose session nothing is to be written
+    std::span<RoomRequest> rooms{};       // what the sessions ask for
+    bool rooms_may_be_over = false;       // the grace of one, of whose session nothing is to be written
+    const Time *last_activity = nullptr;  // what each session tells of it; 0 nothing; null: none does
 };
 
 enum class Lock { create_missing, wait, skip_locked };

@@ -107,7 +107,7 @@ bool choose_as_known_user(const Storage &storage, const WantedUser &wanted, cons
         come_into_view(storage, wanted, call.choice, now);
         return true;
     }
-    SessionGroup group(user.span());
+    SessionGroup group(user.span(), policy_for(user));
     expire(user, group, now, user.events);
     return choose(user, group, call.choice, Reason::heartbeat, now, user.events);
 }
@@ -129,7 +129,7 @@ void settle_choices(const Storage &storage, std::span<const WantedUser> wanted)
             come_into_view(storage, each, {}, now);
             continue;
         }
-        SessionGroup group(user->span());
+        SessionGroup group(user->span(), policy_for(*user));
         expire(*user, group, now, user->events);
         (void)choose(*user, group, {}, Reason::timeout, now, user->events);
     }

@@ -70,8 +70,10 @@ constexpr std::uint64_t turn_ms = 1000;
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
-    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_session WHERE online AND leave_until IS NULL"
-    " UNION ALL SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval FROM @.presence_hidden_session WHERE online",
+    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval, status, coalesce(said, status), last_activity, false"
+    " FROM @.presence_session WHERE online AND leave_until IS NULL UNION ALL"
+    " SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval, status, coalesce(said, status), last_activity, true"
+    " FROM @.presence_hidden_session WHERE online",
     0,
     {}};
 
@@ -238,8 +240,16 @@ bool fill_cache()
             const Time heartbeat_at = DatumGetTimestampTz(SPI_getbinval(row, shape, 4, &is_null));
             NullableDatum interval;
             interval.value = SPI_getbinval(row, shape, 5, &interval.isnull);
-            all = cache_watch({{user, session}, heartbeat_at, interval_time(interval)},
-                              static_cast<std::uint64_t>(online_since));
+            SessionDetails details;
+            details.interval_ms = time_to_ms(interval_time(interval));
+            parse(text_view(DatumGetTextPP(SPI_getbinval(row, shape, 6, &is_null))), details.shown);
+            Status said = details.shown;
+            parse(text_view(DatumGetTextPP(SPI_getbinval(row, shape, 7, &is_null))), said);
+            details.status = said;
+            const Datum last_activity = SPI_getbinval(row, shape, 8, &is_null);
+            details.last_activity = is_null ? 0 : DatumGetTimestampTz(last_activity);
+            details.hidden = DatumGetBool(SPI_getbinval(row, shape, 9, &is_null));
+            all = cache_watch({user, session}, static_cast<std::uint64_t>(online_since), details, heartbeat_at);
         }
         SPI_freetuptable(SPI_tuptable);
     }
@@ -465,7 +475,7 @@ void end_silent_sessions(WorkerState &state)
     Ended ended;
     bool done = true;
     // The search for them is a matter of shared memory; without any, there is no need of a transaction.
-    if (cache_any_stale()) {
+    if (cache_any_due()) {
         done = in_transaction(state.expire, [&ended] {
             ended = end_stale_sessions(Thoroughness::watched_sessions);
             // Those that it ended are forgotten when it meets them again.

@@ -27,9 +27,10 @@ FileRecord record(std::uint64_t number)
             .beat_ms = number * 7,
             .wall_us = 1'700'000'000'000'000 - static_cast<std::int64_t>(number),
             .interval_ms = number * 10,
-            .fingerprints = {.user_agent = number, .ip_address = 0, .metadata = ~std::uint64_t{0}},
+            .fingerprints = {.user_agent = 0, .ip_address = 0, .metadata = 0},
             .state = number % 2 == 0 ? SlotState::open : SlotState::closed,
-            .status = static_cast<std::uint8_t>(number % 16)};
+            .status = static_cast<std::uint8_t>(number % 16),
+            .active_ms = number * 5};
 }
 
 void append(Bytes &file, const FileBlock &block) { file.insert(file.end(), block.begin(), block.end()); }
@@ -106,6 +107,7 @@ TEST(HeartbeatFile, GivesBackWhatWasWrittenInPiecesOfAnyLength)
                     EXPECT_EQ(is.fingerprints, should_be.fingerprints);
                     EXPECT_EQ(is.state, should_be.state);
                     EXPECT_EQ(is.status, should_be.status);
+                    EXPECT_EQ(is.active_ms, should_be.active_ms);
                 });
             ASSERT_EQ(error, FileError::none);
         }
@@ -132,7 +134,7 @@ TEST(HeartbeatFile, HasAFixedLayout)
     ASSERT_EQ(file.size(), (1U + 3U + 5U + 1U) * 64U);
     const std::string_view text(reinterpret_cast<const char *>(file.data()), file.size());
     EXPECT_EQ(text.substr(0, 8), "PRESHB1\n");
-    EXPECT_EQ(text.substr(8, 8), std::string_view("\1\0\0\0\0\0\0\0", 8));
+    EXPECT_EQ(text.substr(8, 8), std::string_view("\2\0\0\0\0\0\0\0", 8));
     EXPECT_EQ(text.substr(64, 16), std::string_view("PRESSEC\n\5\0\0\0\0\0\0\0", 16));
     EXPECT_EQ(text.substr(file.size() - 64, 8), "PRESEND\n");
 }
@@ -182,7 +184,7 @@ TEST(HeartbeatFile, SaysWhatIsWrong)
     EXPECT_EQ(check(bad), FileError::not_ours);
 
     bad = good;
-    bad[8] = std::byte{2};
+    bad[8] = std::byte{1};  // of a version before
     EXPECT_EQ(check(bad), FileError::wrong_version);
 
     bad = good;

@@ -72,16 +72,15 @@ public:
     {
         beat.now = now;
         beat.rejoin_guard = guard;
-        beat.max_updates = max_updates;
         return run([&](EventList &list) {
-            SessionGroup group(pointers_);
+            SessionGroup group(pointers_, policy);
             const HeartbeatResult result = presence::apply_heartbeat(user, group, sessions_.at(i), beat, list);
             if (result != HeartbeatResult::ignored)
                 sessions_.at(i).stale_after = std::max(sessions_.at(i).stale_after, now + timeout);
             return result;
         });
     }
-    std::int32_t max_updates = 0;
+    Policy policy;
     HeartbeatResult beat_with(std::size_t i, Status status) { return beat(i, {.status = status}); }
 
     bool leave(std::size_t i) { return depart_with(&sessions_.at(i), {.now = now, .reason = Reason::leave}); }
@@ -97,7 +96,7 @@ public:
     bool expire()
     {
         return run([&](EventList &list) {
-            SessionGroup group(pointers_);
+            SessionGroup group(pointers_, policy);
             return presence::expire(user, group, now, list);
         });
     }
@@ -130,7 +129,7 @@ private:
     bool depart_with(Session *target, const Departure &departure)
     {
         return run([&](EventList &list) {
-            SessionGroup group(pointers_);
+            SessionGroup group(pointers_, policy);
             return presence::apply_departure(user, group, target, departure, list);
         });
     }
@@ -411,7 +410,7 @@ TEST(Rules, AnUpdateIsWrittenOnlyWhenTheAggregateChanges)
 TEST(Rules, UpdatesBeyondTheirNumberAreToldAsOneWhenTheMinuteIsOver)
 {
     World world;
-    world.max_updates = 2;
+    world.policy.max_updates = 2;
     world.beat(0);
     world.news();
     for (const Status status : {Status::idle, Status::busy, Status::away, Status::idle})
@@ -436,10 +435,162 @@ TEST(Rules, UpdatesBeyondTheirNumberAreToldAsOneWhenTheMinuteIsOver)
     EXPECT_EQ(world.news(), Story{});
 }
 
+// Two sessions, of which the first tells when somebody was active, with limits of one and three minutes.
+class Inactive : public testing::Test {
+protected:
+    Inactive()
+    {
+        world.policy.inactivity = {.idle_after = 60 * second, .away_after = 180 * second};
+        world[0].stale_after = never;
+        world.beat(0, {.last_activity = world.now});
+        world.news();
+        began = world.now;
+    }
+    Story at(Time after, std::optional<Time> active = std::nullopt)
+    {
+        world.saved();
+        world.now = began + after * second;
+        world.beat(0, {.last_activity = active ? began + *active * second : 0});
+        world.expire();
+        return world.news();
+    }
+    static Story turned(Reason reason, std::int32_t sessions = 1) { return {{EventType::update, reason, sessions}}; }
+
+    World world;
+    Time began = 0;
+};
+
+TEST_F(Inactive, TurnsIdleAndThenAwayAndBackWithTheHeartbeatThatTellsOfActivity)
+{
+    EXPECT_EQ(at(59), Story{});
+    EXPECT_FALSE(world[0].changed);
+    world.now = began + 60 * second;
+    world.expire();
+    EXPECT_EQ(world.news(), turned(Reason::timeout));
+    EXPECT_EQ(world.user.status, Status::idle);
+    EXPECT_EQ(world[0].said, Status::active);
+    EXPECT_TRUE(world[0].changed);
+    EXPECT_EQ(at(179), Story{});
+    EXPECT_FALSE(world[0].changed);
+    world.now = began + 180 * second;
+    world.expire();
+    EXPECT_EQ(world.news(), turned(Reason::timeout));
+    EXPECT_EQ(world.user.status, Status::away);
+    // Activity of long ago changes nothing that is shown.
+    EXPECT_EQ(at(181, 1), Story{});
+    EXPECT_FALSE(world[0].changed);
+    EXPECT_EQ(at(200, 195), turned(Reason::heartbeat));
+    EXPECT_EQ(world.user.status, Status::active);
+}
+
+TEST_F(Inactive, WhoNeverToldOfActivityNeverTurns)
+{
+    World silent;
+    silent.policy = world.policy;
+    silent.beat(0);
+    silent.news();
+    silent[0].stale_after = never;
+    silent.now += 3600 * second;
+    silent.expire();
+    EXPECT_EQ(silent.news(), Story{});
+    EXPECT_EQ(silent.user.status, Status::active);
+}
+
+TEST_F(Inactive, BusyAndAwayStayAndIdleTurnsAway)
+{
+    world.beat(0, {.status = Status::busy});
+    world.news();
+    EXPECT_EQ(at(1000), Story{});
+    EXPECT_EQ(world.user.status, Status::busy);
+    // What it says anew is shown as what its inactivity makes of it.
+    world.beat(0, {.status = Status::idle});
+    EXPECT_EQ(world.user.status, Status::away);
+    EXPECT_EQ(world[0].said, Status::idle);
+    EXPECT_EQ(at(1001, 1001),
+              (Story{{EventType::update, Reason::heartbeat, 1}, {EventType::update, Reason::heartbeat, 1}}));
+    EXPECT_EQ(world.user.status, Status::idle);
+}
+
+TEST_F(Inactive, AChoiceStandsAboveIt)
+{
+    world.user.choice.status = Status::busy;
+    world.user.status = Status::busy;
+    EXPECT_EQ(at(60), Story{});
+    EXPECT_EQ(world[0].status, Status::idle);
+    EXPECT_EQ(world.user.status, Status::busy);
+}
+
+TEST_F(Inactive, SessionsThatTurnAtOnceAreOneUpdate)
+{
+    world.beat(1, {.last_activity = world.now});
+    world.beat(2, {.last_activity = world.now});
+    world.news();
+    for (std::size_t i = 0; i < 3; ++i)
+        world[i].stale_after = never;
+    world.now += 60 * second;
+    world.expire();
+    EXPECT_EQ(world.news(), turned(Reason::timeout, 3));
+    world.now += 600 * second;
+    world.expire();
+    EXPECT_EQ(world.news(), turned(Reason::timeout, 3));
+    EXPECT_EQ(world.user.status, Status::away);
+}
+
+TEST_F(Inactive, TimeBeforeTheFloorTurnsNobodyAndTurnsNobodyBack)
+{
+    world.policy.floor = began + 50 * second;
+    EXPECT_EQ(at(109), Story{});
+    EXPECT_EQ(at(110), turned(Reason::timeout));
+    world.policy.floor = began + 200 * second;
+    EXPECT_EQ(at(210), Story{});
+    EXPECT_EQ(world.user.status, Status::idle);
+}
+
+TEST_F(Inactive, ActivityInTheFutureIsNow)
+{
+    at(10, 5000);
+    EXPECT_EQ(world[0].last_activity, began + 10 * second);
+    EXPECT_EQ(at(70), turned(Reason::timeout));
+}
+
+TEST_F(Inactive, WithoutLimitsItShowsWhatItSaidAtTheNextOccasion)
+{
+    EXPECT_EQ(at(60), turned(Reason::timeout));
+    world.policy.inactivity = {};
+    EXPECT_EQ(at(61), turned(Reason::heartbeat));
+    EXPECT_EQ(world.user.status, Status::active);
+}
+
+TEST_F(Inactive, ItsUpdatesAreCountedLikeOthers)
+{
+    world.policy.max_updates = 1;
+    EXPECT_EQ(at(60), turned(Reason::timeout));
+    EXPECT_EQ(at(61, 61), Story{});
+    EXPECT_EQ(world.user.status, Status::active);
+    EXPECT_EQ(world[0].update_due, began + 60 * second + update_window);
+}
+
+TEST(InactivityLimits, SaySameThingInEachForm)
+{
+    using Limits = InactivityLimits<std::uint64_t>;
+    for (const Limits limits : {Limits{0, 0}, Limits{5, 0}, Limits{0, 5}, Limits{5, 9}, Limits{9, 5}, Limits{5, 5}})
+        for (const StatusPair pair : status_pairs)
+            for (std::uint64_t inactivity = 0; inactivity < 12; ++inactivity)
+                for (std::uint64_t observed = 0; observed <= inactivity; ++observed) {
+                    const Status now = limits.shown(pair.said, pair.shown, inactivity, observed);
+                    const bool fits =
+                        inactivity >= limits.from(pair.said, pair.shown) && observed < limits.until(pair.shown);
+                    ASSERT_EQ(now == pair.shown, fits);
+                    ASSERT_EQ(status_pairs[pair_code(pair.said, now)].shown, now);
+                    ASSERT_EQ(status_pairs[pair_code(pair.said, now)].said, pair.said);
+                    ASSERT_EQ(limits.shown(pair.said, now, inactivity, observed), now);
+                }
+}
+
 TEST(Rules, ASessionThatEndsTellsItsLastUpdateBefore)
 {
     World world;
-    world.max_updates = 1;
+    world.policy.max_updates = 1;
     world.beat(0);
     world.beat_with(1, Status::away);
     world.beat_with(0, Status::busy);
@@ -842,7 +993,8 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
         std::mt19937_64 random(seed);
         const auto pick = [&](std::uint64_t n) { return random() % n; };
         World world;
-        world.max_updates = static_cast<std::int32_t>(seed % 3);
+        world.policy.max_updates = static_cast<std::int32_t>(seed % 3);
+        world.policy.inactivity = {static_cast<Time>(pick(3)) * 10 * second, static_cast<Time>(pick(3)) * 15 * second};
         for (int step = 0; step < 250; ++step) {
             const std::size_t before = world.events().size();
             const std::size_t who = pick(World::size);
@@ -862,8 +1014,15 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
                 break;
             case 3:
                 went = world.expire();
-                for (const Session &session : world.sessions())
+                for (const Session &session : world.sessions()) {
                     ASSERT_FALSE(session.online && world.now > live_until(session.stale_after, session.leave_until));
+                    if (session.state() == SessionState::online) {
+                        ASSERT_EQ(session.status,
+                                  session.last_activity == 0
+                                      ? session.said
+                                      : world.policy.inactivity.shown(session.said, world.now - session.last_activity));
+                    }
+                }
                 break;
             default: {
                 asked = false;
@@ -871,6 +1030,7 @@ TEST(RulesProperty, EventsAndStateTellTheSameInRandomHistories)
                     who, {.named = who != 0,
                           .status = pick(2) == 0 ? std::optional(static_cast<Status>(pick(4))) : std::nullopt,
                           .metadata_digest = pick(5) == 0 ? std::optional(pick(3)) : std::nullopt,
+                          .last_activity = pick(3) == 0 ? world.now - static_cast<Time>(pick(40)) * second : 0,
                           .details_changed = pick(5) == 0});
                 ASSERT_EQ(result == HeartbeatResult::ignored, world[who].state() != SessionState::online);
                 if (result == HeartbeatResult::refreshed && before == world.events().size()) {
