@@ -16,7 +16,7 @@ $node->safe_psql('app',
 );
 $node->safe_psql('app', <<'SQL');
 CREATE ROLE app_backend;
-GRANT EXECUTE ON FUNCTION update_user_heartbeat(presence_id, presence_id, text, inet, interval, text, jsonb) TO app_backend;
+GRANT EXECUTE ON FUNCTION update_user_heartbeat(presence_id, presence_id, text, inet, interval, text, jsonb, timestamptz) TO app_backend;
 SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i)) FROM generate_series(1, 100) AS i;
 SELECT update_user_heartbeat('u1', 's1', 'Browser/1.0', '192.0.2.1', '2 min', 'busy', '{"room": "Grüße"}');
 SELECT update_user_heartbeat('u1'), update_user_heartbeat('u1', 'third');
