@@ -137,9 +137,13 @@ char *payload_of_row(TupleTableSlot *slot, std::int64_t seq, const char *epoch)
     return payload_of(announcement, epoch);
 }
 
-Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char *epoch)
+bool is_storm(std::int64_t events) { return storm_threshold > 0 && events > storm_threshold; }
+
+// events_known: of how many it is known that they are to be announced.
+Gathered gather(std::span<const FeedRange> ranges, std::int64_t events_known, Snapshot snapshot, const char *epoch)
 {
     Gathered all = {};
+    all.storm = is_storm(events_known);
     KeyScan events = begin_key_scan(Table::event, snapshot);
     for (const FeedRange &range : ranges) {
         seek(events, range.first_id, range.last_id());
@@ -155,8 +159,7 @@ Gathered gather(std::span<const FeedRange> ranges, Snapshot snapshot, const char
             const int room = room_change(events);
             channel.joined += room > 0;
             channel.left += room < 0;
-            all.storm =
-                all.storm || (storm_threshold > 0 && all.messages.count == static_cast<std::size_t>(storm_threshold));
+            all.storm = all.storm || is_storm(static_cast<std::int64_t>(all.messages.count) + 1);
             if (all.storm)
                 continue;
             const std::int64_t seq = range.first_seq + (int8_of(events, event_id) - range.first_id);
@@ -185,14 +188,14 @@ void send_storm(std::span<const FeedRange> ranges, const Channel &channel, const
     count_storm();
 }
 
-void send(std::span<const FeedRange> ranges, Snapshot snapshot, const char *epoch)
+void send(std::span<const FeedRange> ranges, std::int64_t events_known, Snapshot snapshot, const char *epoch)
 {
     if (ranges.empty())
         return;
     MemoryContext memory =
         AllocSetContextCreate(CurrentMemoryContext, "presence announcements", ALLOCSET_DEFAULT_SIZES);
     MemoryContext outer = MemoryContextSwitchTo(memory);
-    const Gathered all = gather(ranges, snapshot, epoch);
+    const Gathered all = gather(ranges, events_known, snapshot, epoch);
     if (all.storm) {
         for (const Channel &channel : all.channels.span())
             send_storm(ranges, channel, epoch);
@@ -237,7 +240,7 @@ void send_put_off(Snapshot snapshot, const char *epoch)
             return;
         }
         const std::int64_t first = DatumGetInt64(first_value(1)), last = DatumGetInt64(first_value(2));
-        send(ranges_between(first, last, snapshot), snapshot, epoch);
+        send(ranges_between(first, last, snapshot), 0, snapshot, epoch);
         sent += last - first + 1;
     }
     (void)find_waiting_announcements();
@@ -267,15 +270,15 @@ char *payload_of(const Announcement &announcement, const char *epoch)
     return json.data;
 }
 
-void announce(std::span<const FeedRange> ranges, bool any, Snapshot snapshot, const char *epoch)
+void announce(std::span<const FeedRange> ranges, std::int64_t events, Snapshot snapshot, const char *epoch)
 {
     // What was put off goes first, so that listeners get everything in order.
     if (find_waiting_announcements())
         send_put_off(snapshot, epoch);
-    if (!any)
+    if (events == 0)
         return;
     if (!some_put_off && queue_has_room()) {
-        send(ranges, snapshot, epoch);
+        send(ranges, events, snapshot, epoch);
         return;
     }
     Datum values[] = {Int64GetDatum(ranges.front().first_seq), Int64GetDatum(ranges.back().last_seq())};

@@ -21,8 +21,8 @@ struct Announcement {
 char *payload_of(const Announcement &announcement, const char *epoch);
 
 // Within owner work and with the feed's lock held: announces what was put off, as long as there is room, and then these
-// new ranges, or puts them off. any: whether they have anything to announce.
-void announce(std::span<const FeedRange> ranges, bool any, Snapshot snapshot, const char *epoch);
+// new ranges, or puts them off. events: how many of theirs are to be announced.
+void announce(std::span<const FeedRange> ranges, std::int64_t events, Snapshot snapshot, const char *epoch);
 // Beginnings and ends of typing: without numbers, and where the queue has no room for them they are lost. Within owner work.
 void announce_typing(std::span<const TypingChange> changes, const char *epoch);
 // Whether something waited for room when this process last looked; it looks again; within owner work.

@@ -274,7 +274,7 @@ struct Pass {
     Growing<FeedRange> ranges;
     Growing<RoomChange> rooms;
     std::int64_t next_seq, numbered, last_id, online_users;
-    bool to_announce;
+    std::int64_t to_announce;
 };
 
 // Of rows that are looked for above the head: who may still write them is known when the pass has looked.
@@ -369,7 +369,7 @@ bool look_at(Pass &pass, const OpenIds &ids)
             pass.online_users += change;
             if (room.change != 0)
                 pass.rooms.add(room);
-            pass.to_announce |= announced;
+            pass.to_announce += announced;
         } else if (found == Found::open && ids.until == 0 && id == ids.first) {
             // Of one transaction, as all of a run are.
             keep_open(pass, {ids.first, ids.last, 0, writer});

@@ -218,6 +218,17 @@ pg_noinline bool in_transaction(Task &task, Work work)
     return done;
 }
 
+// The same, but its commit is not waited for: what a crash takes away costs nobody anything.
+template <typename Work>
+bool in_unflushed_transaction(Task &task, Work work)
+{
+    const int durability = synchronous_commit;
+    synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+    const bool done = in_transaction(task, work);
+    synchronous_commit = durability;
+    return done;
+}
+
 // Sessions from before the cache was there. False: no memory for all of them.
 bool fill_cache()
 {
@@ -476,7 +487,9 @@ void end_silent_sessions(WorkerState &state)
     bool done = true;
     // The search for them is a matter of shared memory; without any, there is no need of a transaction.
     if (cache_any_due()) {
-        done = in_transaction(state.expire, [&ended] {
+        // Nobody hears of an end before its event has a number, and the commit that gives it one is flushed. Ends that a crash
+        // takes away are made again.
+        done = in_unflushed_transaction(state.expire, [&ended] {
             ended = end_stale_sessions(Thoroughness::watched_sessions);
             // Those that it ended are forgotten when it meets them again.
             if (ended.sessions == 0)
@@ -500,11 +513,8 @@ void announce_typists(WorkerState &state)
     const std::span<TypingChange> changes = take_typing_changes();
     if (changes.empty() || !notifications_wanted())
         return;
-    // NOTIFY holds up all others of the server until the commit; nothing that a crash takes away is worth that.
-    const int durability = synchronous_commit;
-    synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
-    (void)in_transaction(state.type, [changes] { announce_typing(changes, feed_epoch()); });
-    synchronous_commit = durability;
+    // NOTIFY holds up all others of the server until the commit.
+    (void)in_unflushed_transaction(state.type, [changes] { announce_typing(changes, feed_epoch()); });
 }
 
 std::uint64_t next_round() { return monotonic_ms() + static_cast<std::uint64_t>(retention_interval_s()) * 1000; }
