@@ -12,7 +12,7 @@ sub per_thousand ($server, $call, $from, $count) {
     my $begin = time;
     $server->value('rooms',
               "SELECT sum($call) FROM (SELECT array_agg('u' || i) AS users, array_agg('s'::text) AS sessions,"
-            . " array_agg('everybody'::text) AS one, array_agg('pair ' || i / 2) AS pairs FROM generate_series($from, @{[$from + $count - 1]}) AS i GROUP BY i / 1000) AS a"
+            . " array_agg('everybody'::text) AS one, array_agg('pair ' || i / 2) AS pairs, array_agg('other pair ' || (i + 1) / 2) AS other_pairs FROM generate_series($from, @{[$from + $count - 1]}) AS i GROUP BY i / 1000) AS a"
     );
     return (time - $begin) * 1000 * 1000 / $count;
 }
@@ -28,6 +28,7 @@ sub run ($run) {
         push @{ $ms{sessions} }, per_thousand($server, 'update_user_heartbeats(users, sessions)', $from, $part);
         push @{ $ms{one} }, per_thousand($server, 'join_rooms(users, sessions, one)', $from, $part);
         push @{ $ms{pairs} }, per_thousand($server, 'join_rooms(users, sessions, pairs)', $from, $part);
+        per_thousand($server, 'join_rooms(users, sessions, other_pairs)', $from, $part);
     }
     $server->value('rooms', 'SELECT presence_feed_position()');
     $server->value('rooms', 'ANALYZE');
