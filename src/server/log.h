@@ -1,4 +1,4 @@
-// The table presence_admin_log, written here and nowhere else.
+// What presence_admin_log shows, written here and in forget.cpp.
 #pragma once
 
 #include "extension.h"
