@@ -456,41 +456,19 @@ COMMENT ON TABLE @extschema@.presence_cleanup IS 'When the last cleanup ran.';
 COMMENT ON COLUMN @extschema@.presence_cleanup.singleton IS 'True: there is one row.';
 COMMENT ON COLUMN @extschema@.presence_cleanup.last_at IS 'When the last cleanup ran.';
 
-CREATE SEQUENCE @extschema@.presence_log_entry_id_seq AS bigint;
-COMMENT ON SEQUENCE @extschema@.presence_log_entry_id_seq IS 'Numbers presence_log_entry.id.';
+CREATE SEQUENCE @extschema@.presence_admin_log_id_seq AS bigint;
+COMMENT ON SEQUENCE @extschema@.presence_admin_log_id_seq IS 'Numbers presence_admin_log.id.';
 
--- Each goodbye writes a row: what it says of itself is in columns, which need half the room of the same in JSON.
-CREATE TABLE @extschema@.presence_log_entry (
-    id             bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_log_entry_id_seq'::pg_catalog.regclass) PRIMARY KEY,
-    at             timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    users_offline  integer,
-    sessions_ended integer,
-    action         text NOT NULL,
-    actor          text NOT NULL,
-    user_id        text,
-    session_id     text,
-    details        jsonb
+CREATE TABLE @extschema@.presence_admin_log (
+    id      bigint NOT NULL DEFAULT pg_catalog.nextval('@extschema@.presence_admin_log_id_seq'::pg_catalog.regclass) PRIMARY KEY,
+    at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    action  text NOT NULL,
+    actor   text NOT NULL,
+    details jsonb
 );
-ALTER SEQUENCE @extschema@.presence_log_entry_id_seq OWNED BY @extschema@.presence_log_entry.id;
-CREATE INDEX presence_log_entry_review ON @extschema@.presence_log_entry (at) WHERE action = 'review';
-COMMENT ON TABLE @extschema@.presence_log_entry IS 'What presence_admin_log shows.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.id IS 'Number of the entry.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.at IS 'When it happened.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.users_offline IS 'How many users went offline; NULL: it is about something else.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.sessions_ended IS 'How many sessions ended.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.action IS 'Name of the function that was called; or review.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.actor IS 'Role that called it.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.user_id IS 'User that the call named; NULL: none.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.session_id IS 'Session that the call named; NULL: none.';
-COMMENT ON COLUMN @extschema@.presence_log_entry.details IS 'What else there is to say.';
-
-CREATE VIEW @extschema@.presence_admin_log AS
-SELECT id, at, action, actor,
-       CASE WHEN users_offline IS NULL AND sessions_ended IS NULL THEN details
-            ELSE pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object('user_id', user_id, 'session_id', session_id,
-                                                                            'users_offline', users_offline, 'sessions_ended', sessions_ended)) END AS details
-FROM @extschema@.presence_log_entry;
-COMMENT ON VIEW @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, departures on purpose, and reviews that found rows changed by hand.';
+ALTER SEQUENCE @extschema@.presence_admin_log_id_seq OWNED BY @extschema@.presence_admin_log.id;
+CREATE INDEX presence_admin_log_review ON @extschema@.presence_admin_log (at) WHERE action = 'review';
+COMMENT ON TABLE @extschema@.presence_admin_log IS 'Cleanups that ended something, scheduled runs, departures on purpose, and reviews that found rows changed by hand.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.id IS 'Number of the entry.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.at IS 'When it happened.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function that was called; or review.';
@@ -508,8 +486,8 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', ''
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_dropped', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_cleanup', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_log_entry', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_log_entry_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log_id_seq', '');
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What backends call
@@ -853,7 +831,7 @@ WITH server AS MATERIALIZED (
 ), facts AS MATERIALIZED (
     SELECT (SELECT pg_catalog.count(*) FROM @extschema@.presence_user) AS total_users,
            (SELECT at FROM @extschema@.presence_event ORDER BY id LIMIT 1) AS oldest_event,
-           (SELECT pg_catalog.max(at) FROM @extschema@.presence_log_entry WHERE action = 'review') AS reviewed_at,
+           (SELECT pg_catalog.max(at) FROM @extschema@.presence_admin_log WHERE action = 'review') AS reviewed_at,
            pg_catalog.pg_total_relation_size('@extschema@.presence_user'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_session'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_hidden_session'::pg_catalog.regclass)
@@ -861,7 +839,7 @@ WITH server AS MATERIALIZED (
            + pg_catalog.pg_total_relation_size('@extschema@.presence_room_count'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_event'::pg_catalog.regclass)
            + pg_catalog.pg_total_relation_size('@extschema@.presence_feed_range'::pg_catalog.regclass)
-           + pg_catalog.pg_total_relation_size('@extschema@.presence_log_entry'::pg_catalog.regclass) AS table_bytes
+           + pg_catalog.pg_total_relation_size('@extschema@.presence_admin_log'::pg_catalog.regclass) AS table_bytes
 )
 SELECT facts.total_users,
        live.online_users,

@@ -15,7 +15,7 @@ Statement forget_sessions = {
     1,
     {TEXTOID}};
 Statement forget_user = {"DELETE FROM @.presence_user WHERE user_id = $1", 1, {TEXTOID}};
-Statement forget_log = {"DELETE FROM @.presence_log_entry WHERE user_id = $1", 1, {TEXTOID}};
+Statement forget_log = {"DELETE FROM @.presence_admin_log WHERE details ->> 'user_id' = $1", 1, {TEXTOID}};
 // Numbers keep their events, so that the feed goes on without gaps; under a name that says nothing and is used once.
 Statement disguise_events = {
     "WITH name AS (SELECT 'forgotten-' || gen_random_uuid() AS user_id)"
@@ -23,7 +23,7 @@ Statement disguise_events = {
     1,
     {TEXTOID}};
 Statement log_forgetting = {
-    "INSERT INTO @.presence_log_entry (action, actor, details) VALUES ('presence_forget_user', $1, $2)",
+    "INSERT INTO @.presence_admin_log (action, actor, details) VALUES ('presence_forget_user', $1, $2)",
     2,
     {TEXTOID, JSONBOID}};
 

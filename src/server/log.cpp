@@ -5,11 +5,11 @@ namespace presence {
 namespace {
 
 Statement log_action = {
-    "INSERT INTO @.presence_log_entry (action, actor, user_id, session_id, users_offline, sessions_ended) VALUES ($1, $2, $3, $4, $5, $6)",
+    "INSERT INTO @.presence_admin_log (action, actor, details) VALUES ($1, $2, jsonb_strip_nulls(jsonb_build_object('user_id', $3, 'session_id', $4, 'users_offline', $5, 'sessions_ended', $6)))",
     6,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT4OID}};
 Statement log_reconciliation = {
-    "INSERT INTO @.presence_log_entry (action, actor, details) VALUES ('review', $1, jsonb_build_object('users', $2, 'cache_entries', $3, 'new_feed', $4))",
+    "INSERT INTO @.presence_admin_log (action, actor, details) VALUES ('review', $1, jsonb_build_object('users', $2, 'cache_entries', $3, 'new_feed', $4))",
     4,
     {TEXTOID, INT4OID, INT4OID, BOOLOID}};
 

@@ -1,4 +1,4 @@
-// What presence_admin_log shows, written here and in forget.cpp.
+// The table presence_admin_log, written here and nowhere else.
 #pragma once
 
 #include "extension.h"

@@ -16,7 +16,7 @@ Statement empty_tables = {
     "WITH users AS (DELETE FROM @.presence_user), sessions AS (DELETE FROM @.presence_session), hidden AS (DELETE FROM @.presence_hidden_session),"
     " members AS (DELETE FROM @.presence_room_member), counts AS (DELETE FROM @.presence_room_count), events AS (DELETE FROM @.presence_event),"
     " ranges AS (DELETE FROM @.presence_feed_range), dropped AS (DELETE FROM @.presence_feed_dropped), waiting AS (DELETE FROM @.presence_unannounced),"
-    " cleanup AS (DELETE FROM @.presence_cleanup), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_log_entry",
+    " cleanup AS (DELETE FROM @.presence_cleanup), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_admin_log",
     0,
     {}};
 

@@ -29,8 +29,8 @@ Statement forget_lower = {"DELETE FROM @.presence_feed_dropped WHERE seq < $1", 
 Statement forget_empty_rooms = {"DELETE FROM @.presence_room_count WHERE users = 0 AND seq <= $1", 1, {INT8OID}};
 // Among the lowest ids, which are the oldest: an index on the time would cost every goodbye an entry.
 Statement drop_log = {
-    "WITH gone AS (DELETE FROM @.presence_log_entry WHERE id IN (SELECT id FROM @.presence_log_entry WHERE at < $1"
-    " AND id <= (SELECT max(id) FROM (SELECT id FROM @.presence_log_entry ORDER BY id LIMIT $2) AS lowest) FOR UPDATE SKIP LOCKED)"
+    "WITH gone AS (DELETE FROM @.presence_admin_log WHERE id IN (SELECT id FROM @.presence_admin_log WHERE at < $1"
+    " AND id <= (SELECT max(id) FROM (SELECT id FROM @.presence_admin_log ORDER BY id LIMIT $2) AS lowest) FOR UPDATE SKIP LOCKED)"
     " RETURNING id) SELECT count(*) FROM gone",
     2,
     {TIMESTAMPTZOID, INT4OID}};

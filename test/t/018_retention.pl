@@ -48,7 +48,7 @@ is(sql("SELECT problem FROM presence_health"), '{}', 'all is well');
 sql(
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE EXCEPTION 'no deletion here'; END \$\$"
 );
-sql("CREATE TRIGGER refuse BEFORE DELETE ON presence_log_entry EXECUTE FUNCTION refuse()");
+sql("CREATE TRIGGER refuse BEFORE DELETE ON presence_admin_log EXECUTE FUNCTION refuse()");
 fill();
 ok(
     wait_until(
@@ -74,7 +74,7 @@ is("$code $out", '0 0', 'nor does it hinder the scheduled run');
 like($err, qr/WARNING:\s+could not remove old entries of the admin log: no deletion here/, 'which warns of it');
 is(sql('SELECT count(*) > 1 FROM presence_admin_log'), 't', 'and is in the log');
 my $worker = sql('SELECT worker_pid FROM presence_health');
-sql('DROP TRIGGER refuse ON presence_log_entry');
+sql('DROP TRIGGER refuse ON presence_admin_log');
 ok(wait_until(60, sub { sql('SELECT count(*) FROM presence_admin_log') eq '0' }), 'when it can be done, it is');
 ok(wait_until(60, sub { sql('SELECT problem FROM presence_health') eq '{}' }), 'and all is well');
 is(sql('SELECT worker_pid FROM presence_health'), $worker, 'with the same worker all the time');
