@@ -1,5 +1,6 @@
 -- The twin: what a change of presence writes, as plain tables of the same shape without anything behind them. A user, a
--- session and two events for each that begins; the same rows changed and two more events for each that ends.
+-- session and two events for each that begins; the same rows changed and two more events for each that ends; an entry of the log
+-- for each that ends by a call of its own.
 CREATE TABLE twin_user (
     user_id text COLLATE "C" PRIMARY KEY, online boolean NOT NULL, sessions integer NOT NULL, status text,
     online_since timestamptz, offline_at timestamptz);
@@ -11,6 +12,9 @@ CREATE TABLE twin_session (
 CREATE TABLE twin_event (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, event text NOT NULL, user_id text NOT NULL,
     session_id text, reason text, sessions integer NOT NULL, details jsonb, channel text);
+CREATE TABLE twin_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), action text NOT NULL,
+    actor text NOT NULL, details jsonb);
 
 -- One set-based statement.
 CREATE FUNCTION twin_joins(users text[], sessions text[]) RETURNS bigint LANGUAGE sql AS $$
@@ -34,7 +38,7 @@ CREATE FUNCTION twin_ends(users text[]) RETURNS bigint LANGUAGE sql AS $$
     SELECT count(*) FROM ended
 $$;
 
--- Single calls: three INSERTs.
+-- Single calls: three INSERTs; a goodbye with its entry in the log.
 CREATE FUNCTION twin_join(u text, s text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz := clock_timestamp();
@@ -50,6 +54,8 @@ END $$;
 CREATE FUNCTION twin_end(u text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM twin_ends(ARRAY[u]);
+    INSERT INTO twin_log (action, actor, details)
+    VALUES ('mark_user_offline', current_user, jsonb_build_object('user_id', u, 'session_id', 's', 'users_offline', 1, 'sessions_ended', 1));
     RETURN true;
 END $$;
 

@@ -102,7 +102,8 @@ describe("look", () => {
       const page = await open("Ada Lovelace", { colorScheme });
       await connected(page);
       await page.locator(".absent [data-user=alan-turing]").waitFor();
-      const marks = await page.locator("#people li, header").evaluateAll((parts) => {
+      // An element that is drawn anew in this moment has no colour.
+      const drawn = () => page.locator("#people li, header").evaluateAll((parts) => {
         const luminance = (colour) => {
           const [red, green, blue] = colour
             .match(/[\d.]+/g)
@@ -121,6 +122,7 @@ describe("look", () => {
           contrast: contrast(getComputedStyle(part.querySelector("svg")).fill, card),
         }));
       });
+      const marks = await until("each state is drawn", drawn);
       const shapes = new Map(marks.filter(({ state }) => state).map(({ state, shape }) => [state, shape]));
       assert.deepEqual([...shapes.keys()].sort(), ["Active", "Away", "Busy", "Idle", "last"]);
       assert.equal(new Set(shapes.values()).size, 5);

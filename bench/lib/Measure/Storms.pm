@@ -157,7 +157,7 @@ sub singles ($run, $people, $measured) {
 }
 
 # Without full-page images, whose number depends on when the last checkpoint was. Many at once, as one statement of the
-# twin's does it; and one by one, where a goodbye is also an entry of the log that the twin does not keep.
+# twin's does it; and one by one, where a goodbye is also an entry of the log.
 sub wal ($run, $wal) {
     my $server = $run->{server};
     my $people = $run->{quick} ? 1_000 : 10_000;
@@ -252,7 +252,7 @@ sub report ($run, $people, $measured, $wal) {
         ['joins', 'a join, of many at once', 'twin_joins'],
         ['ends', 'an end, of many who fell silent at once', 'twin_ends'],
         ['join', 'a join by a call of its own', 'twin_join'],
-        ['goodbye', 'a goodbye by a call of its own, with its entry in the log, which the twin lacks', 'twin_end']
+        ['goodbye', 'a goodbye by a call of its own, with its entry in the log', 'twin_end']
     ) {
         my ($name, $what, $peer) = @$_;
         $report->row(
