@@ -530,8 +530,9 @@ void forget_old_rows(WorkerState &state)
     if (more || state.forget_all) {
         more = false;
         const Retention part = all_retention[state.forget_next];
-        (void)in_transaction(state.forget[state.forget_next],
-                             [&more, part] { more = forget_old(part, forget_budget); });
+        // A scheduled run may have said that it cannot be done, whatever this worker knows of it.
+        if (in_transaction(state.forget[state.forget_next], [&more, part] { more = forget_old(part, forget_budget); }))
+            database->worker.report_success(task_name(part));
     }
     if (++state.forget_next < std::size(all_retention))
         return;
