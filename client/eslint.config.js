@@ -20,6 +20,11 @@ export default tseslint.config(
     },
   },
   {
+    // Rules of React, which Vue and Svelte do not have.
+    files: ["src/vue/**", "src/svelte/**", "test/hooks/vue.test.ts", "test/hooks/svelte.test.ts"],
+    rules: { "react-hooks/rules-of-hooks": "off", "react-hooks/exhaustive-deps": "off" },
+  },
+  {
     // A test says what it expects of an answer; that is its type.
     files: ["test/**"],
     rules: {

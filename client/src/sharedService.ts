@@ -1,4 +1,6 @@
 import type { PresenceOptions } from "./core/options.js";
+import { EMPTY_ROOM, type RoomState } from "./core/room.js";
+import { EMPTY_STATE, type PresenceState } from "./core/state.js";
 import type { Metadata } from "./core/types.js";
 import { PresenceService } from "./presenceService.js";
 
@@ -99,5 +101,59 @@ export function acquirePresence<M extends object = Metadata>(options: PresenceOp
         choose();
       }, LINGER);
     },
+  };
+}
+
+// What the bindings that have effects (Solid, Vue, Svelte) do in them: each begins, tells at once, and returns what ends it.
+
+/** Holds the user's service and tells its state. */
+export function followPresence<M extends object = Metadata>(
+  options: PresenceOptions<M>,
+  tell: (state: PresenceState<M>, service: PresenceService<M> | null) => void,
+): () => void {
+  const lease = acquirePresence<M>(options);
+  const { service } = lease;
+  tell(service.state, service);
+  const forget = service.on("state", (state) => tell(state, service));
+  return () => {
+    forget();
+    lease.release();
+    tell(EMPTY_STATE, null);
+  };
+}
+
+/** Tells what pagePresence() answers; `unknown` while there is none. */
+export function followAnswer<Value>(
+  read: (service: PresenceService) => Value,
+  unknown: Value,
+  tell: (answer: Value) => void,
+): () => void {
+  const look = () => {
+    const service = pagePresence();
+    tell(service === null ? unknown : read(service));
+  };
+  look();
+  return watchPresence(look);
+}
+
+/** Is in that room, with what is said there, and tells its state. */
+export function followRoom(name: string, metadata: Metadata | undefined, tell: (state: RoomState) => void): () => void {
+  let service: PresenceService | null = null;
+  let leave: (() => void) | undefined;
+  const forget = followAnswer(
+    (now) => now,
+    null,
+    (now: PresenceService | null) => {
+      if (now !== service) {
+        leave?.();
+        service = now;
+        leave = service?.room(name).enter(metadata);
+      }
+      tell(service?.room(name).state ?? EMPTY_ROOM);
+    },
+  );
+  return () => {
+    forget();
+    leave?.();
   };
 }

@@ -8,7 +8,8 @@ import { URL, fileURLToPath } from "node:url";
 const root = fileURLToPath(new URL("..", import.meta.url));
 const require = createRequire(import.meta.url);
 
-for (const name of ["presence-client", "presence-client/react", "presence-client/solid", "presence-client/server"]) {
+const entries = ["", "/react", "/solid", "/vue", "/svelte", "/server"];
+for (const name of entries.map((entry) => `presence-client${entry}`)) {
   const exported = Object.keys(await import(name));
   assert.ok(exported.length > 0, name);
   const required = Object.keys(require(name));

@@ -1,7 +1,7 @@
 import { createEffect, createSignal, onCleanup, type Accessor } from "solid-js";
 import { EMPTY_ROOM, type RoomState } from "../core/room.js";
 import type { Metadata } from "../core/types.js";
-import { pagePresence, watchPresence } from "../sharedService.js";
+import { followRoom, pagePresence } from "../sharedService.js";
 
 type RoomName = string | Accessor<string>;
 const nameOf = (room: RoomName) => (typeof room === "function" ? room() : room);
@@ -16,23 +16,7 @@ export function useRoom<M extends object = Metadata>(
   createEffect(() => {
     const name = nameOf(room);
     const said = (typeof metadata === "function" ? metadata() : metadata) as Metadata | undefined;
-    let service = pagePresence();
-    let leave = service?.room(name).enter(said);
-    const look = () => {
-      const now = pagePresence();
-      if (now !== service) {
-        leave?.();
-        service = now;
-        leave = service?.room(name).enter(said);
-      }
-      setState(service?.room(name).state ?? EMPTY_ROOM);
-    };
-    look();
-    const forget = watchPresence(look);
-    onCleanup(() => {
-      forget();
-      leave?.();
-    });
+    onCleanup(followRoom(name, said, setState));
   });
   return state as Accessor<RoomState<M>>;
 }

@@ -1,6 +1,6 @@
 import { createEffect, createSignal, onCleanup, type Accessor } from "solid-js";
 import type { PresenceService } from "../presenceService.js";
-import { pagePresence, watchPresence } from "../sharedService.js";
+import { followAnswer } from "../sharedService.js";
 
 /** An answer of the service that a usePresenceManager() anywhere in the page keeps running. What `ask` reads of signals is tracked. */
 function answerOf<Value>(ask: () => (service: PresenceService) => Value, unknown: Value): Accessor<Value> {
@@ -8,12 +8,7 @@ function answerOf<Value>(ask: () => (service: PresenceService) => Value, unknown
   // Effects do not run on the server.
   createEffect(() => {
     const read = ask();
-    const look = () => {
-      const service = pagePresence();
-      setAnswer(() => (service === null ? unknown : read(service)));
-    };
-    look();
-    onCleanup(watchPresence(look));
+    onCleanup(followAnswer(read, unknown, (now) => setAnswer(() => now)));
   });
   return answer;
 }

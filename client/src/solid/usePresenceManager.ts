@@ -4,7 +4,7 @@ import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
 import type { ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
-import { acquirePresence } from "../sharedService.js";
+import { followPresence } from "../sharedService.js";
 
 type CurrentUser = string | null | undefined;
 
@@ -45,16 +45,12 @@ export function usePresenceManager<M extends object = Metadata>(
   createEffect(
     on(typeof currentUser === "function" ? currentUser : () => currentUser, (userId) => {
       if (userId == null) return;
-      const lease = acquirePresence<M>({ ...rest, userId });
-      setService(lease.service);
-      setState(lease.service.state);
-      const forget = lease.service.on("state", (next) => setState(next));
-      onCleanup(() => {
-        forget();
-        lease.release();
-        setService(null);
-        setState(EMPTY_STATE);
-      });
+      onCleanup(
+        followPresence<M>({ ...rest, userId }, (next, now) => {
+          setService(now);
+          setState(next);
+        }),
+      );
     }),
   );
 

@@ -1,0 +1,3 @@
+export * from "./usePresenceManager.js";
+export { useIsOnline, useOnlineCount } from "./selectors.js";
+export { useRoom, useTyping, type Typing } from "./rooms.js";
