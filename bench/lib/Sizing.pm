@@ -42,7 +42,7 @@ sub table ($report) {
             . ' |';
     }
     return join "\n",
-        "Computed by `make bench` from what one session needed there: $report->{machine}{cpu}, revision $report->{machine}{presence}. "
+        "Computed by `make bench` (a $report->{machine}{form} run) from what one session needed there: $report->{machine}{cpu}, revision $report->{machine}{presence}. "
         . "Each session has a heartbeat of its own every $heartbeat_every s, and comes and goes $visits times a day by single calls; the busiest minutes have ten times as many joins as the average. Full-page images of the WAL are extra.",
         '', @lines, '';
 }
