@@ -123,6 +123,7 @@ CREATE TABLE @extschema@.presence_session (
     joined_at          timestamptz NOT NULL,
     heartbeat_at       timestamptz NOT NULL,
     heartbeat_interval interval,
+    timeout            interval,
     ended_at           timestamptz,
     end_reason         text,
     leave_until        timestamptz,
@@ -136,6 +137,7 @@ CREATE TABLE @extschema@.presence_session (
     update_due         timestamptz,
     said               text,
     last_activity      timestamptz,
+    policy             text COLLATE "C",
     PRIMARY KEY (user_id, session_id),
     CONSTRAINT presence_session_user_id CHECK (@extschema@.presence_is_id(user_id)),
     CONSTRAINT presence_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
@@ -144,6 +146,8 @@ CREATE TABLE @extschema@.presence_session (
     CONSTRAINT presence_session_end CHECK ((ended_at IS NULL) = (end_reason IS NULL)),
     CONSTRAINT presence_session_end_reason CHECK (end_reason IN ('leave', 'disconnect', 'timeout', 'admin')),
     CONSTRAINT presence_session_interval CHECK (heartbeat_interval > '0' AND heartbeat_interval <= '1 day'),
+    CONSTRAINT presence_session_timeout CHECK (timeout IS NULL OR (timeout BETWEEN '1 second' AND '1 day' AND policy IS NOT NULL)),
+    CONSTRAINT presence_session_policy CHECK (@extschema@.presence_is_id(policy)),
     CONSTRAINT presence_session_times CHECK (least(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due, last_activity) > '1900-01-01 00:00+00'
                                              AND greatest(online_since, joined_at, heartbeat_at, ended_at, leave_until, choice_until, updates_from, update_due, last_activity) < '10000-01-01 00:00+00'),
     CONSTRAINT presence_session_choice CHECK (status_choice IN ('busy', 'away')),
@@ -165,6 +169,7 @@ COMMENT ON COLUMN @extschema@.presence_session.online_since IS 'When the user ca
 COMMENT ON COLUMN @extschema@.presence_session.joined_at IS 'When the session began.';
 COMMENT ON COLUMN @extschema@.presence_session.heartbeat_at IS 'Last recorded heartbeat.';
 COMMENT ON COLUMN @extschema@.presence_session.heartbeat_interval IS 'How often the client promised to beat; NULL: not said.';
+COMMENT ON COLUMN @extschema@.presence_session.timeout IS 'That of its policy; NULL: presence.timeout and heartbeat_interval say for how long it may be silent.';
 COMMENT ON COLUMN @extschema@.presence_session.ended_at IS 'When the session ended; NULL while it lasts.';
 COMMENT ON COLUMN @extschema@.presence_session.end_reason IS 'leave, disconnect, timeout or admin.';
 COMMENT ON COLUMN @extschema@.presence_session.leave_until IS 'Until when the user counts as online although this last session has ended.';
@@ -176,6 +181,7 @@ COMMENT ON COLUMN @extschema@.presence_session.updates IS 'How many updates of i
 COMMENT ON COLUMN @extschema@.presence_session.update_due IS 'By when the changes beyond presence.max_updates_per_minute are told as one; NULL: there are none.';
 COMMENT ON COLUMN @extschema@.presence_session.said IS 'The status that it has said, where inactivity has it show another; else NULL.';
 COMMENT ON COLUMN @extschema@.presence_session.last_activity IS 'When somebody was last active there, as far as recorded; NULL: never told. Later times may be in shared memory.';
+COMMENT ON COLUMN @extschema@.presence_session.policy IS 'Name in presence_policies of what it goes by; NULL: the settings.';
 COMMENT ON COLUMN @extschema@.presence_session.status_choice IS 'That of the user, repeated here so that lists read one table.';
 COMMENT ON COLUMN @extschema@.presence_session.choice_until IS 'The same of its end.';
 
@@ -195,6 +201,7 @@ COMMENT ON COLUMN @extschema@.presence_hidden_session.online_since IS 'As in pre
 COMMENT ON COLUMN @extschema@.presence_hidden_session.joined_at IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.heartbeat_at IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.heartbeat_interval IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.timeout IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.ended_at IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.end_reason IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.leave_until IS 'As in presence_session.';
@@ -207,6 +214,7 @@ COMMENT ON COLUMN @extschema@.presence_hidden_session.updates_from IS 'As in pre
 COMMENT ON COLUMN @extschema@.presence_hidden_session.updates IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.update_due IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.said IS 'As in presence_session.';
+COMMENT ON COLUMN @extschema@.presence_hidden_session.policy IS 'As in presence_session.';
 COMMENT ON COLUMN @extschema@.presence_hidden_session.last_activity IS 'As in presence_session.';
 
 -- Sessions in rooms. Rows are there for as long as they are; all changes are made under the lock on the user's row.
@@ -236,6 +244,27 @@ COMMENT ON COLUMN @extschema@.presence_room_member.entered_at IS 'When the user 
 COMMENT ON COLUMN @extschema@.presence_room_member.changed_at IS 'When the session joined the room, or last changed its metadata there.';
 COMMENT ON COLUMN @extschema@.presence_room_member.leave_until IS 'The session has ended, but until then the user counts as in the room.';
 COMMENT ON COLUMN @extschema@.presence_room_member.metadata IS 'What the application wants others in the room to see, at most 4 kB.';
+
+-- Where sessions are. What is left of ended ones counts for nobody: of a session that begins again, joined_at is another.
+CREATE TABLE @extschema@.presence_location (
+    user_id    text COLLATE "C" NOT NULL,
+    session_id text COLLATE "C" NOT NULL,
+    joined_at  timestamptz NOT NULL,
+    region     text COLLATE "C",
+    geohash    text COLLATE "C",
+    PRIMARY KEY (user_id, session_id),
+    CONSTRAINT presence_location_user_id CHECK (@extschema@.presence_is_id(user_id)),
+    CONSTRAINT presence_location_session_id CHECK (session_id = '' OR @extschema@.presence_is_id(session_id)),
+    CONSTRAINT presence_location_region CHECK (@extschema@.presence_is_id(region)),
+    CONSTRAINT presence_location_geohash CHECK (geohash OPERATOR(pg_catalog.~) '^[0-9b-hjkmnp-z]{1,8}$'),
+    CONSTRAINT presence_location_any CHECK (region IS NOT NULL OR geohash IS NOT NULL)
+);
+COMMENT ON TABLE @extschema@.presence_location IS 'One row per session of which it was told where it is; removed with what retention removes once the session has ended.';
+COMMENT ON COLUMN @extschema@.presence_location.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_location.session_id IS 'Id of the session; empty for the user''s unnamed session.';
+COMMENT ON COLUMN @extschema@.presence_location.joined_at IS 'When that session began: it may have ended since, and another of that name have begun.';
+COMMENT ON COLUMN @extschema@.presence_location.region IS 'What the application calls the place: a country, a data centre, a shop.';
+COMMENT ON COLUMN @extschema@.presence_location.geohash IS 'An area of the map, of at most presence.location_precision characters.';
 
 -- Events, written once by the transaction that changes presence, and removed by retention only.
 CREATE SEQUENCE @extschema@.presence_event_id_seq AS bigint;
@@ -321,12 +350,13 @@ COMMENT ON COLUMN @extschema@.presence_room_count.room IS 'Id of the room.';
 COMMENT ON COLUMN @extschema@.presence_room_count.seq IS 'After which event of the feed.';
 COMMENT ON COLUMN @extschema@.presence_room_count.users IS 'How many there are.';
 
--- Insert-only and without a key, so that a restored dump adds its rows to that of CREATE EXTENSION.
+-- Without a key, so that a restored dump adds its rows to that of CREATE EXTENSION.
 CREATE TABLE @extschema@.presence_feed (
     epoch   text NOT NULL CHECK (pg_catalog.octet_length(epoch) BETWEEN 1 AND 255),
     place   text NOT NULL,
     made_at timestamptz NOT NULL
 );
+ALTER TABLE @extschema@.presence_feed REPLICA IDENTITY FULL;
 COMMENT ON TABLE @extschema@.presence_feed IS 'Epochs of the feed: the latest that was made for this place is in force; for a new place, a new one is made.';
 COMMENT ON COLUMN @extschema@.presence_feed.epoch IS 'What readers compare: numbers of different epochs have nothing to do with each other.';
 COMMENT ON COLUMN @extschema@.presence_feed.place IS 'Server, database, table, timeline and files for which it was made.';
@@ -448,6 +478,27 @@ CREATE TRIGGER presence_note_change AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE
 ALTER TABLE @extschema@.presence_room_count ENABLE ALWAYS TRIGGER presence_note_change;
 COMMENT ON TRIGGER presence_note_change ON @extschema@.presence_room_count IS 'Notices changes by hand.';
 
+CREATE TABLE @extschema@.presence_policies (
+    name         text COLLATE "C" PRIMARY KEY,
+    timeout      interval,
+    max_sessions integer,
+    CONSTRAINT presence_policies_name CHECK (@extschema@.presence_is_id(name)),
+    CONSTRAINT presence_policies_timeout CHECK (timeout BETWEEN '1 second' AND '1 day'),
+    CONSTRAINT presence_policies_max_sessions CHECK (max_sessions >= 0)
+);
+COMMENT ON TABLE @extschema@.presence_policies IS 'Limits of sessions that begin with one of these names as policy of update_user_heartbeat(); a change counts at once.';
+COMMENT ON COLUMN @extschema@.presence_policies.name IS 'What update_user_heartbeat() is passed as policy.';
+COMMENT ON COLUMN @extschema@.presence_policies.timeout IS 'For how long such a session may be silent, instead of presence.timeout and whatever interval it promises; presence.max_timeout still bounds it. NULL: as without a policy.';
+COMMENT ON COLUMN @extschema@.presence_policies.max_sessions IS 'How many sessions the user may have when such a one begins, instead of presence.max_sessions_per_user; 0: any number. NULL: as without a policy.';
+
+CREATE FUNCTION @extschema@.presence_policies_changed() RETURNS trigger AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 10000;
+COMMENT ON FUNCTION @extschema@.presence_policies_changed() IS 'Sessions get the timeout that their policy now has.';
+
+CREATE TRIGGER presence_policies_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.presence_policies
+    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.presence_policies_changed();
+ALTER TABLE @extschema@.presence_policies ENABLE ALWAYS TRIGGER presence_policies_changed;
+COMMENT ON TRIGGER presence_policies_changed ON @extschema@.presence_policies IS 'Takes changes over to the sessions.';
+
 CREATE TABLE @extschema@.presence_cleanup (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     last_at   timestamptz NOT NULL
@@ -475,19 +526,122 @@ COMMENT ON COLUMN @extschema@.presence_admin_log.action IS 'Name of the function
 COMMENT ON COLUMN @extschema@.presence_admin_log.actor IS 'Role that called it.';
 COMMENT ON COLUMN @extschema@.presence_admin_log.details IS 'Arguments and results.';
 
+-- Reports: what the feed told, added up by the worker or the scheduled run where presence.reports is on. All days are those of UTC.
+-- The tables of single people are needed to go on with adding up, and to find those who flap.
+CREATE TABLE @extschema@.presence_report_position (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    seq       bigint NOT NULL,
+    at        timestamptz NOT NULL
+) WITH (fillfactor = 10);
+COMMENT ON TABLE @extschema@.presence_report_position IS 'Up to where the feed is in the reports; moved by the transaction that adds to them.';
+COMMENT ON COLUMN @extschema@.presence_report_position.singleton IS 'True: there is one row.';
+COMMENT ON COLUMN @extschema@.presence_report_position.seq IS 'Number of the last event that is in the reports.';
+COMMENT ON COLUMN @extschema@.presence_report_position.at IS 'The time up to which they are complete.';
+
+CREATE TABLE @extschema@.presence_report_slot (
+    at             timestamptz PRIMARY KEY,
+    seconds        double precision NOT NULL,
+    person_seconds double precision NOT NULL,
+    peak           bigint NOT NULL,
+    peak_at        timestamptz NOT NULL
+);
+COMMENT ON TABLE @extschema@.presence_report_slot IS 'How many people were online in each five minutes; shown by presence_online_history.';
+COMMENT ON COLUMN @extschema@.presence_report_slot.at IS 'When the five minutes began.';
+COMMENT ON COLUMN @extschema@.presence_report_slot.seconds IS 'How much of them is counted.';
+COMMENT ON COLUMN @extschema@.presence_report_slot.person_seconds IS 'How long people were online in this time, added up over all of them.';
+COMMENT ON COLUMN @extschema@.presence_report_slot.peak IS 'How many were online at most.';
+COMMENT ON COLUMN @extschema@.presence_report_slot.peak_at IS 'When they first were.';
+
+CREATE TABLE @extschema@.presence_report_day (
+    day       date PRIMARY KEY,
+    users     bigint NOT NULL,
+    users_7d  bigint NOT NULL,
+    users_30d bigint NOT NULL,
+    arrivals  bigint NOT NULL
+);
+COMMENT ON TABLE @extschema@.presence_report_day IS 'Numbers of each day, and of days to come: who was there counts in the windows that end on them; shown by presence_daily_users.';
+COMMENT ON COLUMN @extschema@.presence_report_day.day IS 'The day in UTC.';
+COMMENT ON COLUMN @extschema@.presence_report_day.users IS 'How many different people were online on it.';
+COMMENT ON COLUMN @extschema@.presence_report_day.users_7d IS 'How many in the seven days that end with it.';
+COMMENT ON COLUMN @extschema@.presence_report_day.users_30d IS 'How many in the thirty days that end with it.';
+COMMENT ON COLUMN @extschema@.presence_report_day.arrivals IS 'How often somebody came online.';
+
+-- Without a primary key, because what is not known is NULL.
+CREATE TABLE @extschema@.presence_report_end (
+    day       date NOT NULL,
+    reason    text,
+    at_least  interval,
+    less_than interval,
+    sessions  bigint NOT NULL,
+    CONSTRAINT presence_report_end_key UNIQUE NULLS NOT DISTINCT (day, reason, at_least)
+);
+ALTER TABLE @extschema@.presence_report_end REPLICA IDENTITY FULL;
+COMMENT ON TABLE @extschema@.presence_report_end IS 'How many sessions ended on each day, by reason and length; shown by presence_session_lengths and presence_leave_reasons.';
+COMMENT ON COLUMN @extschema@.presence_report_end.day IS 'The day in UTC.';
+COMMENT ON COLUMN @extschema@.presence_report_end.reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_report_end.at_least IS 'They lasted at least so long; NULL: nobody knows when they began.';
+COMMENT ON COLUMN @extschema@.presence_report_end.less_than IS 'And less long than this; NULL: or longer.';
+COMMENT ON COLUMN @extschema@.presence_report_end.sessions IS 'How many they were.';
+
+CREATE TABLE @extschema@.presence_report_return (
+    hour    timestamptz NOT NULL,
+    user_id text COLLATE "C" NOT NULL,
+    returns bigint NOT NULL,
+    PRIMARY KEY (hour, user_id)
+);
+COMMENT ON TABLE @extschema@.presence_report_return IS 'Who came back within a minute after going offline; presence_flapping shows those who did so again and again.';
+COMMENT ON COLUMN @extschema@.presence_report_return.hour IS 'When the hour began.';
+COMMENT ON COLUMN @extschema@.presence_report_return.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_report_return.returns IS 'How often in this hour.';
+
+CREATE TABLE @extschema@.presence_report_session (
+    user_id    text COLLATE "C" NOT NULL,
+    session_id text COLLATE "C" NOT NULL,
+    started_at timestamptz NOT NULL,
+    day        date NOT NULL,
+    PRIMARY KEY (user_id, session_id)
+);
+CREATE INDEX presence_report_session_day ON @extschema@.presence_report_session (day);
+COMMENT ON TABLE @extschema@.presence_report_session IS 'Sessions that have not ended yet, as far as events are in the reports.';
+COMMENT ON COLUMN @extschema@.presence_report_session.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_report_session.session_id IS 'Id of the session; empty for the unnamed one.';
+COMMENT ON COLUMN @extschema@.presence_report_session.started_at IS 'When it began.';
+COMMENT ON COLUMN @extschema@.presence_report_session.day IS 'The last day in UTC that is counted for it.';
+
+-- Of each departure a row version, which is in no index and so HOT; once a day another one.
+CREATE TABLE @extschema@.presence_report_user (
+    user_id    text COLLATE "C" PRIMARY KEY,
+    last_day   date NOT NULL,
+    offline_at timestamptz
+) WITH (fillfactor = 80);
+CREATE INDEX presence_report_user_last_day ON @extschema@.presence_report_user (last_day);
+COMMENT ON TABLE @extschema@.presence_report_user IS 'Who was online in the last month, so that nobody counts twice.';
+COMMENT ON COLUMN @extschema@.presence_report_user.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_report_user.last_day IS 'The last day in UTC on which the user was online.';
+COMMENT ON COLUMN @extschema@.presence_report_user.offline_at IS 'When the user last went offline; NULL while online.';
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_user', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_session', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_hidden_session', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_room_member', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_room_count', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_location', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_range', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_feed_dropped', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_policies', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_cleanup', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_admin_log_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_position', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_slot', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_day', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_end', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_return', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_session', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.presence_report_user', '');
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- What backends call
@@ -501,9 +655,10 @@ CREATE FUNCTION @extschema@.update_user_heartbeat(
     heartbeat_interval interval DEFAULT NULL,
     status             text DEFAULT NULL,
     metadata           jsonb DEFAULT NULL,
-    last_activity      timestamptz DEFAULT NULL)
+    last_activity      timestamptz DEFAULT NULL,
+    policy             text DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100;
-COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz, text) IS
     'The session is alive: begins, revives or refreshes it; NULL arguments keep what is known. True: online now. False: ignored, ended on purpose less than presence.rejoin_guard ago.';
 
 CREATE FUNCTION @extschema@.update_user_heartbeats(user_ids @extschema@.presence_id[], session_ids @extschema@.presence_id[],
@@ -533,6 +688,12 @@ CREATE FUNCTION @extschema@.get_user_status(user_id @extschema@.presence_id, OUT
 AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.get_user_status(@extschema@.presence_id) IS
     'How the user is shown, and what of it was chosen by set_user_status(); all NULL when offline. Roles with access admin, and a role that acts for that user only, are told in any case, and status is then that of the sessions of an invisible user.';
+
+CREATE FUNCTION @extschema@.set_session_location(user_id @extschema@.presence_id, session_id @extschema@.presence_id DEFAULT NULL,
+    region @extschema@.presence_id DEFAULT NULL, latitude double precision DEFAULT NULL, longitude double precision DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
+COMMENT ON FUNCTION @extschema@.set_session_location(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, double precision, double precision) IS
+    'Says where the session is, until it ends: a region, and degrees, of which presence.location_precision is kept; NULLs take back what was said. False: that session is not online. Error 22003 for degrees that are not on the earth.';
 
 CREATE FUNCTION @extschema@.join_room(user_id @extschema@.presence_id, session_id @extschema@.presence_id, room @extschema@.presence_id, metadata jsonb DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 1000;
@@ -586,6 +747,17 @@ COMMENT ON FUNCTION @extschema@.is_user_online(@extschema@.presence_id) IS 'Whet
 CREATE FUNCTION @extschema@.presence_count()
 RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 COMMENT ON FUNCTION @extschema@.presence_count() IS 'How many users are online.';
+
+CREATE FUNCTION @extschema@.presence_by_region()
+RETURNS TABLE (region text, users bigint, sessions bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 100;
+COMMENT ON FUNCTION @extschema@.presence_by_region() IS 'How many users are online in each region of which somebody is told, and with how many sessions.';
+
+CREATE FUNCTION @extschema@.presence_by_area(zoom integer)
+RETURNS TABLE (geohash text, latitude double precision, longitude double precision, users bigint, sessions bigint)
+AS 'MODULE_PATHNAME' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 100;
+COMMENT ON FUNCTION @extschema@.presence_by_area(integer) IS
+    'How many users are online in each area of a map at that zoom level (0 to 24), and with how many sessions; the degrees are the middle of the area. Empty while presence.location_precision is 0. Error 22023 for another level.';
 
 CREATE FUNCTION @extschema@.get_room(room @extschema@.presence_id, max_rows integer DEFAULT NULL, after text DEFAULT NULL)
 RETURNS TABLE (user_id text, status text, sessions integer, entered_at timestamptz, heartbeat_at timestamptz, metadata jsonb)
@@ -656,6 +828,11 @@ RETURNS TABLE (invariant text, user_id text, details text)
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000 ROWS 1;
 COMMENT ON FUNCTION @extschema@.presence_verify() IS
     'A row for each way in which tables, cache, counts and feed disagree; none in a sound database. Whoever changes presence waits meanwhile, and it waits for their transactions; known heartbeats and readers do not.';
+
+CREATE FUNCTION @extschema@.presence_roll_up(until timestamptz DEFAULT NULL)
+RETURNS bigint AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE COST 100000;
+COMMENT ON FUNCTION @extschema@.presence_roll_up(timestamptz) IS
+    'Brings the reports up to that time, or up to date, without waiting for the worker or the schedule; how many events it added. Error 55000 where presence.reports is off.';
 
 CREATE FUNCTION @extschema@.presence_forget_user(user_id @extschema@.presence_id)
 RETURNS TABLE (relation text, "rows" bigint)
@@ -752,7 +929,7 @@ CREATE VIEW @extschema@.presence_sessions AS
 SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        CASE WHEN s.session_id <> '' THEN s.session_id END COLLATE pg_catalog."default" AS session_id,
        s.online AND s.ended_at IS NULL
-           AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, s.heartbeat_interval, s.leave_until,
+           AND @extschema@.presence_is_live(s.user_id, s.session_id, s.heartbeat_at, coalesce(-s.timeout, s.heartbeat_interval), s.leave_until,
                                             (SELECT pass FROM @extschema@.presence_view_pass)) AS online,
        s.status,
        s.joined_at,
@@ -767,7 +944,8 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
        s.metadata,
        CASE WHEN s.online AND s.ended_at IS NULL
             THEN @extschema@.presence_last_activity(s.user_id, s.session_id, s.last_activity, (SELECT pass FROM @extschema@.presence_view_pass))
-            ELSE s.last_activity END AS last_activity
+            ELSE s.last_activity END AS last_activity,
+       s.policy COLLATE pg_catalog."default" AS policy
 FROM @extschema@.presence_session AS s
 LEFT JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id;
 COMMENT ON VIEW @extschema@.presence_sessions IS 'One row per session still retained.';
@@ -784,6 +962,7 @@ COMMENT ON COLUMN @extschema@.presence_sessions.ip_address IS 'Client address.';
 COMMENT ON COLUMN @extschema@.presence_sessions.heartbeat_interval IS 'How often the client promised to beat.';
 COMMENT ON COLUMN @extschema@.presence_sessions.metadata IS 'What the application wants others to see.';
 COMMENT ON COLUMN @extschema@.presence_sessions.last_activity IS 'When somebody was last active there, cached times included; NULL: never told.';
+COMMENT ON COLUMN @extschema@.presence_sessions.policy IS 'Name of the policy that it goes by; NULL: the settings.';
 
 -- The join only fetches the details of the session that beat last; where they are not asked for, it is not done.
 CREATE VIEW @extschema@.presence AS
@@ -801,7 +980,7 @@ SELECT u.user_id COLLATE pg_catalog."default" AS user_id,
 FROM (SELECT u.user_id,
              @extschema@.presence_summary(s.user_id, s.session_id, s.online,
                                           CASE WHEN s.status_choice IS NULL OR s.choice_until <= pg_catalog.clock_timestamp() THEN s.status ELSE s.status_choice END,
-                                          s.online_since, s.heartbeat_at, s.heartbeat_interval, s.ended_at, s.end_reason, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
+                                          s.online_since, s.heartbeat_at, coalesce(-s.timeout, s.heartbeat_interval), s.ended_at, s.end_reason, s.leave_until, (SELECT pass FROM @extschema@.presence_view_pass)) AS summary
       FROM @extschema@.presence_session AS s
       JOIN @extschema@.presence_user AS u ON u.user_id = s.user_id
       GROUP BY u.user_id) AS u
@@ -932,6 +1111,65 @@ COMMENT ON VIEW @extschema@.presence_problem IS 'One row for each element of pre
 COMMENT ON COLUMN @extschema@.presence_problem.code IS 'A short name that stays the same, for alerts.';
 COMMENT ON COLUMN @extschema@.presence_problem.problem IS 'What is wrong and what to do.';
 
+CREATE VIEW @extschema@.presence_online_history AS
+SELECT at, person_seconds / nullif(seconds, 0) AS average, peak, peak_at
+FROM @extschema@.presence_report_slot;
+COMMENT ON VIEW @extschema@.presence_online_history IS 'How many people were online, for each five minutes.';
+COMMENT ON COLUMN @extschema@.presence_online_history.at IS 'When the five minutes began.';
+COMMENT ON COLUMN @extschema@.presence_online_history.average IS 'How many were online on average.';
+COMMENT ON COLUMN @extschema@.presence_online_history.peak IS 'How many at most.';
+COMMENT ON COLUMN @extschema@.presence_online_history.peak_at IS 'When they first were.';
+
+CREATE VIEW @extschema@.presence_flapping AS
+SELECT hour, user_id COLLATE pg_catalog."default" AS user_id, returns
+FROM @extschema@.presence_report_return
+WHERE returns >= 5;
+COMMENT ON VIEW @extschema@.presence_flapping IS 'Who flaps: people who within an hour came back five times or more within a minute after going offline.';
+COMMENT ON COLUMN @extschema@.presence_flapping.hour IS 'When the hour began.';
+COMMENT ON COLUMN @extschema@.presence_flapping.user_id IS 'Id of the user.';
+COMMENT ON COLUMN @extschema@.presence_flapping.returns IS 'How often the user came back within a minute in this hour.';
+
+CREATE VIEW @extschema@.presence_daily_users AS
+SELECT d.day, d.users, d.users_7d, d.users_30d, d.arrivals, online.average, online.peak, online.peak_at, flapping.users AS flapping
+FROM @extschema@.presence_report_day AS d
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.sum(person_seconds) / nullif(pg_catalog.sum(seconds), 0) AS average, pg_catalog.max(peak) AS peak,
+           (pg_catalog.array_agg(peak_at ORDER BY peak DESC, at))[1] AS peak_at
+    FROM @extschema@.presence_report_slot WHERE at >= d.day::timestamp AT TIME ZONE 'UTC' AND at < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+) AS online
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.count(DISTINCT user_id) AS users
+    FROM @extschema@.presence_flapping WHERE hour >= d.day::timestamp AT TIME ZONE 'UTC' AND hour < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+) AS flapping
+WHERE d.day <= (pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')::date;
+COMMENT ON VIEW @extschema@.presence_daily_users IS 'People, arrivals and peaks of each day in UTC; the last day is not over yet.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.day IS 'The day in UTC.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.users IS 'How many different people were online on it.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.users_7d IS 'How many in the seven days that end with it.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.users_30d IS 'How many in the thirty days that end with it.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.arrivals IS 'How often somebody came online.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.average IS 'How many were online on average.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.peak IS 'How many at most.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.peak_at IS 'When they first were.';
+COMMENT ON COLUMN @extschema@.presence_daily_users.flapping IS 'How many people flapped, see presence_flapping.';
+
+CREATE VIEW @extschema@.presence_session_lengths AS
+SELECT day, at_least, less_than, pg_catalog.sum(sessions)::bigint AS sessions
+FROM @extschema@.presence_report_end GROUP BY day, at_least, less_than;
+COMMENT ON VIEW @extschema@.presence_session_lengths IS 'How long the sessions were that ended on each day.';
+COMMENT ON COLUMN @extschema@.presence_session_lengths.day IS 'The day in UTC.';
+COMMENT ON COLUMN @extschema@.presence_session_lengths.at_least IS 'They lasted at least so long; NULL: nobody knows when they began.';
+COMMENT ON COLUMN @extschema@.presence_session_lengths.less_than IS 'And less long than this; NULL: or longer.';
+COMMENT ON COLUMN @extschema@.presence_session_lengths.sessions IS 'How many they were.';
+
+CREATE VIEW @extschema@.presence_leave_reasons AS
+SELECT day, reason, pg_catalog.sum(sessions)::bigint AS sessions
+FROM @extschema@.presence_report_end GROUP BY day, reason;
+COMMENT ON VIEW @extschema@.presence_leave_reasons IS 'Why the sessions ended that did so on each day.';
+COMMENT ON COLUMN @extschema@.presence_leave_reasons.day IS 'The day in UTC.';
+COMMENT ON COLUMN @extschema@.presence_leave_reasons.reason IS 'leave, disconnect, timeout or admin.';
+COMMENT ON COLUMN @extschema@.presence_leave_reasons.sessions IS 'How many they were.';
+
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Rights: what changes or reveals presence is closed until it is granted.
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -973,12 +1211,15 @@ COMMENT ON FUNCTION @extschema@.presence_can_enter(text, text) IS
     'Whether somebody who has only access read or self may look into that room, or join it; viewer is presence_current_user(). Replace it to close rooms.';
 
 REVOKE ALL ON FUNCTION
-    @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz),
+    @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz, text),
     @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[], timestamptz[]),
     @extschema@.mark_user_offline(@extschema@.presence_id, @extschema@.presence_id),
     @extschema@.handle_user_disconnect(@extschema@.presence_id, @extschema@.presence_id),
     @extschema@.set_user_status(@extschema@.presence_id, text, timestamptz, text),
     @extschema@.get_user_status(@extschema@.presence_id),
+    @extschema@.set_session_location(@extschema@.presence_id, @extschema@.presence_id, @extschema@.presence_id, double precision, double precision),
+    @extschema@.presence_by_region(),
+    @extschema@.presence_by_area(integer),
     @extschema@.cleanup_stale_presence(),
     @extschema@.scheduled_presence_cleanup(),
     @extschema@.presence_schedule_cleanup(text),
@@ -1007,7 +1248,9 @@ REVOKE ALL ON FUNCTION
     @extschema@.presence_verify(),
     @extschema@.presence_reset(),
     @extschema@.presence_forget_user(@extschema@.presence_id),
+    @extschema@.presence_roll_up(timestamptz),
     @extschema@.presence_note_change(),
+    @extschema@.presence_policies_changed(),
     @extschema@.presence_feed_place(regclass),
     @extschema@.presence_event_payload(bigint, timestamptz, text, text, text, text, integer, jsonb, text, text)
 FROM PUBLIC;

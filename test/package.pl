@@ -101,4 +101,11 @@ my %points = map { $_ => 1 } map { slurp($_) =~ /PRESENCE_POINT\("([\w-]+)"\)/g 
 my %tried = map { $_ => 1 } slurp('test/t/020_injection.pl') =~ /^ {4}'([\w-]+)' => (?:undef|\\&\w+)/mg;
 is_deeply([sort keys %tried], [sort keys %points], 'a test kills a process at each of those that the code has');
 
+# ----------------------------------------------------------------------------------------------------- mutations
+SKIP: {
+    skip 'no git here', 1 unless grep { -x "$_/git" } split /:/, $ENV{PATH};
+    my $said = `scripts/prove-tests --list 2>&1`;
+    is($?, 0, 'each of test/mutations applies, and names tests that exist') or diag $said;
+}
+
 done_testing;

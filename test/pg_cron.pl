@@ -73,6 +73,14 @@ like(
 );
 like(error_in('postgres', 'SELECT presence_schedule_cleanup(NULL)'), qr/ERROR: .*schedule/s, 'schedule: NULL too');
 is(sql("SELECT schedule FROM cron.job WHERE jobid = $again"), '*/5 * * * *', 'schedule: and the old one stays');
+sql(
+    'CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING MESSAGE = $m$not now$m$; END $$'
+);
+sql('CREATE EVENT TRIGGER refuse ON sql_drop EXECUTE FUNCTION refuse()');
+sql('DO $$ BEGIN DROP EXTENSION presence; EXCEPTION WHEN raise_exception THEN NULL; END $$');
+is(sql("SELECT count(*) FROM cron.job WHERE jobid = $again"), 1, 'a DROP EXTENSION that fails leaves the job');
+sql('DROP EVENT TRIGGER refuse');
+sql('DROP FUNCTION refuse');
 is(sql('SELECT presence_unschedule_cleanup()'), 't', 'unschedule: it is gone');
 is(sql('SELECT presence_unschedule_cleanup()'), 'f', 'unschedule: a second call finds nothing');
 is(sql('SELECT count(*) FROM cron.job'), 0, 'unschedule: nothing stays');

@@ -7,11 +7,13 @@
 
 namespace presence {
 
-// The greater of the timeout and twice the session's own interval, within the upper bound.
-template <std::integral Number>
+// The greater of the timeout and twice the session's own interval, within the upper bound. A session whose policy has a timeout
+// goes by that alone, whatever it promises: this is what the interval is then, below 0.
+template <std::signed_integral Number>
 [[nodiscard]] constexpr Number effective_timeout(Number timeout, Number max_timeout, Number heartbeat_interval) noexcept
 {
-    return std::min(std::max(timeout, 2 * heartbeat_interval), max_timeout);
+    return std::min(heartbeat_interval < 0 ? -heartbeat_interval : std::max(timeout, 2 * heartbeat_interval),
+                    max_timeout);
 }
 
 // The last moment at which a session is not stale yet. floor: when the server began to accept heartbeats without knowing

@@ -11,7 +11,8 @@
 // one 32-bit word per session, for the same reason, of what it takes to find those that have become inactive; the slots with
 // everything else.
 //
-//   word  = monotonic ms of the last beat (38 bits) | promised interval in units of 10 ms (24 bits) | state (2 bits)
+//   word  = monotonic ms of the last beat (38 bits) | interval (24 bits) | state (2 bits)
+//   interval = promised one of at most a day, in units of 10 ms; what is above: timeout of its policy, in units of 20 ms
 //   activity = monotonic time of the last one, in units of 0.5 s (29 bits), 0: never told | code of a StatusPair (3 bits)
 //   index = 8 bits of the key (spares most looks at wrong slots) | slot number + 1 (24 bits); 0 is vacant
 #pragma once
@@ -58,7 +59,7 @@ struct SessionEntry {
     std::uint64_t row_id;  // 60 bits
     std::uint64_t beat_ms;
     std::int64_t wall_us;
-    std::uint64_t interval_ms;  // 0: none promised; kept rounded up to 10 ms
+    std::int64_t interval_ms;  // 0: none promised; below 0: deadline.h. Kept rounded up to 10 or 20 ms
     Fingerprints fingerprints;
     SlotState state;
     std::uint8_t status;          // 4 bits: the code of a StatusPair, and one that is the caller's
@@ -76,19 +77,30 @@ inline constexpr unsigned beat_shift = 26;
 inline constexpr unsigned interval_shift = 2;
 inline constexpr std::uint64_t interval_unit_ms = 10;
 inline constexpr std::uint64_t max_beat_ms = (std::uint64_t{1} << 38U) - 1;
-inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 1;
+inline constexpr std::uint64_t timeout_unit_ms = 20;
+inline constexpr std::uint64_t max_interval_units = 24U * 60 * 60 * 1000 / interval_unit_ms;
+inline constexpr std::uint64_t max_timeout_units = (std::uint64_t{1} << 24U) - 1 - max_interval_units;
 
-[[nodiscard]] constexpr std::uint64_t pack(std::uint64_t beat_ms, std::uint64_t interval_ms, SlotState state) noexcept
+[[nodiscard]] constexpr std::uint64_t units(std::uint64_t ms, std::uint64_t unit, std::uint64_t most) noexcept
 {
-    const std::uint64_t units = interval_ms / interval_unit_ms + (interval_ms % interval_unit_ms != 0 ? 1U : 0U);
-    return ((beat_ms < max_beat_ms ? beat_ms : max_beat_ms) << beat_shift) |
-           ((units < max_interval_units ? units : max_interval_units) << interval_shift) |
+    return std::min(ms / unit + (ms % unit != 0 ? 1U : 0U), most);
+}
+[[nodiscard]] constexpr std::uint64_t pack(std::uint64_t beat_ms, std::int64_t interval_ms, SlotState state) noexcept
+{
+    const std::uint64_t interval =
+        interval_ms < 0
+            ? max_interval_units + units(-static_cast<std::uint64_t>(interval_ms), timeout_unit_ms, max_timeout_units)
+            : units(static_cast<std::uint64_t>(interval_ms), interval_unit_ms, max_interval_units);
+    return ((beat_ms < max_beat_ms ? beat_ms : max_beat_ms) << beat_shift) | (interval << interval_shift) |
            static_cast<std::uint64_t>(state);
 }
 [[nodiscard]] constexpr std::uint64_t beat_ms(std::uint64_t word) noexcept { return word >> beat_shift; }
-[[nodiscard]] constexpr std::uint64_t interval_ms(std::uint64_t word) noexcept
+[[nodiscard]] constexpr std::int64_t interval_ms(std::uint64_t word) noexcept
 {
-    return ((word >> interval_shift) & max_interval_units) * interval_unit_ms;
+    const std::uint64_t interval = (word >> interval_shift) & ((std::uint64_t{1} << 24U) - 1);
+    return interval <= max_interval_units
+               ? static_cast<std::int64_t>(interval * interval_unit_ms)
+               : -static_cast<std::int64_t>((interval - max_interval_units) * timeout_unit_ms);
 }
 [[nodiscard]] constexpr SlotState state(std::uint64_t word) noexcept { return static_cast<SlotState>(word & 3U); }
 [[nodiscard]] constexpr std::uint64_t with_beat(std::uint64_t word, std::uint64_t beat_ms) noexcept
@@ -102,8 +114,10 @@ inline constexpr std::uint64_t max_interval_units = (std::uint64_t{1} << 24U) - 
 }
 [[nodiscard]] constexpr std::uint64_t deadline(std::uint64_t word, const Timeouts &timeouts) noexcept
 {
-    return presence::deadline(beat_ms(word), timeouts.floor_ms,
-                              effective_timeout(timeouts.timeout_ms, timeouts.max_timeout_ms, interval_ms(word)));
+    const std::int64_t timeout =
+        effective_timeout(static_cast<std::int64_t>(timeouts.timeout_ms),
+                          static_cast<std::int64_t>(timeouts.max_timeout_ms), interval_ms(word));
+    return presence::deadline(beat_ms(word), timeouts.floor_ms, static_cast<std::uint64_t>(timeout));
 }
 }  // namespace beat_word
 
@@ -214,7 +228,7 @@ public:
     [[nodiscard]] const Slot &slot(std::uint32_t slot) const noexcept { return slots()[slot]; }
     [[nodiscard]] SlotState state(std::uint32_t slot) const noexcept { return beat_word::state(word(slot)); }
     [[nodiscard]] std::uint64_t beat_ms(std::uint32_t slot) const noexcept { return beat_word::beat_ms(word(slot)); }
-    [[nodiscard]] std::uint64_t interval_ms(std::uint32_t slot) const noexcept
+    [[nodiscard]] std::int64_t interval_ms(std::uint32_t slot) const noexcept
     {
         return beat_word::interval_ms(word(slot));
     }

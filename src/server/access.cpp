@@ -22,30 +22,38 @@ constexpr const char *read_functions =
     "@.get_active_users(integer, text), @.get_presence(@.presence_id[]), @.is_user_online(@.presence_id),"
     " @.presence_count(), @.presence_changes_since(bigint, integer, @.presence_id), @.presence_snapshot(), @.presence_feed_position(),"
     " @.get_room(@.presence_id, integer, text), @.room_count(@.presence_id), @.get_user_rooms(@.presence_id), @.room_snapshot(@.presence_id),"
-    " @.presence_room_channel(@.presence_id), @.get_typing(@.presence_id), @.get_user_status(@.presence_id)";
+    " @.presence_room_channel(@.presence_id), @.get_typing(@.presence_id), @.get_user_status(@.presence_id),"
+    " @.presence_by_region(), @.presence_by_area(integer)";
 constexpr const char *self_functions =
-    "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb, timestamptz),"
+    "@.update_user_heartbeat(@.presence_id, @.presence_id, text, inet, interval, text, jsonb, timestamptz, text),"
     " @.mark_user_offline(@.presence_id, @.presence_id), @.handle_user_disconnect(@.presence_id, @.presence_id),"
     " @.join_room(@.presence_id, @.presence_id, @.presence_id, jsonb), @.leave_room(@.presence_id, @.presence_id, @.presence_id),"
     " @.set_typing(@.presence_id, @.presence_id, @.presence_id, interval), @.clear_typing(@.presence_id, @.presence_id, @.presence_id),"
-    " @.set_user_status(@.presence_id, text, timestamptz, text), @.get_user_status(@.presence_id)";
+    " @.set_user_status(@.presence_id, text, timestamptz, text), @.get_user_status(@.presence_id),"
+    " @.set_session_location(@.presence_id, @.presence_id, @.presence_id, double precision, double precision)";
 constexpr const char *write_functions =
     "@.update_user_heartbeats(@.presence_id[], @.presence_id[], timestamptz[]), @.join_rooms(@.presence_id[], @.presence_id[], @.presence_id[])";
 constexpr const char *admin_functions =
     "@.cleanup_stale_presence(), @.scheduled_presence_cleanup(), @.presence_schedule_cleanup(text),"
-    " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_forget_user(@.presence_id), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
+    " @.presence_unschedule_cleanup(), @.presence_metrics(), @.presence_verify(), @.presence_reset(), @.presence_forget_user(@.presence_id), @.presence_roll_up(timestamptz), @.presence_grant(regrole, text), @.presence_revoke(regrole, text)";
 constexpr const char *admin_relations =
-    "@.presence, @.presence_sessions, @.presence_events, @.presence_admin_log, @.presence_health, @.presence_problem";
+    "@.presence, @.presence_sessions, @.presence_events, @.presence_admin_log, @.presence_health, @.presence_problem, @.presence_flapping";
+// Numbers without names.
+constexpr const char *report_relations =
+    "@.presence_online_history, @.presence_daily_users, @.presence_session_lengths, @.presence_leave_reasons";
 
 struct LevelRights {
     const char *functions[4];
-    const char *relations;
+    const char *relations[2];
+    const char *writable;
 };
 constexpr LevelRights rights[level_count] = {
-    {{read_functions}, nullptr},
-    {{self_functions}, nullptr},
-    {{read_functions, self_functions, write_functions}, nullptr},
-    {{read_functions, self_functions, write_functions, admin_functions}, admin_relations},
+    {{read_functions}, {report_relations}, nullptr},
+    {{self_functions}, {}, nullptr},
+    {{read_functions, self_functions, write_functions}, {report_relations}, nullptr},
+    {{read_functions, self_functions, write_functions, admin_functions},
+     {report_relations, admin_relations},
+     "@.presence_policies"},
 };
 
 CallerAccess access;
@@ -145,8 +153,11 @@ void change_level(Change change, Level level, const char *role)
     for (const char *functions : rights[level].functions)
         if (functions != nullptr)
             execute(change, psprintf("EXECUTE ON FUNCTION %s", functions), role);
-    if (rights[level].relations != nullptr)
-        execute(change, psprintf("SELECT ON %s", rights[level].relations), role);
+    for (const char *relations : rights[level].relations)
+        if (relations != nullptr)
+            execute(change, psprintf("SELECT ON %s", relations), role);
+    if (rights[level].writable != nullptr)
+        execute(change, psprintf("SELECT, INSERT, UPDATE, DELETE ON %s", rights[level].writable), role);
 }
 
 // To the role itself, not to one that it is a member of, nor by being the owner or a superuser.
@@ -248,6 +259,14 @@ void require_may_act_for_others(const text *user)
                             : errdetail("The caller is \"%s\", and may act for itself only.",
                                         excerpt(text_view(DatumGetTextPP(identity)))),
                     errhint("A role that acts for others needs presence_grant(role, 'write').")));
+}
+
+void require_may_name_policies()
+{
+    if (caller_access().own_only)
+        ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied to name a policy"),
+                        errdetail("The caller may act for itself only."),
+                        errhint("Pass policy from a role that has presence_grant(role, 'write').")));
 }
 
 bool is_admin(const OwnerWork &work)

@@ -28,6 +28,9 @@ inline void require_may_act_for(const text *user)
         require_may_act_for_others(user);
 }
 
+// An error (42501) where the caller may act for itself only: which limits it has is not for it to say.
+void require_may_name_policies();
+
 // The same within owner work, of whoever called: whether it is an admin; whether it acts for itself only, and is this user.
 bool is_admin(const OwnerWork &work);
 bool acts_as_itself(const OwnerWork &work, const text *user);

@@ -128,8 +128,9 @@ bool repeats_known_details(const HeartbeatShard &sessions, std::uint32_t slot, c
     return (fingerprints.user_agent == 0 || fingerprints.user_agent == known.fingerprints.user_agent) &&
            (fingerprints.ip_address == 0 || fingerprints.ip_address == known.fingerprints.ip_address) &&
            (fingerprints.metadata == 0 || fingerprints.metadata == known.fingerprints.metadata) &&
-           (given.interval_ms == 0 || beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) ==
-                                          sessions.interval_ms(slot)) &&
+           (given.interval_ms == 0 || sessions.interval_ms(slot) < 0 ||
+            beat_word::interval_ms(beat_word::pack(0, given.interval_ms, SlotState::open)) ==
+                sessions.interval_ms(slot)) &&
            (!given.status || *given.status == statuses_of(sessions, slot).said);
 }
 
@@ -289,7 +290,8 @@ void add_cached(EffectiveTimes &times, const RecordedSession &session, const Hea
         times.last_activity =
             std::max(times.last_activity, wall - static_cast<Time>(now - std::min(now, active)) * 1000);
     times.heartbeat_at = std::max(times.heartbeat_at, sessions.wall_us(slot));
-    const std::uint64_t word = beat_word::pack(sessions.beat_ms(slot), time_to_ms(session.interval), SlotState::open);
+    const std::uint64_t word =
+        beat_word::pack(sessions.beat_ms(slot), interval_to_ms(session.interval), SlotState::open);
     // To the end of that millisecond, so that nobody is called stale whom the search for stale sessions does not find yet.
     times.stale_after =
         wall +
@@ -342,6 +344,15 @@ void effective_times(std::span<const RecordedSession> sessions, EffectiveTimes *
 }
 
 namespace {
+
+// Of two intervals, whether the first allows less silence.
+bool is_shorter(std::int64_t a, std::int64_t b, const Timeouts &timeouts)
+{
+    const auto allowed = [&timeouts](std::int64_t interval_ms) {
+        return beat_word::deadline(beat_word::pack(timeouts.floor_ms, interval_ms, SlotState::open), timeouts);
+    };
+    return allowed(a) < allowed(b);
+}
 
 SessionEntry new_entry(const SessionName &name, std::uint64_t row_id, const SessionDetails &details, Time heartbeat_at)
 {
@@ -574,7 +585,8 @@ void cache_open_at_commit(const SessionName &name, std::uint64_t row_id, const S
         // sessions goes by the shorter, and what it finds is judged by the row. So are the old statuses.
         const std::uint32_t slot = sessions.find(entry.key);
         if (slot != HeartbeatShard::no_slot) {
-            closed.interval_ms = std::min(entry.interval_ms, sessions.interval_ms(slot));
+            if (is_shorter(sessions.interval_ms(slot), entry.interval_ms, timeouts))
+                closed.interval_ms = sessions.interval_ms(slot);
             closed.status = sessions.slot(slot).status();
         }
         change.made = slot == HeartbeatShard::no_slot;
@@ -620,12 +632,17 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
             return sessions.insert_or_update(entry, timeouts) != HeartbeatShard::Insert::full;
         sessions.advance(slot, entry.beat_ms, entry.wall_us);
         sessions.take_activity(slot, entry.active_ms, monotonic_ms(), timeouts);
-        // What promised a longer silence may be out of date: the search for stale sessions goes by the shorter.
-        if (sessions.state(slot) == SlotState::closed && entry.interval_ms < sessions.interval_ms(slot)) {
-            SessionEntry known = sessions.entry(slot);
+        if (sessions.state(slot) != SlotState::closed)
+            return true;
+        // What promised a longer silence may be out of date: the search for stale sessions goes by the shorter. Where nobody
+        // has closed the entry, it is as it was restored, and this is newer.
+        const bool newer = sessions.is_closed_by(slot, 0);
+        SessionEntry known = sessions.entry(slot);
+        if (newer)
+            known.status = entry.status;
+        if (newer || is_shorter(entry.interval_ms, known.interval_ms, timeouts))
             known.interval_ms = entry.interval_ms;
-            (void)sessions.insert_or_update(known, timeouts);
-        }
+        (void)sessions.insert_or_update(known, timeouts);
         return true;
     });
 }
@@ -822,7 +839,7 @@ struct SearchPosition {
 };
 SearchPosition next_search, next_turn_search;
 
-// until(sessions, timeouts): until when nothing can be found. search(sessions, now, timeouts, found, from): what is.
+// until: until when nothing can be found; search: what is.
 template <typename Until, typename Search>
 std::size_t collect(std::span<ExpiredSession> found, SearchPosition &position, Until until, Search search)
 {
@@ -835,8 +852,8 @@ std::size_t collect(std::span<ExpiredSession> found, SearchPosition &position, U
     for (unsigned done = 0; done < shard_count && count < found.size(); ++done) {
         HeartbeatShard::Scan scan{0, HeartbeatShard::no_slot};
         with_shard(database->shards[position.shard], LW_SHARED, [&](HeartbeatShard *sessions) {
-            if (sessions != nullptr && (position.slot > 0 || now > until(*sessions, timeouts)))
-                scan = search(*sessions, now, timeouts, found.subspan(count), position.slot);
+            if (sessions != nullptr && (position.slot > 0 || now > (sessions->*until)(timeouts)))
+                scan = (sessions->*search)(now, timeouts, found.subspan(count), position.slot);
         });
         count += scan.found;
         if (scan.resume_at != HeartbeatShard::no_slot)
@@ -849,20 +866,12 @@ std::size_t collect(std::span<ExpiredSession> found, SearchPosition &position, U
 
 std::size_t collect_stale(std::span<ExpiredSession> found, SearchPosition &position)
 {
-    return collect(
-        found, position,
-        [](const HeartbeatShard &sessions, const Timeouts &timeouts) { return sessions.earliest_deadline(timeouts); },
-        [](HeartbeatShard &sessions, std::uint64_t now, const Timeouts &timeouts, std::span<ExpiredSession> out,
-           std::uint32_t from) { return sessions.collect_expired(now, timeouts, out, from); });
+    return collect(found, position, &HeartbeatShard::earliest_deadline, &HeartbeatShard::collect_expired);
 }
 
 std::size_t collect_turning(std::span<ExpiredSession> found, SearchPosition &position)
 {
-    return collect(
-        found, position,
-        [](const HeartbeatShard &sessions, const Timeouts &timeouts) { return sessions.earliest_turn(timeouts); },
-        [](HeartbeatShard &sessions, std::uint64_t now, const Timeouts &timeouts, std::span<ExpiredSession> out,
-           std::uint32_t from) { return sessions.collect_turning(now, timeouts, out, from); });
+    return collect(found, position, &HeartbeatShard::earliest_turn, &HeartbeatShard::collect_turning);
 }
 
 }  // namespace
@@ -922,12 +931,12 @@ namespace {
 
 bool is_before(const SessionKey &a, const SessionKey &b) { return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo; }
 
-std::uint64_t details_digest(std::uint64_t interval_ms, const Fingerprints &fingerprints, std::uint64_t status)
+std::uint64_t details_digest(std::int64_t interval_ms, const Fingerprints &fingerprints, std::uint64_t status)
 {
     // As the entry rounds it.
     interval_ms = beat_word::interval_ms(beat_word::pack(0, interval_ms, SlotState::open));
-    const std::uint64_t values[] = {interval_ms, fingerprints.user_agent, fingerprints.ip_address,
-                                    fingerprints.metadata, status};
+    const std::uint64_t values[] = {static_cast<std::uint64_t>(interval_ms), fingerprints.user_agent,
+                                    fingerprints.ip_address, fingerprints.metadata, status};
     return detail_fingerprint({reinterpret_cast<const char *>(values), sizeof values});
 }
 

@@ -19,7 +19,7 @@ struct SessionName {
 
 // How a heartbeat or a stored session looks to the cache. 0, or no status: a heartbeat does not say, or a session has none.
 struct SessionDetails {
-    std::uint64_t interval_ms = 0;
+    std::int64_t interval_ms = 0;  // below 0: deadline.h
     Fingerprints fingerprints = {0, 0, 0};
     std::optional<Status> status;
     bool hidden = false;  // of an invisible user; heartbeats say nothing of it, nor of the next
@@ -43,7 +43,7 @@ struct EffectiveTimes {
 struct RecordedSession {
     SessionName name;
     Time heartbeat_at;
-    Time interval;                                     // 0: none promised
+    Time interval;                                     // 0: none promised; below 0: deadline.h
     std::optional<Time> last_activity = std::nullopt;  // none: it is not asked for
 };
 EffectiveTimes effective_times(const RecordedSession &session);

@@ -11,9 +11,9 @@ namespace {
 constexpr long rows_at_once = 10000;
 
 Statement online_details = {
-    "SELECT user_id, session_id, status, heartbeat_interval, user_agent, ip_address, metadata, leave_until IS NULL, false, coalesce(said, status)"
+    "SELECT user_id, session_id, status, coalesce(-timeout, heartbeat_interval), user_agent, ip_address, metadata, leave_until IS NULL, false, coalesce(said, status)"
     " FROM @.presence_session WHERE online UNION ALL"
-    " SELECT user_id, session_id, status, heartbeat_interval, user_agent, ip_address, metadata, true, true, coalesce(said, status)"
+    " SELECT user_id, session_id, status, coalesce(-timeout, heartbeat_interval), user_agent, ip_address, metadata, true, true, coalesce(said, status)"
     " FROM @.presence_hidden_session WHERE online",
     0,
     {}};
@@ -37,7 +37,7 @@ Row row_at(std::uint64_t position)
     parse(text_view(DatumGetTextPP(column(3).value)), shown);
     parse(text_view(DatumGetTextPP(column(10).value)), said);
     return {{text_view(DatumGetTextPP(column(1).value)), text_view(DatumGetTextPP(column(2).value))},
-            {.interval_ms = time_to_ms(interval_time(column(4))),
+            {.interval_ms = interval_to_ms(interval_time(column(4))),
              .fingerprints = {.user_agent = datum_fingerprint(column(5)),
                               .ip_address = datum_fingerprint(column(6)),
                               .metadata = datum_fingerprint(column(7))},

@@ -12,6 +12,7 @@
 #include "injection.h"
 #include "log.h"
 #include "metrics.h"
+#include "policies.h"
 #include "retention.h"
 #include "review.h"
 #include "settings.h"
@@ -21,7 +22,8 @@
 #include "user_status.h"
 
 extern "C" {
-#include "optimizer/plancat.h"
+#include "access/htup_details.h"
+#include "storage/bufmgr.h"
 }
 
 namespace presence {
@@ -38,13 +40,18 @@ Statement renew_cleanup = {
     0,
     {}};
 Statement count_users = {"SELECT count(*) FROM @.presence_user", 0, {}};
+Statement count_users_up_to = {"SELECT count(*) FROM (SELECT FROM @.presence_user LIMIT $1) AS users", 1, {INT8OID}};
 constexpr int max_agent_bytes = 1024;
 constexpr std::size_t max_metadata_bytes = 4096;
 constexpr int max_metadata_depth = 32;
 
 // Positions of arguments: of update_user_heartbeat(), whose first two are those of every call for one user.
 namespace argument {
-enum : int { user_id, session_id, user_agent, ip_address, heartbeat_interval, status, metadata, last_activity };
+enum : int { user_id, session_id, user_agent, ip_address, heartbeat_interval, status, metadata, last_activity, policy };
+}
+// Of update_user_heartbeats().
+namespace batch_argument {
+enum : int { user_ids, session_ids, last_activity };
 }
 
 // What a heartbeat says of its session; NULL, or no status: nothing.
@@ -52,6 +59,7 @@ struct Details {
     NullableDatum user_agent = null_datum, ip_address = null_datum, interval = null_datum, metadata = null_datum;
     std::optional<Status> status;
     Time last_activity = 0;
+    const SessionPolicy *policy = nullptr;  // for a session that begins; null: the one it has had
 };
 
 // What somebody says of the last activity; 0: nothing. Before the year 2000 nobody was active here.
@@ -90,7 +98,7 @@ bool may_be_known(FunctionCallInfo fcinfo, SessionDetails &given)
         const Time interval = interval_time(PG_GETARG_DATUM(argument::heartbeat_interval));
         if (interval <= 0)
             return false;
-        given.interval_ms = time_to_ms(interval);
+        given.interval_ms = interval_to_ms(interval);
     }
     if (!PG_ARGISNULL(argument::status)) {
         Status status;
@@ -170,20 +178,25 @@ struct HeartbeatCall {
     }
 };
 
-void require_room_for_sessions(const StoredUser &user)
+void require_room_for_sessions(const StoredUser &user, const SessionPolicy *policy)
 {
-    if (likely(max_sessions_per_user == 0 || user.sessions <= max_sessions_per_user))
+    const bool by_policy = policy != nullptr && policy->max_sessions >= 0;
+    const int most = by_policy ? policy->max_sessions : max_sessions_per_user;
+    if (likely(most == 0 || user.sessions <= most))
         return;
     count_refusal();
-    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                    errmsg("user_id \"%s\" has too many sessions", excerpt(text_view(user.name))),
-                    errdetail("No more than %d may be online at once (presence.max_sessions_per_user).",
-                              max_sessions_per_user),
-                    errhint("A client that comes back should use its session id again.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+             errmsg("user_id \"%s\" has too many sessions", excerpt(text_view(user.name))),
+             by_policy ? errdetail("No more than %d may be online at once (policy \"%s\").", most,
+                                   excerpt(text_view(DatumGetTextPP(policy->name))))
+                       : errdetail("No more than %d may be online at once (presence.max_sessions_per_user).", most),
+             errhint("A client that comes back should use its session id again.")));
 }
 
-// In the memory that all share; while others count, and without preloading, by the planner's estimate.
-double users_in_all(const Storage &storage)
+// In the memory that all share. While others count, and without preloading, what this transaction sees, but no more than one
+// too many.
+std::int64_t users_in_all(const Storage &storage)
 {
     // With one snapshot, what was committed since cannot be counted.
     if (known_users() < 0 && !IsolationUsesXactSnapshot() && is_to_count_users()) {
@@ -192,11 +205,15 @@ double users_in_all(const Storage &storage)
         note_counted_users(DatumGetInt64(first_value(1)), committed);
     }
     if (const std::int64_t users = known_users(); users >= 0)
-        return static_cast<double>(users);
-    BlockNumber pages = 0;
-    double rows = 0, all_visible = 0;
-    estimate_rel_size(storage.users->relation, nullptr, &pages, &rows, &all_visible);
-    return rows;
+        return users;
+    // Few pages cannot hold too many.
+    const std::int64_t room =
+        static_cast<std::int64_t>(RelationGetNumberOfBlocks(storage.users->relation)) * MaxHeapTuplesPerPage;
+    if (room <= max_users)
+        return room;
+    Datum most = Int64GetDatum(static_cast<std::int64_t>(max_users) + 1);
+    run(count_users_up_to, &most);
+    return DatumGetInt64(first_value(1));
 }
 
 }  // namespace
@@ -256,13 +273,16 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
             count_ignored_heartbeat();
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
-        require_room_for_sessions(user);
+        const bool began = result == HeartbeatResult::began;
+        if (began && d.policy != nullptr)
+            take_policy(target, *d.policy);
+        require_room_for_sessions(user, began ? d.policy : nullptr);
         replace_if_given(target.user_agent, d.user_agent);
         replace_if_given(target.ip_address, d.ip_address);
         replace_if_given(target.interval, d.interval);
         replace_if_given(target.metadata, d.metadata);
         // The next of this call must not find it silent.
-        target.stale_after = heartbeat.now + effective_timeout(interval_time(target.interval));
+        target.stale_after = heartbeat.now + effective_timeout(interval_of(target));
     }
 }
 
@@ -319,16 +339,16 @@ int record_batch(std::span<const NamedSession> sessions, const int *repeats, con
     return online;
 }
 
-// The third argument of a batch; null: there is none.
+// What a batch says of the last activities; null: nothing.
 const Time *activities(FunctionCallInfo fcinfo, int count)
 {
-    if (PG_ARGISNULL(2))
+    if (PG_ARGISNULL(batch_argument::last_activity))
         return nullptr;
     Datum *values;
     bool *nulls;
     int given;
-    deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE, &values,
-                      &nulls, &given);
+    deconstruct_array(PG_GETARG_ARRAYTYPE_P(batch_argument::last_activity), TIMESTAMPTZOID, sizeof(TimestampTz), true,
+                      TYPALIGN_DOUBLE, &values, &nulls, &given);
     if (given != count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
                         errmsg("user_ids has %d elements, but last_activity has %d", count, given),
@@ -437,17 +457,24 @@ PRESENCE_FUNCTION(update_user_heartbeat)
     require_writable("update_user_heartbeat");
     extension_of(fcinfo);
     require_may_act_for(user);
+    if (!PG_ARGISNULL(argument::policy))
+        require_may_name_policies();
     SessionDetails given;
     if (likely(may_be_known(fcinfo, given)) &&
         cache_touch({text_view(user), session != nullptr ? text_view(session) : std::string_view{}}, given))
         PG_RETURN_BOOL(true);
 
-    const Details details = checked_details(fcinfo);
+    Details details = checked_details(fcinfo);
     if (session != nullptr && wait_for_tombstone({text_view(user), text_view(session)})) {
         count_ignored_heartbeat();
         PG_RETURN_BOOL(false);
     }
     const OwnerWork work = begin_owner_work();
+    SessionPolicy policy;
+    if (!PG_ARGISNULL(argument::policy)) {
+        policy = find_policy(PointerGetDatum(PG_GETARG_TEXT_PP(argument::policy)));
+        details.policy = &policy;
+    }
     const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");
     StoredSession *target = nullptr;
@@ -461,10 +488,11 @@ PRESENCE_FUNCTION(update_user_heartbeat)
 
 PRESENCE_FUNCTION(update_user_heartbeats)
 {
-    if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+    if (PG_ARGISNULL(batch_argument::user_ids) || PG_ARGISNULL(batch_argument::session_ids))
         ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("user_ids and session_ids must not be NULL"),
                         errhint("A single session may be NULL inside session_ids.")));
-    const TextArray users = text_array_argument(fcinfo, 0), sessions = text_array_argument(fcinfo, 1);
+    const TextArray users = text_array_argument(fcinfo, batch_argument::user_ids),
+                    sessions = text_array_argument(fcinfo, batch_argument::session_ids);
     const int user_count = users.count;
     if (user_count != sessions.count)
         ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),

@@ -15,7 +15,8 @@ inline std::string_view text_view(const text *value)
 }
 inline text *make_text(std::string_view value)
 {
-    return cstring_to_text_with_len(value.data(), static_cast<int>(value.size()));
+    // The empty view may point nowhere, from where not even nothing may be copied.
+    return cstring_to_text_with_len(value.empty() ? "" : value.data(), static_cast<int>(value.size()));
 }
 
 inline Datum text_array(Datum *values, std::size_t count)

@@ -14,23 +14,25 @@ namespace presence {
 namespace {
 
 Statement stale_by_table = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE online AND (update_due < clock_timestamp() OR NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    "SELECT user_id, session_id FROM @.presence_session WHERE online AND (update_due < clock_timestamp() OR NOT @.presence_is_live(user_id, session_id, heartbeat_at, coalesce(-timeout, heartbeat_interval), leave_until)"
     " OR (ended_at IS NULL AND @.presence_is_turning(user_id, session_id, status, said, last_activity)))"
-    " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND (NOT @.presence_is_live(user_id, session_id, heartbeat_at, heartbeat_interval, leave_until)"
+    " UNION ALL SELECT user_id, session_id FROM @.presence_hidden_session WHERE online AND (NOT @.presence_is_live(user_id, session_id, heartbeat_at, coalesce(-timeout, heartbeat_interval), leave_until)"
     " OR @.presence_is_turning(user_id, session_id, status, said, last_activity))"
     " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
     0,
     {}};
 Statement departed = {
-    "SELECT user_id, session_id FROM @.presence_session WHERE (leave_until IS NOT NULL OR update_due IS NOT NULL) AND least(leave_until, update_due) < clock_timestamp()"
-    " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < clock_timestamp() ORDER BY user_id, session_id",
+    "SELECT user_id, session_id FROM @.presence_session WHERE (leave_until IS NOT NULL OR update_due IS NOT NULL) AND least(leave_until, update_due) < (SELECT clock_timestamp())"
+    " UNION SELECT user_id, session_id FROM @.presence_room_member WHERE leave_until < (SELECT clock_timestamp()) ORDER BY user_id, session_id",
     0,
-    {}};
+    {},
+    Access::by_index};
 Statement first_departure = {
     "SELECT least((SELECT min(least(leave_until, update_due)) FROM @.presence_session WHERE leave_until IS NOT NULL OR update_due IS NOT NULL),"
     " (SELECT min(leave_until) FROM @.presence_room_member WHERE leave_until IS NOT NULL))",
     0,
-    {}};
+    {},
+    Access::by_index};
 
 // The server may be asked to end a million sessions at once; a part at a time bounds the memory.
 constexpr std::size_t most_at_once = 100000;
@@ -136,12 +138,14 @@ Ended end_stale_sessions(Thoroughness thoroughness)
     const std::size_t most = in_background ? choice_in_background : most_at_once;
     auto *room = static_cast<ExpiredSession *>(palloc(sizeof(ExpiredSession) * most));
     const std::span<ExpiredSession> all(room, most);
-    const std::size_t stale_ones = cache_collect_stale(all);
+    // Those who turn have their share, however many are silent and can't be ended because others hold them.
+    const std::size_t most_stale = most / 10 * 9;
+    const std::size_t stale_ones = cache_collect_stale(all.first(most_stale));
     std::span<ExpiredSession> found = all.first(stale_ones + cache_collect_turning(all.subspan(stale_ones)));
     Ended ended;
+    ended.more = stale_ones == most_stale || found.size() >= (in_background ? most_in_background : most);
     if (in_background)
         found = neighbours(found);
-    ended.more = found.size() >= (in_background ? most_in_background : most);
     const Storage storage = open_storage();
     const std::span<const NamedSession> stale = stale_by_cache(storage, found);
     if (thoroughness == Thoroughness::whole_table ||

@@ -24,7 +24,7 @@ namespace {
 constexpr std::string_view table_names[table_count] = {
     "presence_user",           "presence_session",     "presence_event",      "presence_feed_range",
     "presence_feed_dropped",   "presence_view_pass",   "presence_access",     "presence_event_id_seq",
-    "presence_hidden_session", "presence_room_member", "presence_room_count",
+    "presence_hidden_session", "presence_room_member", "presence_room_count", "presence_policies",
 };
 
 Extension extension;
@@ -219,8 +219,14 @@ std::uint64_t run(Statement &statement, Datum *values, const char *nulls, bool r
 {
     SPIPlanPtr plan = prepared(statement);
     int result = 0;
+    const bool by_index = statement.access == Access::by_index;
+    const int guc_level = by_index ? NewGUCNestLevel() : 0;
+    if (by_index)
+        set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
     // A plan that has become invalid is analysed again.
     guarded(statement.sql, [&] { result = SPI_execute_plan(plan, values, nulls, read_only, 0); });
+    if (by_index)
+        AtEOXact_GUC(false, guc_level);
     if (result < 0)
         elog(ERROR, "a statement failed: %s", SPI_result_code_string(result));
     return SPI_processed;

@@ -19,9 +19,10 @@ enum class Table : std::uint8_t {
     event_ids,
     hidden_session,
     room_member,
-    room_count
+    room_count,
+    policies
 };
-inline constexpr std::size_t table_count = 11;
+inline constexpr std::size_t table_count = 12;
 
 struct Extension {
     Oid schema;
@@ -63,10 +64,13 @@ inline constexpr int max_statement_arguments = 14;
 char *with_schema(const char *text);
 
 // "@." in the text stands for the schema.
+enum class Access { as_planned, by_index };
 struct Statement {
     const char *text;
     int argument_count;
     Oid argument_types[max_statement_arguments];
+    // by_index: whatever the planner believes of a table that has grown since it was last analysed.
+    Access access = Access::as_planned;
     SPIPlanPtr plan = nullptr;
     char *sql = nullptr;  // the text with the schema in it, as prepared
     std::uint64_t generation = 0;

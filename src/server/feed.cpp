@@ -48,7 +48,7 @@ Statement insert_head = {
 // Number 0 stands for those who are online at the beginning. What is written meanwhile is not seen, and gets its number
 // later. The last count makes the rows go before the new one comes.
 Statement restart = {
-    "WITH events AS (DELETE FROM @.presence_event), dropped AS (DELETE FROM @.presence_feed_dropped WHERE seq > 0), waiting AS (DELETE FROM @.presence_unannounced),"
+    "WITH events AS (DELETE FROM @.presence_event), dropped AS (DELETE FROM @.presence_feed_dropped WHERE seq > 0), waiting AS (DELETE FROM @.presence_unannounced), reported AS (DELETE FROM @.presence_report_position),"
     " counts AS (DELETE FROM @.presence_room_count RETURNING seq),"
     " counted AS (INSERT INTO @.presence_room_count (room, seq, users) SELECT room, 0, count(DISTINCT user_id) FROM @.presence_room_member,"
     " (SELECT count(*) FROM counts) AS gone GROUP BY room),"
@@ -517,12 +517,16 @@ bool begin_feed_task(FeedTask task)
     return LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+void wait_for_feed_task(FeedTask task)
+{
+    const LOCKTAG tag = tag_of(task);
+    (void)LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
 void begin_all_feed_tasks()
 {
-    for (const FeedTask task : {FeedTask::number, FeedTask::drop}) {
-        const LOCKTAG tag = tag_of(task);
-        (void)LockAcquire(&tag, ExclusiveLock, false, false);
-    }
+    for (const FeedTask task : {FeedTask::number, FeedTask::drop})
+        wait_for_feed_task(task);
 }
 
 bool worker_is_expected()

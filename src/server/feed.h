@@ -39,6 +39,7 @@ void begin_feed();
 // transaction.
 enum class FeedTask : std::uint16_t { number = 1, drop = 2, first_cleanup = 3 };
 bool begin_feed_task(FeedTask task);
+void wait_for_feed_task(FeedTask task);
 // The same, but waits until nobody else does either.
 void begin_all_feed_tasks();
 

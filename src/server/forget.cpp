@@ -4,6 +4,7 @@
 #include "extension.h"
 #include "feed.h"
 #include "feed_epoch.h"
+#include "reports.h"
 #include "storage.h"
 
 namespace presence {
@@ -14,6 +15,7 @@ Statement forget_sessions = {
     "WITH hidden AS (DELETE FROM @.presence_hidden_session WHERE user_id = $1) DELETE FROM @.presence_session WHERE user_id = $1",
     1,
     {TEXTOID}};
+Statement forget_locations = {"DELETE FROM @.presence_location WHERE user_id = $1", 1, {TEXTOID}};
 Statement forget_user = {"DELETE FROM @.presence_user WHERE user_id = $1", 1, {TEXTOID}};
 Statement forget_log = {"DELETE FROM @.presence_admin_log WHERE details ->> 'user_id' = $1", 1, {TEXTOID}};
 // Numbers keep their events, so that the feed goes on without gaps; under a name that says nothing and is used once.
@@ -22,10 +24,15 @@ Statement disguise_events = {
     " UPDATE @.presence_event AS e SET user_id = name.user_id, session_id = NULL, details = NULL FROM name WHERE e.user_id = $1",
     1,
     {TEXTOID}};
+Statement forget_reported_user = {"DELETE FROM @.presence_report_user WHERE user_id = $1", 1, {TEXTOID}};
+Statement forget_reported_sessions = {"DELETE FROM @.presence_report_session WHERE user_id = $1", 1, {TEXTOID}};
+Statement forget_returns = {"DELETE FROM @.presence_report_return WHERE user_id = $1", 1, {TEXTOID}};
 Statement log_forgetting = {
     "INSERT INTO @.presence_admin_log (action, actor, details) VALUES ('presence_forget_user', $1, $2)",
     2,
     {TEXTOID, JSONBOID}};
+
+constexpr Time most_report_time = USECS_PER_SEC;
 
 // Whoever is online leaves like everybody else, so that the counts go on.
 void end_all_sessions(text *name)
@@ -58,14 +65,20 @@ PRESENCE_FUNCTION(presence_forget_user)
     const OwnerWork work = begin_owner_work(fcinfo);
     end_all_sessions(name);
     begin_all_feed_tasks();
+    // What is added up later would be that of another, nameless user. But nobody is to wait long for their numbers.
+    write_reports_now(most_report_time);
     struct Part {
         const char *relation;
         Statement *statement;
     };
     const Part parts[] = {{"presence_session", &forget_sessions},
+                          {"presence_location", &forget_locations},
                           {"presence_user", &forget_user},
                           {"presence_event", &disguise_events},
-                          {"presence_admin_log", &forget_log}};
+                          {"presence_admin_log", &forget_log},
+                          {"presence_report_user", &forget_reported_user},
+                          {"presence_report_session", &forget_reported_sessions},
+                          {"presence_report_return", &forget_returns}};
     Datum who[] = {PointerGetDatum(name)};
     StringInfoData summary;
     initStringInfo(&summary);

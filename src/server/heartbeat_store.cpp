@@ -93,6 +93,7 @@ void restore(Loading &loading, const FileSection &section, const FileRecord &rec
         loading.database = shared_database(section.database_oid, true);
     SessionEntry entry = record;
     entry.state = SlotState::closed;
+    entry.fingerprints = HeartbeatShard::closed_by(0);
     const auto time_of = [&loading](std::uint64_t age_then) {
         const std::uint64_t age = age_then + static_cast<std::uint64_t>(loading.since_written_ms);
         return loading.now_ms > age ? loading.now_ms - age : 1;

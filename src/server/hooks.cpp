@@ -28,6 +28,7 @@ namespace presence {
 namespace {
 
 constexpr std::uint64_t worker_leaves_ms = 5000;
+constexpr uint16 prepared_commit_lock = 1;  // a part of the database that nobody else locks
 
 ProcessUtility_hook_type previous_utility_hook = nullptr;
 object_access_hook_type previous_access_hook = nullptr;
@@ -252,6 +253,9 @@ void note_changes(Node *command)
     }
 }
 
+// Others see the commit before this process can tell of it. Held until it has.
+void begin_prepared_commit() { LockSharedObject(DatabaseRelationId, MyDatabaseId, prepared_commit_lock, RowShareLock); }
+
 Oid extension_before(Node *command)
 {
     if (IsA(command, CreateExtensionStmt))
@@ -259,7 +263,8 @@ Oid extension_before(Node *command)
     // It is to be known before the commit that it is told of.
     if (IsA(command, TransactionStmt) &&
         reinterpret_cast<TransactionStmt *>(command)->kind == TRANS_STMT_COMMIT_PREPARED)
-        (void)my_database(false);
+        if (SharedDatabase *database = my_database(false); database != nullptr && database->worker.sessions_prepared())
+            begin_prepared_commit();
     return InvalidOid;
 }
 
@@ -351,6 +356,12 @@ void at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionI
 }
 
 }  // namespace
+
+void await_prepared_commits()
+{
+    LockSharedObject(DatabaseRelationId, MyDatabaseId, prepared_commit_lock, ExclusiveLock);
+    UnlockSharedObject(DatabaseRelationId, MyDatabaseId, prepared_commit_lock, ExclusiveLock);
+}
 
 void note_cache_gap_at_commit() { changed.sessions = true; }
 

@@ -8,6 +8,9 @@ namespace presence {
 void install_hooks();
 // This transaction has written a session for which the cache had no memory: whoever fills the cache meanwhile can't see it.
 void note_cache_gap_at_commit();
+// Waits until those who are committing prepared transactions have told the worker. The caller holds locks that keep others from
+// being committed.
+void await_prepared_commits();
 // This transaction has changed the tables by hand. only_added: it has only added rows.
 void note_change_by_hand_at_commit(bool only_added);
 

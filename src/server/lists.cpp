@@ -32,18 +32,22 @@ Statement online_sessions_of = {
 Statement sessions_of = {"SELECT * FROM @.presence_session WHERE user_id = ANY ($1)", 1, {TEXTARRAYOID}};
 Statement hidden_sessions_of = {
     "SELECT * FROM @.presence_hidden_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
-// In two steps, each by an index whatever the planner believes of the table.
+// In two steps, each by an index.
 Statement suspects = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
-    " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()) AS found",
+    " UNION SELECT user_id FROM @.presence_session WHERE online AND least(leave_until, update_due) < (SELECT clock_timestamp())"
+    " AND (leave_until IS NOT NULL OR update_due IS NOT NULL) AND leave_until < clock_timestamp()) AS found",
     1,
-    {TIMESTAMPTZARRAYOID}};
+    {TIMESTAMPTZARRAYOID},
+    Access::by_index};
 Statement suspects_or_leaving = {
     "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
-    " UNION SELECT user_id FROM @.presence_session WHERE online AND leave_until < clock_timestamp()"
-    " UNION SELECT user_id FROM @.presence_room_member WHERE leave_until < clock_timestamp()) AS found",
+    " UNION SELECT user_id FROM @.presence_session WHERE online AND least(leave_until, update_due) < (SELECT clock_timestamp())"
+    " AND (leave_until IS NOT NULL OR update_due IS NOT NULL) AND leave_until < clock_timestamp()"
+    " UNION SELECT user_id FROM @.presence_room_member WHERE leave_until < (SELECT clock_timestamp())) AS found",
     1,
-    {TIMESTAMPTZARRAYOID}};
+    {TIMESTAMPTZARRAYOID},
+    Access::by_index};
 constexpr std::size_t room_bytes = 256 * 1024;
 // More than so many are found faster by reading everything.
 constexpr std::size_t most_suspects = 10000;
@@ -258,7 +262,8 @@ std::string_view add_row(Receiver &receiver, TupleTableSlot *slot)
     parse(text_view(DatumGetTextPP(value(chosen ? session_status_choice : session_status))), s.status);
     s.online_since = time(session_online_since);
     s.heartbeat_at = time(session_heartbeat_at);
-    s.interval = interval_time(NullableDatum{value(session_heartbeat_interval), is_null(session_heartbeat_interval)});
+    s.interval = interval_of({value(session_timeout), is_null(session_timeout)},
+                             {value(session_heartbeat_interval), is_null(session_heartbeat_interval)});
     s.ended_at = time(session_ended_at);
     s.leave_until = time(session_leave_until);
     s.end_reason = Reason::none;

@@ -14,9 +14,13 @@ namespace {
 
 Statement empty_tables = {
     "WITH users AS (DELETE FROM @.presence_user), sessions AS (DELETE FROM @.presence_session), hidden AS (DELETE FROM @.presence_hidden_session),"
-    " members AS (DELETE FROM @.presence_room_member), counts AS (DELETE FROM @.presence_room_count), events AS (DELETE FROM @.presence_event),"
+    " members AS (DELETE FROM @.presence_room_member), counts AS (DELETE FROM @.presence_room_count), locations AS (DELETE FROM @.presence_location), events AS (DELETE FROM @.presence_event),"
     " ranges AS (DELETE FROM @.presence_feed_range), dropped AS (DELETE FROM @.presence_feed_dropped), waiting AS (DELETE FROM @.presence_unannounced),"
-    " cleanup AS (DELETE FROM @.presence_cleanup), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_admin_log",
+    " cleanup AS (DELETE FROM @.presence_cleanup),"
+    " report_position AS (DELETE FROM @.presence_report_position), report_slots AS (DELETE FROM @.presence_report_slot),"
+    " report_days AS (DELETE FROM @.presence_report_day), report_ends AS (DELETE FROM @.presence_report_end),"
+    " report_returns AS (DELETE FROM @.presence_report_return), report_sessions AS (DELETE FROM @.presence_report_session),"
+    " report_users AS (DELETE FROM @.presence_report_user), epochs AS (DELETE FROM @.presence_feed) DELETE FROM @.presence_admin_log",
     0,
     {}};
 

@@ -8,6 +8,7 @@
 #include "feed.h"
 #include "feed_tables.h"
 #include "injection.h"
+#include "reports.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -78,6 +79,14 @@ Statement drop_hidden = {
     "DELETE FROM @.presence_hidden_session WHERE user_id = ANY ($1) AND NOT online AND ended_at < $2",
     2,
     {TEXTARRAYOID, TIMESTAMPTZOID}};
+
+// Of sessions that have ended.
+Statement drop_locations = {
+    "DELETE FROM @.presence_location AS l WHERE NOT EXISTS (SELECT FROM (SELECT user_id, session_id, joined_at FROM @.presence_session WHERE online AND ended_at IS NULL"
+    " UNION ALL SELECT user_id, session_id, joined_at FROM @.presence_hidden_session WHERE online AND ended_at IS NULL) AS s"
+    " WHERE s.user_id = l.user_id AND s.session_id = l.session_id AND s.joined_at = l.joined_at)",
+    0,
+    {}};
 
 // What a run may do at most. Users stay locked until the run's transaction ends, so it is to end soon.
 constexpr int most_rows = 50000;
@@ -218,6 +227,7 @@ std::int64_t forget_range(const KeyScan &ranges, KeyScan &events, std::int64_t l
 bool forget_events(Time cutoff, Time until)
 {
     CommandCounterIncrement();
+    const std::int64_t reported = reported_seq();
     Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
     const std::int64_t before = dropped_seq(snapshot), head = read_head(snapshot).last_seq;
     std::int64_t low = before;
@@ -227,6 +237,8 @@ bool forget_events(Time cutoff, Time until)
     bool more = false;
     while (!more && next(ranges)) {
         CHECK_FOR_INTERRUPTS();
+        if (range_of(ranges).last_seq() > reported)
+            break;
         low = forget_range(ranges, events, low, head, cutoff, snapshot);
         if (low < range_of(ranges).last_seq())
             break;
@@ -250,7 +262,7 @@ bool forget_events(Time cutoff, Time until)
 const char *task_name(Retention retention)
 {
     constexpr const char *names[] = {"remove old sessions", "remove users without sessions",
-                                     "remove old entries of the admin log", "remove old events"};
+                                     "remove old entries of the admin log", "write reports", "remove old events"};
     return names[static_cast<std::size_t>(retention)];
 }
 
@@ -264,12 +276,16 @@ bool forget_old(Retention retention, Time budget)
     const Time cutoff = ago(now, event_retention_s);
     switch (retention) {
     case Retention::sessions:
+        run(drop_locations);
         forget_hidden_sessions(cutoffs.session);
         return forget_sessions(cutoffs, now + budget);
     case Retention::users:
         return cutoffs.user != DT_NOBEGIN && forget_bare_users(cutoffs);
     case Retention::log:
         return forget_rows(drop_log, cutoff, now + budget);
+    case Retention::reports:
+        forget_old_reports();
+        return write_reports(budget);
     case Retention::events:
         return begin_feed_task(FeedTask::drop) && forget_events(cutoff, now + budget);
     }

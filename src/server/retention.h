@@ -6,9 +6,10 @@
 
 namespace presence {
 
-// Each stands alone: what hinders one does not hinder the others.
-enum class Retention : std::uint8_t { sessions, users, log, events };
-inline constexpr Retention all_retention[] = {Retention::sessions, Retention::users, Retention::log, Retention::events};
+// Each stands alone: what hinders one does not hinder the others; but events wait until they are in the reports.
+enum class Retention : std::uint8_t { sessions, users, log, reports, events };
+inline constexpr Retention all_retention[] = {Retention::sessions, Retention::users, Retention::log, Retention::reports,
+                                              Retention::events};
 
 // In the words of presence_health: "The worker cannot ...".
 const char *task_name(Retention retention);

@@ -11,6 +11,7 @@
 #include "lists.h"
 #include "log.h"
 #include "owner_guard.h"
+#include "policies.h"
 #include "settings.h"
 #include "verify.h"
 
@@ -371,6 +372,9 @@ Reviewed review(ReviewDepth depth)
     bring_sessions_in_place(done);
     bring_users_in_line(depth, done);
     bring_rooms_in_line(depth, done);
+    const PolicyRun policies = apply_policies(Lock::skip_locked);
+    done.users += policies.sessions;
+    done.locked |= policies.locked;
     PRESENCE_POINT("users-reviewed");
     if (!done.more)
         compare_cache(false, correct_cache, &done.cache_entries);

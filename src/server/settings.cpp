@@ -2,6 +2,8 @@
 
 #include <climits>
 
+#include "../core/geohash.h"
+
 namespace presence {
 
 int timeout_ms;
@@ -20,9 +22,12 @@ int max_users;
 int max_rooms_per_session;
 bool room_channels;
 int max_updates_per_minute;
+int location_precision;
 int event_retention_s;
 int session_retention_s;
 int user_retention_s;
+bool reports_enabled;
+int report_retention_s;
 int save_interval_s;
 bool worker_enabled;
 int max_workers;
@@ -112,6 +117,10 @@ void define_settings()
     DefineCustomIntVariable(
         "presence.max_updates_per_minute", "More updates of one session than this within a minute are told as one.",
         "0 sets no limit.", &max_updates_per_minute, 60, 0, INT_MAX, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    DefineCustomIntVariable("presence.location_precision",
+                            "How many characters of a geohash are kept of where a session is.",
+                            "0 keeps the region only.", &location_precision, 0, 0, max_geohash_characters, PGC_SUSET, 0,
+                            nullptr, nullptr, nullptr);
     define_seconds("presence.feed_horizon", "How far back a role that has only access \"read\" reads the feed.",
                    nullptr, &feed_horizon_s, 10 * 60, 0);
     define_seconds("presence.event_retention", "How long events and the admin log are kept.", nullptr,
@@ -120,6 +129,10 @@ void define_settings()
                    24 * 3600, 0);
     define_seconds("presence.user_retention", "How long the last session of an offline user is kept.",
                    "-1 keeps it for ever.", &user_retention_s, -1, -1);
+    DefineCustomBoolVariable("presence.reports", "Adds the feed up to reports, before retention removes it.", nullptr,
+                             &reports_enabled, false, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+    define_seconds("presence.report_retention", "How long reports are kept.", nullptr, &report_retention_s,
+                   400 * 24 * 3600, 0);
     define_seconds("presence.save_interval",
                    "How often cached heartbeats are written to the file that survives a crash.",
                    "0 writes them only at a clean shutdown.", &save_interval_s, 60, 0);

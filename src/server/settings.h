@@ -25,9 +25,12 @@ extern int max_users;
 extern int max_rooms_per_session;
 extern bool room_channels;
 extern int max_updates_per_minute;
+extern int location_precision;  // characters of a geohash
 extern int event_retention_s;
 extern int session_retention_s;
 extern int user_retention_s;
+extern bool reports_enabled;
+extern int report_retention_s;
 extern int save_interval_s;
 extern bool worker_enabled;
 extern int max_workers;
@@ -41,7 +44,13 @@ bool timeouts_are_everybodys();
 inline std::uint64_t time_to_ms(Time time) { return time <= 0 ? 0 : (static_cast<std::uint64_t>(time) + 999) / 1000; }
 inline Time ms_to_time(int ms) { return static_cast<Time>(ms) * 1000; }
 
-// How long a session may be silent that promised that interval; 0: none.
+inline std::int64_t interval_to_ms(Time interval)
+{
+    const auto ms = static_cast<std::int64_t>(time_to_ms(interval < 0 ? -interval : interval));
+    return interval < 0 ? -ms : ms;
+}
+
+// How long a session of that interval may be silent; 0: none promised, below 0: deadline.h.
 inline Time effective_timeout(Time heartbeat_interval)
 {
     return effective_timeout(ms_to_time(timeout_ms), ms_to_time(max_timeout_ms), heartbeat_interval);

@@ -34,11 +34,12 @@ constexpr Oid user_types[] = {TEXTOID,        BOOLOID, INT4OID,        TEXTOID, 
                               TIMESTAMPTZOID, TEXTOID, TIMESTAMPTZOID, TEXTOID};
 constexpr std::string_view invisible = "invisible";
 
-constexpr Oid session_types[] = {
-    TEXTOID,     TEXTOID,        BOOLOID,        TEXTOID,        TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-    INTERVALOID, TIMESTAMPTZOID, TEXTOID,        TIMESTAMPTZOID, TEXTOID,        INETOID,        JSONBOID,
-    TEXTOID,     TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,        TIMESTAMPTZOID, TEXTOID,        TIMESTAMPTZOID};
-constexpr int session_columns = session_last_activity;
+constexpr Oid session_types[] = {TEXTOID,        TEXTOID,        BOOLOID,        TEXTOID,     TIMESTAMPTZOID,
+                                 TIMESTAMPTZOID, TIMESTAMPTZOID, INTERVALOID,    INTERVALOID, TIMESTAMPTZOID,
+                                 TEXTOID,        TIMESTAMPTZOID, TEXTOID,        INETOID,     JSONBOID,
+                                 TEXTOID,        TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID,     TIMESTAMPTZOID,
+                                 TEXTOID,        TIMESTAMPTZOID, TEXTOID};
+constexpr int session_columns = session_policy;
 
 OpenTable &hidden_sessions(const Storage &storage)
 {
@@ -78,7 +79,8 @@ StoredSession *new_session(text *name)
 {
     auto *session = new (palloc0(sizeof(StoredSession))) StoredSession{};
     session->name = name;
-    session->interval = session->user_agent = session->ip_address = session->metadata = null_datum;
+    session->interval = session->timeout = session->policy = null_datum;
+    session->user_agent = session->ip_address = session->metadata = null_datum;
     session->status_choice = session->choice_until = null_datum;
     return session;
 }
@@ -134,6 +136,7 @@ void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSessi
     set(row, session_joined_at, TimestampTzGetDatum(session.joined_at));
     set(row, session_heartbeat_at, TimestampTzGetDatum(session.heartbeat_at));
     set(row, session_heartbeat_interval, session.interval.value, session.interval.isnull);
+    set(row, session_timeout, session.timeout.value, session.timeout.isnull);
     set(row, session_ended_at, TimestampTzGetDatum(session.ended_at), !ended);
     set(row, session_end_reason, PointerGetDatum(make_text(to_text(session.end_reason))), !ended);
     set_time(row, session_leave_until, session.leave_until);
@@ -150,6 +153,7 @@ void fill_session(TupleTableSlot *row, const StoredUser &user, const StoredSessi
     set_time(row, session_update_due, session.update_due);
     set(row, session_said, PointerGetDatum(make_text(to_text(session.said))), session.said == session.status);
     set_time(row, session_last_activity, session.last_activity);
+    set(row, session_policy, session.policy.value, session.policy.isnull);
 }
 
 // The locked row.
@@ -193,6 +197,7 @@ StoredSession *read_session(const OpenTable &table)
     session->leave_until = row.time(session_leave_until);
     session->leaving = session->online && session->leave_until != 0;
     session->interval = row.get(session_heartbeat_interval);
+    session->timeout = row.get(session_timeout);
     session->user_agent = row.get(session_user_agent);
     session->ip_address = row.get(session_ip_address);
     session->metadata = row.get(session_metadata);
@@ -205,6 +210,7 @@ StoredSession *read_session(const OpenTable &table)
     session->said = session->status;
     parse(row.words(session_said), session->said);
     session->last_activity = row.time(session_last_activity);
+    session->policy = row.get(session_policy);
     session->uncommitted = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(row.tuple->t_data));
     return session;
 }
@@ -412,7 +418,7 @@ void look_up_times(std::span<const WantedUser> wanted)
             auto *stored = static_cast<StoredSession *>(session);
             recorded[count] = {{text_view(each.user->name), text_view(stored->name)},
                                stored->heartbeat_at,
-                               interval_time(stored->interval),
+                               interval_of(*stored),
                                stored->last_activity};
             sessions[count++] = stored;
         }
@@ -498,7 +504,7 @@ void match_rows(const OpenTable &table, IndexScanDesc scan, const StaleGroup &gr
 
 SessionDetails cached_details(const StoredSession &session)
 {
-    return {.interval_ms = time_to_ms(interval_time(session.interval)),
+    return {.interval_ms = interval_to_ms(interval_of(session)),
             .fingerprints = {.user_agent = datum_fingerprint(session.user_agent),
                              .ip_address = datum_fingerprint(session.ip_address),
                              .metadata = datum_fingerprint(session.metadata)},
@@ -519,6 +525,10 @@ FoundSessions find_stale_sessions(const Storage &storage, std::span<ExpiredSessi
     std::sort(stale.begin(), stale.end(), [](const ExpiredSession &a, const ExpiredSession &b) {
         return a.row_id != b.row_id ? a.row_id < b.row_id : key_before(a.key, b.key);
     });
+    // One may be both silent and about to turn.
+    const auto once = std::unique(stale.begin(), stale.end(),
+                                  [](const ExpiredSession &a, const ExpiredSession &b) { return a.key == b.key; });
+    stale = stale.first(static_cast<std::size_t>(once - stale.begin()));
     FoundSessions result{
         {static_cast<NamedSession *>(palloc_extended(sizeof(NamedSession) * (stale.size() + 1), MCXT_ALLOC_HUGE)), 0},
         0};

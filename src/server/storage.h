@@ -23,6 +23,7 @@ enum SessionColumn : AttrNumber {
     session_joined_at,
     session_heartbeat_at,
     session_heartbeat_interval,
+    session_timeout,
     session_ended_at,
     session_end_reason,
     session_leave_until,
@@ -36,12 +37,13 @@ enum SessionColumn : AttrNumber {
     session_update_due,
     session_said,
     session_last_activity,
+    session_policy,
 };
 
 struct StoredSession : Session {
     HeapTuple stored;  // null: not stored yet
     text *name;        // empty: the unnamed one
-    NullableDatum interval, user_agent, ip_address, metadata;
+    NullableDatum interval, timeout, policy, user_agent, ip_address, metadata;
     NullableDatum status_choice, choice_until;  // the user's when the row was last written online
     bool uncommitted;                           // written by this very transaction
     bool hidden;                                // its row is, or comes, where those of invisible users are
@@ -67,6 +69,13 @@ struct StoredUser : User {
 
     std::span<Session *> span() const { return {list, static_cast<std::size_t>(session_count)}; }
 };
+
+// What its deadline depends on (deadline.h): the timeout of its policy, or else the interval that it has promised.
+inline Time interval_of(const NullableDatum &timeout, const NullableDatum &interval)
+{
+    return timeout.isnull ? interval_time(interval) : -interval_time(timeout);
+}
+inline Time interval_of(const StoredSession &session) { return interval_of(session.timeout, session.interval); }
 
 inline SessionName name_of(const StoredUser &user, const StoredSession &session)
 {

@@ -36,7 +36,7 @@ constexpr Time default_ttl = 6 * USECS_PER_SEC, shortest_ttl = USECS_PER_SEC, lo
 // The worker announces so many at a time.
 constexpr std::size_t changes_at_once = 256;
 
-Statement session_row = {"SELECT heartbeat_at, heartbeat_interval FROM @.presence_session"
+Statement session_row = {"SELECT heartbeat_at, coalesce(-timeout, heartbeat_interval) FROM @.presence_session"
                          " WHERE user_id = $1 AND session_id = $2 AND online AND leave_until IS NULL",
                          2,
                          {TEXTOID, TEXTOID}};

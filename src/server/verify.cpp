@@ -1,8 +1,11 @@
 #include "verify.h"
 
+#include "policies.h"
+
 #include "cache_check.h"
 #include "datums.h"
 #include "extension.h"
+#include "hooks.h"
 #include "readers.h"
 
 extern "C" {
@@ -40,7 +43,10 @@ Statement broken_users = {
     " FROM @.presence_session AS s JOIN @.presence_user AS u ON u.user_id = s.user_id"
     " WHERE s.online AND (s.status_choice IS DISTINCT FROM u.status_choice OR s.choice_until IS DISTINCT FROM u.choice_until)"
     " UNION ALL SELECT 'only an invisible user has hidden sessions', h.user_id, format('session %L is hidden', h.session_id)"
-    " FROM @.presence_hidden_session AS h LEFT JOIN @.presence_user AS u ON u.user_id = h.user_id WHERE u.status_choice IS DISTINCT FROM 'invisible'",
+    " FROM @.presence_hidden_session AS h LEFT JOIN @.presence_user AS u ON u.user_id = h.user_id WHERE u.status_choice IS DISTINCT FROM 'invisible'"
+    " UNION ALL SELECT 'a session has the timeout of its policy', s.user_id, format('session %L has %s, policy %L has %s', s.session_id, coalesce(s.timeout::text, 'none'), s.policy, coalesce(p.timeout::text, 'none'))"
+    " FROM " SESSIONS_WITH_POLICY
+    " AS s LEFT JOIN @.presence_policies AS p ON p.name = s.policy WHERE s.timeout IS DISTINCT FROM p.timeout",
     0,
     {}};
 
@@ -135,6 +141,26 @@ Statement broken_rooms = {
     0,
     {}};
 
+// Sessions of which no event waits to be read. Where retention dropped what comes next, the reports will begin anew.
+Statement broken_reports = {
+    "WITH read AS MATERIALIZED (SELECT seq FROM @.presence_report_position"
+    " WHERE seq >= (SELECT coalesce(max(seq), 0) FROM @.presence_feed_dropped)),"
+    " last AS (SELECT first_seq + events - 1 AS seq FROM @.presence_feed_range ORDER BY first_seq DESC LIMIT 1),"
+    " unread AS MATERIALIZED (SELECT id FROM @.presence_event_queue UNION ALL"
+    " SELECT r.first_id + n FROM read, @.presence_feed_range AS r, generate_series(greatest(read.seq - r.first_seq + 1, 0), r.events - 1) AS n"
+    " WHERE r.first_seq >= (SELECT coalesce(max(first_seq), 0) FROM @.presence_feed_range WHERE first_seq <= read.seq + 1)),"
+    " waiting AS (SELECT e.user_id COLLATE \"C\" AS user_id, coalesce(e.session_id, '') COLLATE \"C\" AS session_id FROM unread JOIN @.presence_event AS e USING (id)"
+    " WHERE e.event IN ('session_start', 'session_end')),"
+    " online AS (SELECT user_id, session_id FROM @.presence_session WHERE online AND ended_at IS NULL)"
+    " SELECT CASE WHEN o.user_id IS NULL THEN 'a session that goes on in the reports is online' ELSE 'a session that is online goes on in the reports' END,"
+    " user_id, format('session %L is not', session_id)"
+    " FROM online AS o FULL JOIN @.presence_report_session AS r USING (user_id, session_id), read"
+    " WHERE (o.user_id IS NULL OR r.user_id IS NULL) AND (user_id, session_id) NOT IN (SELECT * FROM waiting)"
+    " UNION ALL SELECT 'the reports have read no more than there is', NULL, format('%s of %s', read.seq, coalesce(last.seq, 0))"
+    " FROM read LEFT JOIN last ON true WHERE read.seq > coalesce(last.seq, (SELECT max(seq) FROM @.presence_feed_dropped), 0)",
+    0,
+    {}};
+
 void report(ReturnSetInfo *result, Statement &statement)
 {
     const std::uint64_t count = run(statement, nullptr, nullptr, true);
@@ -224,12 +250,15 @@ PRESENCE_FUNCTION(presence_verify)
     for (const Table table : watched_tables)
         if (lock)
             LockRelationOid(table_oid(table), ShareLock);
+    if (lock)
+        await_prepared_commits();
     CommandCounterIncrement();
     PushActiveSnapshot(GetLatestSnapshot());
     report(result, broken_users);
     report(result, broken_turns);
     report(result, broken_numbers);
     report(result, broken_rooms);
+    report(result, broken_reports);
     for (const Table table : watched_tables)
         report_broken_constraints(result, table);
     if (lock)

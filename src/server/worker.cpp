@@ -70,9 +70,9 @@ constexpr std::uint64_t turn_ms = 1000;
 constexpr long rows_at_once = 10000;
 
 Statement online_sessions = {
-    "SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval, status, coalesce(said, status), last_activity, false"
+    "SELECT online_since, user_id, session_id, heartbeat_at, coalesce(-timeout, heartbeat_interval), status, coalesce(said, status), last_activity, false"
     " FROM @.presence_session WHERE online AND leave_until IS NULL UNION ALL"
-    " SELECT online_since, user_id, session_id, heartbeat_at, heartbeat_interval, status, coalesce(said, status), last_activity, true"
+    " SELECT online_since, user_id, session_id, heartbeat_at, coalesce(-timeout, heartbeat_interval), status, coalesce(said, status), last_activity, true"
     " FROM @.presence_hidden_session WHERE online",
     0,
     {}};
@@ -252,7 +252,7 @@ bool fill_cache()
             NullableDatum interval;
             interval.value = SPI_getbinval(row, shape, 5, &interval.isnull);
             SessionDetails details;
-            details.interval_ms = time_to_ms(interval_time(interval));
+            details.interval_ms = interval_to_ms(interval_time(interval));
             parse(text_view(DatumGetTextPP(SPI_getbinval(row, shape, 6, &is_null))), details.shown);
             Status said = details.shown;
             parse(text_view(DatumGetTextPP(SPI_getbinval(row, shape, 7, &is_null))), said);
@@ -284,13 +284,14 @@ struct WorkerState {
     Task forget[std::size(all_retention)] = {{task_name(Retention::sessions)},
                                              {task_name(Retention::users)},
                                              {task_name(Retention::log)},
+                                             {task_name(Retention::reports)},
                                              {task_name(Retention::events)}};
     Task compare = {"compare counts"};
     Task review = {"review the tables"};
     Task type = {"announce who is typing"};
-    Task *const tasks[15] = {&start,     &number,      &depart,     &expire,    &fill,
-                             &search,    &name_holder, &repair_job, &forget[0], &forget[1],
-                             &forget[2], &forget[3],   &compare,    &review,    &type};
+    // Those that are done when there is need of them; the parts of retention come round again by themselves.
+    Task *const by_need[11] = {&start,       &number,     &depart,  &expire, &fill, &search,
+                               &name_holder, &repair_job, &compare, &review, &type};
 
     bool job_repaired = false;
     bool feed_begun = false;
@@ -413,10 +414,14 @@ void look_at_table(WorkerState &state)
     const bool read = in_transaction(state.fill, [gaps] {
         // Forgotten before it is looked for, so that what comes meanwhile is kept.
         database->worker.set_sessions_prepared(false);
+        PRESENCE_POINT("cache-filling");
         if (run(any_prepared) > 0)
             database->worker.set_sessions_prepared(true);
+        // Whoever has committed a prepared transaction until now may not have known that there was anything to tell.
+        PushActiveSnapshot(GetLatestSnapshot());
         if (fill_cache())
             database->worker.note_cache_filled(gaps);
+        PopActiveSnapshot();
     });
     if (!database->worker.cache_is_complete())
         (void)in_transaction(state.search, [] { (void)end_stale_sessions(Thoroughness::every_session); });
@@ -548,7 +553,7 @@ void forget_old_rows(WorkerState &state)
 std::uint64_t forget_failures(WorkerState &state, std::uint64_t turn_began)
 {
     std::uint64_t next = PG_UINT64_MAX;
-    for (Task *task : state.tasks) {
+    for (Task *task : state.by_need) {
         if (task->failures == 0)
             continue;
         if (task->retry_at > turn_began) {

@@ -26,7 +26,7 @@ FileRecord record(std::uint64_t number)
             .row_id = (number << 40U) + number,
             .beat_ms = number * 7,
             .wall_us = 1'700'000'000'000'000 - static_cast<std::int64_t>(number),
-            .interval_ms = number * 10,
+            .interval_ms = static_cast<std::int64_t>(number) * (number % 3 == 0 ? -20 : 10),
             .fingerprints = {.user_agent = 0, .ip_address = 0, .metadata = 0},
             .state = number % 2 == 0 ? SlotState::open : SlotState::closed,
             .status = static_cast<std::uint8_t>(number % 16),

@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -95,7 +96,7 @@ std::vector<std::uint64_t> expired_rows(OwnedShard &shard, std::uint64_t now_ms,
 TEST(BeatWord, KeepsItsPartsApart)
 {
     for (const std::uint64_t beat : {std::uint64_t{0}, std::uint64_t{1}, beat_word::max_beat_ms}) {
-        for (const std::uint64_t interval : {0U, 10U, 30'000U, 120'000U, 167'772'150U}) {
+        for (const std::int64_t interval : {0, 10, 30'000, 120'000, 86'400'000, -20, -60'000, -86'400'000}) {
             for (const SlotState state : {SlotState::free, SlotState::open, SlotState::closed}) {
                 const std::uint64_t word = beat_word::pack(beat, interval, state);
                 EXPECT_EQ(beat_word::beat_ms(word), beat);
@@ -112,7 +113,7 @@ TEST(BeatWord, KeepsItsPartsApart)
 TEST(HeartbeatShard, CountsWhoeverHasMissedAHeartbeat)
 {
     OwnedShard shard;
-    const auto put = [&](std::uint64_t n, std::uint64_t beat_ms, std::uint64_t interval_ms, SlotState state) {
+    const auto put = [&](std::uint64_t n, std::uint64_t beat_ms, std::int64_t interval_ms, SlotState state) {
         const SessionEntry entry{.key = {n, n},
                                  .row_id = n,
                                  .beat_ms = beat_ms,
@@ -144,17 +145,22 @@ TEST(HeartbeatShard, CountsWhoeverHasMissedAHeartbeat)
 
 TEST(BeatWord, RoundsAPromiseUpAndSaturates)
 {
-    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 1, SlotState::open)), 10U);
-    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 11, SlotState::open)), 20U);
-    const std::uint64_t word = beat_word::pack(~std::uint64_t{0}, ~std::uint64_t{0}, SlotState::open);
+    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 1, SlotState::open)), 10);
+    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, 11, SlotState::open)), 20);
+    const std::uint64_t word =
+        beat_word::pack(~std::uint64_t{0}, std::numeric_limits<std::int64_t>::max(), SlotState::open);
     EXPECT_EQ(beat_word::beat_ms(word), beat_word::max_beat_ms);
-    EXPECT_EQ(beat_word::interval_ms(word), 167'772'150U);
+    EXPECT_EQ(beat_word::interval_ms(word), 86'400'000);
+    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, -1, SlotState::open)), -20);
+    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, -21, SlotState::open)), -40);
+    EXPECT_EQ(beat_word::interval_ms(beat_word::pack(0, std::numeric_limits<std::int64_t>::min(), SlotState::open)),
+              -162'744'300);
     EXPECT_EQ(beat_word::state(word), SlotState::open);
 }
 
 TEST(BeatWord, DeadlineIsTheGreaterOfTimeoutAndTwicethePromiseWithinTheBound)
 {
-    const auto deadline = [](std::uint64_t beat, std::uint64_t interval, const Timeouts &timeouts) {
+    const auto deadline = [](std::uint64_t beat, std::int64_t interval, const Timeouts &timeouts) {
         return beat_word::deadline(beat_word::pack(beat, interval, SlotState::open), timeouts);
     };
     EXPECT_EQ(deadline(1000, 0, two_minutes), 121'000U);
@@ -162,6 +168,9 @@ TEST(BeatWord, DeadlineIsTheGreaterOfTimeoutAndTwicethePromiseWithinTheBound)
     EXPECT_EQ(deadline(1000, 60'000, two_minutes), 121'000U);
     EXPECT_EQ(deadline(1000, 120'000, two_minutes), 241'000U);  // a hidden tab: four minutes
     EXPECT_EQ(deadline(1000, 10'000'000, two_minutes), 3'601'000U);
+    EXPECT_EQ(deadline(1000, -5'000, two_minutes), 6'000U);  // a policy's, shorter than the timeout
+    EXPECT_EQ(deadline(1000, -600'000, two_minutes), 601'000U);
+    EXPECT_EQ(deadline(1000, -10'000'000, two_minutes), 3'601'000U);
     const Timeouts narrow{.timeout_ms = 120'000, .max_timeout_ms = 5'000, .floor_ms = 0};
     EXPECT_EQ(deadline(1000, 0, narrow), 6'000U);
     Timeouts after_crash = two_minutes;
@@ -517,8 +526,10 @@ struct Model {
 
     [[nodiscard]] static std::uint64_t deadline(const SessionEntry &entry, const Timeouts &timeouts)
     {
-        const std::uint64_t timeout =
-            std::min(std::max(timeouts.timeout_ms, 2 * entry.interval_ms), timeouts.max_timeout_ms);
+        const std::uint64_t wanted =
+            entry.interval_ms < 0 ? static_cast<std::uint64_t>(-entry.interval_ms)
+                                  : std::max(timeouts.timeout_ms, 2 * static_cast<std::uint64_t>(entry.interval_ms));
+        const std::uint64_t timeout = std::min(wanted, timeouts.max_timeout_ms);
         return std::max(entry.beat_ms, timeouts.floor_ms) + timeout;
     }
     [[nodiscard]] std::uint64_t earliest(const Timeouts &timeouts) const
@@ -584,7 +595,7 @@ private:
                 .row_id = pick(std::uint64_t{1} << 60U),
                 .beat_ms = now_ms_ - pick(std::min<std::uint64_t>(now_ms_, 5'000)),
                 .wall_us = static_cast<std::int64_t>(pick(1'000'000)),
-                .interval_ms = pick(3) == 0 ? 0 : pick(2'000) * 10,
+                .interval_ms = pick(3) == 0 ? 0 : (static_cast<std::int64_t>(pick(2'000)) - 500) * 20,
                 .fingerprints = {.user_agent = random_(), .ip_address = random_(), .metadata = random_()},
                 .state = pick(4) == 0 ? SlotState::closed : SlotState::open,
                 .status = static_cast<std::uint8_t>(pick(16))};

@@ -1,6 +1,7 @@
 // A shard against a map, through any sequence of operations.
 #include "heartbeat_shard.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <vector>
@@ -11,16 +12,31 @@ namespace presence::fuzz {
 
 namespace {
 
-constexpr Timeouts timeouts{.timeout_ms = 1000, .max_timeout_ms = 5000, .floor_ms = 1000};
+constexpr Timeouts timeouts{.timeout_ms = 1000,
+                            .max_timeout_ms = 5000,
+                            .floor_ms = 1000,
+                            .inactivity = {.idle_after = 700, .away_after = 1500}};
 
 struct Known {
-    std::uint64_t beat_ms, interval_ms;
+    std::uint64_t beat_ms;
+    std::int64_t interval_ms;
     bool open;
+    std::uint8_t status;
+    std::uint64_t active_ms;
 
+    // The rule of rows, which are not packed.
+    [[nodiscard]] bool is_turning(std::uint64_t now) const
+    {
+        const auto [said, shown] = status_pairs.at(status);
+        const auto since = [now](std::uint64_t then) { return now > then ? now - then : 0; };
+        return active_ms != 0 && timeouts.inactivity.shown(said, shown, since(active_ms),
+                                                           since(std::max(active_ms, timeouts.floor_ms))) != shown;
+    }
     [[nodiscard]] std::uint64_t deadline() const
     {
-        return presence::deadline(beat_ms, timeouts.floor_ms,
-                                  effective_timeout(timeouts.timeout_ms, timeouts.max_timeout_ms, interval_ms));
+        const std::int64_t timeout = effective_timeout(static_cast<std::int64_t>(timeouts.timeout_ms),
+                                                       static_cast<std::int64_t>(timeouts.max_timeout_ms), interval_ms);
+        return presence::deadline(beat_ms, timeouts.floor_ms, static_cast<std::uint64_t>(timeout));
     }
 };
 
@@ -34,7 +50,7 @@ public:
         const std::uint64_t number = input.take<std::uint8_t>() % 100;
         // All in one bucket of the index, or spread.
         const SessionKey key{number * 0x0101010101010101U, operation & 0x80U ? number : number << 32U};
-        switch (operation % 8) {
+        switch (operation % 10) {
         case 0:
             insert(key, input);
             break;
@@ -56,6 +72,12 @@ public:
         case 6:
             compare_stale();
             break;
+        case 7:
+            take_activity(key, input);
+            break;
+        case 8:
+            compare_turning();
+            break;
         default:
             shrink();
             break;
@@ -69,8 +91,10 @@ public:
             const std::uint32_t slot = shard_->find(key);
             require(slot != HeartbeatShard::no_slot, "who is known is found");
             require(shard_->beat_ms(slot) == known.beat_ms && shard_->interval_ms(slot) == known.interval_ms &&
-                        (shard_->state(slot) == SlotState::open) == known.open,
+                        (shard_->state(slot) == SlotState::open) == known.open &&
+                        shard_->active_ms(slot) == known.active_ms,
                     "with what is known");
+            require(shard_->is_turning(slot, now_, timeouts) == known.is_turning(now_), "and shows what it may");
         }
     }
 
@@ -95,8 +119,9 @@ private:
 
     void insert(const SessionKey &key, Input &input)
     {
-        const std::uint64_t interval = input.take<std::uint8_t>() * 10ULL;
-        const bool open = input.take<std::uint8_t>() % 2 == 0;
+        const std::int64_t interval = input.take<std::int8_t>() * 20;
+        const auto what = input.take<std::uint8_t>();
+        const bool open = what % 2 == 0;
         const SessionEntry entry{.key = key,
                                  .row_id = 1,
                                  .beat_ms = now_,
@@ -104,13 +129,16 @@ private:
                                  .interval_ms = interval,
                                  .fingerprints = {},
                                  .state = open ? SlotState::open : SlotState::closed,
-                                 .status = 0};
+                                 .status = static_cast<std::uint8_t>(what / 2 % 7),
+                                 .active_ms = what < 128 ? 0 : now_ - what * 4U};
         while (shard_->insert_or_update(entry, timeouts) == HeartbeatShard::Insert::full)
             rebuild(HeartbeatShard::grown_capacity(shard_->capacity()));
         const std::uint32_t slot = shard_->find(key);
         require(slot != HeartbeatShard::no_slot, "who was put in is there");
-        known_[key] = {shard_->beat_ms(slot), shard_->interval_ms(slot), shard_->state(slot) == SlotState::open};
+        known_[key] = {shard_->beat_ms(slot), shard_->interval_ms(slot), shard_->state(slot) == SlotState::open,
+                       entry.status, shard_->active_ms(slot)};
         require(known_[key].beat_ms == now_, "a time that is later is taken over");
+        require(known_[key].active_ms + activity_word::unit_ms / 2 >= entry.active_ms, "and so is an activity");
     }
 
     void touch(const SessionKey &key)
@@ -124,6 +152,19 @@ private:
         require(taken == (found->second.open && now_ <= found->second.deadline()), "open ones take heartbeats in time");
         if (taken)
             found->second.beat_ms = now_;
+    }
+
+    void take_activity(const SessionKey &key, Input &input)
+    {
+        const std::uint64_t active = now_ - input.take<std::uint8_t>() * 4U;
+        const std::uint32_t slot = shard_->find(key);
+        if (slot == HeartbeatShard::no_slot)
+            return;
+        std::uint64_t &known = known_.at(key).active_ms;
+        shard_->take_activity(slot, active, now_, timeouts);
+        require(shard_->active_ms(slot) >= known, "the last activity only moves forward");
+        known = shard_->active_ms(slot);
+        require(known + activity_word::unit_ms / 2 >= active, "to the latest");
     }
 
     void close(const SessionKey &key)
@@ -163,6 +204,16 @@ private:
         std::vector<ExpiredSession> room(known_.size() + 1);
         require(shard_->collect_expired(now_, timeouts, room).found == stale, "all stale ones are found");
         compare_all();
+    }
+
+    void compare_turning()
+    {
+        std::uint32_t turning = 0;
+        for (const auto &[key, known] : known_)
+            turning += known.is_turning(now_);
+        require(turning == 0 || now_ > shard_->earliest_turn(timeouts), "the bound is one");
+        std::vector<ExpiredSession> room(known_.size() + 1);
+        require(shard_->collect_turning(now_, timeouts, room).found == turning, "all that turn are found");
     }
 
     void shrink()

@@ -30,7 +30,7 @@ SELECT count(*) AS events FROM presence_event WHERE user_id = 'secret-ada' \gset
 
 -- Those who are online are ended like everybody else.
 SELECT is((SELECT array_agg(relation || ' ' || CASE relation WHEN 'presence_event' THEN (rows > :events)::text ELSE rows::text END ORDER BY relation) FROM presence_forget_user('secret-ada')),
-          ARRAY['presence_admin_log 1', 'presence_event true', 'presence_session 2', 'presence_user 1'], 'it says what it removed');
+          ARRAY['presence_admin_log 1', 'presence_event true', 'presence_location 0', 'presence_report_return 0', 'presence_report_session 0', 'presence_report_user 0', 'presence_session 2', 'presence_user 1'], 'it says what it removed');
 SELECT is(pg_temp.places('secret'), '{}', 'she is nowhere');
 SELECT is(pg_temp.places('203.0.113.77'), '{}', 'nor is her address');
 SELECT is(presence_count(), 1::bigint, 'one is online');
@@ -42,7 +42,7 @@ SELECT isnt((SELECT epoch FROM presence_feed_position()), :'epoch', 'readers of 
 SELECT ok((SELECT seq FROM presence_feed_position()) > :seq, 'with the numbers going on');
 SELECT is((SELECT array_agg(n) FROM generate_series(1, (SELECT seq FROM presence_feed_position())) AS n WHERE n NOT IN (SELECT seq FROM presence_events)), NULL, 'without a gap');
 SELECT is((SELECT count(DISTINCT user_id) FROM presence_events WHERE user_id LIKE 'forgotten-%'), 1::bigint, 'all her events are those of one nameless user');
-SELECT is((SELECT details FROM presence_admin_log WHERE action = 'presence_forget_user') - 'presence_event', '{"presence_session": 2, "presence_user": 1, "presence_admin_log": 1}', 'the log says that somebody was forgotten, and not who');
+SELECT is((SELECT details FROM presence_admin_log WHERE action = 'presence_forget_user') - 'presence_event', '{"presence_session": 2, "presence_location": 0, "presence_user": 1, "presence_admin_log": 1, "presence_report_return": 0, "presence_report_session": 0, "presence_report_user": 0}', 'the log says that somebody was forgotten, and not who');
 
 -- A new heartbeat is that of somebody new.
 SELECT ok(update_user_heartbeat('secret-ada', 'secret-phone'), 'she may come back');

@@ -1,6 +1,6 @@
 -- Arguments at and beyond their limits. The messages are in test/sql/errors.sql; here is what they must be whatever the input.
 \ir helpers.psql
-SELECT plan(27);
+SELECT plan(32);
 
 -- Runs a statement that has to fail, and tells how.
 CREATE FUNCTION pg_temp.failure(statement text, OUT state text, OUT message text) LANGUAGE plpgsql AS $$
@@ -45,5 +45,14 @@ SELECT is((SELECT user_agent FROM presence WHERE user_id = 'a'), '', 'and stored
 SELECT is(update_user_heartbeats('{}', '{}'), 0, 'an empty batch');
 SELECT is(update_user_heartbeats(array_agg(n % 500), array_agg(n % 1000)), 5000, 'a batch of five thousand with repetitions counts each element') FROM generate_series(1, 5000) AS n;
 SELECT is((SELECT count(*) FROM presence_sessions WHERE online AND user_id ~ '^\d+$'), 1000::bigint, 'and begins each session once');
+
+-- Users, whether they are counted in shared memory or not.
+SELECT count(*) + 2 AS most FROM presence_user \gset
+SET presence.max_users = :most;
+SELECT ok(update_user_heartbeat('one more', 's'), 'below presence.max_users somebody new is welcome');
+SELECT ok(update_user_heartbeat('the last', 's'), 'up to the last');
+SELECT is((SELECT state FROM pg_temp.failure($$SELECT update_user_heartbeat('one too many', 's')$$)), '53400', 'nobody beyond');
+SELECT is((SELECT state FROM pg_temp.failure($$SELECT update_user_heartbeats('{a,one too many}', '{s,s}')$$)), '53400', 'nor in a batch');
+SELECT ok(update_user_heartbeat('the last', 'another'), 'who is known is welcome as before');
 
 SELECT * FROM finish();

@@ -1,7 +1,7 @@
 -- More updates of a session than presence.max_updates_per_minute are told as one: readers show what was said last at once, and
 -- the feed tells it when the minute is over, or the session.
 \ir helpers.psql
-SELECT plan(16);
+SELECT plan(19);
 SET presence.max_updates_per_minute = 3;
 
 CREATE FUNCTION pg_temp.say(who text, tab text, first integer, last integer) RETURNS void LANGUAGE sql AS $$
@@ -59,5 +59,25 @@ SELECT is((SELECT count(*) FROM presence_event WHERE user_id = 'bob' AND event =
 COMMIT;
 
 SELECT is((SELECT row(status, metadata)::text FROM presence WHERE user_id = 'bob'), '(busy,100)', 'the end shows the last one');
+
+-- One caller cannot fill the database, however often something changes.
+RESET presence.max_updates_per_minute;
+CREATE FUNCTION pg_temp.size() RETURNS numeric LANGUAGE sql AS $$
+    SELECT sum(pg_total_relation_size(objid)) FROM pg_depend JOIN pg_class AS c ON c.oid = objid WHERE classid = 'pg_class'::regclass AND deptype = 'e' AND relkind = 'r'
+$$;
+CREATE PROCEDURE pg_temp.change(times integer) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR n IN 1 .. times LOOP
+        PERFORM pg_temp.say('eve', 'tab', n, n);
+        COMMIT;
+    END LOOP;
+END $$;
+SELECT update_user_heartbeat('eve', 'tab');
+CALL pg_temp.change(100);
+SELECT pg_temp.size() AS before \gset
+CALL pg_temp.change(20000);
+SELECT cmp_ok((SELECT count(*) FROM presence_event WHERE user_id = 'eve' AND event = 'update'), '<', 2000::bigint, 'of twenty thousand changes few are told');
+SELECT cmp_ok(pg_temp.size() - :before, '<', 1000000::numeric, 'and the tables stay small');
+SELECT is((SELECT metadata FROM presence WHERE user_id = 'eve'), '20000', 'which show the last one');
 SELECT is_empty('SELECT * FROM presence_verify()', 'everything agrees');
 SELECT * FROM finish();

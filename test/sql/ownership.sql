@@ -21,6 +21,14 @@ SELECT theirs.cleanup_stale_presence();
 SELECT user_id, sessions FROM theirs.get_active_users();
 SELECT user_id, online FROM theirs.presence;
 SELECT event, user_id FROM theirs.presence_changes_since(0);
+-- Reports are written with the owner's rights, wherever the schema has gone.
+RESET ROLE;
+SET presence.reports = on;
+SET ROLE regress_presence_owner;
+ALTER SCHEMA theirs RENAME TO moved;
+SELECT moved.presence_roll_up() AS events;
+SELECT users, arrivals, peak FROM moved.presence_daily_users;
+ALTER SCHEMA moved RENAME TO theirs;
 -- Rights can be passed on, and are needed.
 GRANT EXECUTE ON FUNCTION theirs.update_user_heartbeat, theirs.is_user_online TO regress_presence_caller;
 SET ROLE regress_presence_caller;

@@ -1,6 +1,7 @@
 # A streaming standby shows what the primary has recorded; promoted, it throws nobody out and keeps no ghosts.
 use strict;
 use warnings;
+use List::Util qw(max);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -8,8 +9,11 @@ use Time::HiRes qw(sleep time);
 use PresenceNode;
 
 my $timeout = 3;
-my $primary =
-    new_node('primary', allows_streaming => 1, conf => "presence.timeout = '10min'\npresence.rejoin_guard = '1h'\n");
+my $primary = new_node(
+    'primary',
+    allows_streaming => 1,
+    conf => "presence.timeout = '10min'\npresence.rejoin_guard = '1h'\npresence.idle_after = '1ms'\n"
+);
 create_extension($primary);
 my $users = 200;
 my $all =
@@ -20,6 +24,7 @@ $primary->safe_psql('postgres',
 $primary->safe_psql('postgres',
     "SELECT join_room('u3', 's0', 'hall', '{\"x\": 1}'), join_room('u2', 's2', 'hall'), join_room('u3', 's0', 'attic'), join_room('u150', 's0', 'hall')"
 );
+$primary->safe_psql('postgres', "SELECT update_user_heartbeat('u5', 's2', last_activity => '2001-01-01')");
 $primary->safe_psql('postgres', "SELECT count(*) FROM presence_changes_since(0)");
 
 $primary->backup('backup');
@@ -63,6 +68,11 @@ for my $reader (sort keys %readers) {
     );
 }
 is(
+    on_standby("SELECT status, last_activity FROM presence_sessions WHERE user_id = 'u5'"),
+    'idle|2001-01-01 00:00:00+00',
+    'who was idle is idle, since the recorded activity'
+);
+is(
     on_standby('SELECT online_users, stale_users FROM presence_health'),
     ($users - 1) . '|0',
     'presence_health filters nothing by age'
@@ -104,7 +114,7 @@ $primary->safe_psql('postgres', "SELECT count(*) FROM presence_changes_since(0)"
 caught_up();
 is(
     on_standby("SELECT is_user_online('u2'), count(*) FROM presence_changes_since(0)"),
-    't|' . (2 * $users + 12),
+    't|' . (2 * $users + 13),
     'and so is a return'
 );
 
@@ -126,14 +136,19 @@ $standby->promote;
 my $accepted = time;
 is(on_standby('SELECT presence_count()'), $users, 'promoted: everybody is online');
 is(on_standby('SELECT cleanup_stale_presence()'), 0, 'promoted: nobody to clean up');
+is(on_standby("SELECT status FROM presence_sessions WHERE user_id = 'u5'"), 'idle', 'promoted: who was idle still is');
 
 my $half = $users / 2;
 my $living =
     "SELECT update_user_heartbeats(array_agg('u' || i), array_agg('s' || i % 3)) FROM generate_series(3, $half) AS i";
 my ($first_departure, $last_departure);
 my $ghosts = $users - ($half - 2);
+my ($before, $longest_silence) = (time, 0);
 while (time < $accepted + 3 * $timeout) {
+    my $beat = time;
     on_standby($living);
+    $longest_silence = max($longest_silence, time - $before);
+    $before = $beat;
     on_standby('SELECT cleanup_stale_presence()');
     my $left = on_standby("SELECT count(*) FROM presence_events WHERE event = 'user_offline' AND reason = 'timeout'");
     $first_departure //= time if $left > 0;
@@ -150,21 +165,22 @@ cmp_ok($last_departure // time, '<=', $accepted + 2 * $timeout, 'promoted: no gh
 is(on_standby('SELECT presence_count()'), $half - 2, 'promoted: who beats is online');
 is(on_standby("SELECT room_count('hall'), string_agg(user_id, ' ') FROM get_room('hall')"),
     '1|u3', 'promoted: and stays in a room that ghosts have left');
-is(
-    on_standby(
-        "SELECT count(*) FROM presence_events WHERE event = 'user_offline' AND reason = 'timeout' AND user_id ~ '^u' AND substr(user_id, 2)::int BETWEEN 3 AND $half"
-    ),
-    0,
-    'promoted: and never was anything else'
-);
+SKIP: {
+    skip "the machine stalled: $longest_silence s between two heartbeats", 1 if $longest_silence >= $timeout;
+    is(
+        on_standby(
+            "SELECT count(*) FROM presence_events WHERE event = 'user_offline' AND reason = 'timeout' AND user_id ~ '^u' AND substr(user_id, 2)::int BETWEEN 3 AND $half"
+        ),
+        0,
+        'promoted: and never was anything else'
+    );
+}
 
 # It works as a primary.
 is(on_standby("SELECT update_user_heartbeat('fresh', 's'), update_user_heartbeat('u1', 's1')"),
     't|f', 'promoted: joins, and tombstones from before');
 is(on_standby("SELECT mark_user_offline('fresh')"), 't', 'promoted: departures');
-my $feed = feed_of($standby, 'seq');
-is($feed, join("\n", 1 .. split(/\n/, $feed)), 'promoted: seq goes on without a gap');
-cmp_ok((split /\n/, $feed)[-1], '>', $last_seq, 'promoted: behind what the primary had given');
+cmp_ok(check_gapless($standby, 'promoted'), '>', $last_seq, 'promoted: behind what the primary had given');
 is(
     on_standby("SELECT string_agg(event, ' ' ORDER BY seq) FROM presence_events WHERE user_id = 'fresh'"),
     'session_start user_online session_end user_offline',

@@ -43,6 +43,11 @@ sql('TRUNCATE presence_session, presence_user, presence_event, presence_feed_ran
 my $join =
     "SELECT sum(update_user_heartbeats(ARRAY(SELECT 'u' || i FROM generate_series(1, $users) AS i), array_fill(tab, ARRAY[$users]))) FROM unnest(ARRAY['s1', 's2', 's3']) AS tab";
 is(sql($join), 3 * $users, 'everybody joins');
+
+# The counters of a connection come a while after its last answer.
+my $joined =
+    "SELECT sum(n_tup_ins) FROM pg_stat_user_tables WHERE relname IN ('presence_session', 'presence_user') HAVING min(n_tup_ins) >= $users";
+ok(wait_until(30, sub { (sql($joined) || 0) >= 4 * $users }), 'and has been counted');
 sql("VACUUM presence_session, presence_user; SELECT pg_stat_reset()");
 my $size = sql("SELECT pg_relation_size('presence_session')");
 $node->pgbench(

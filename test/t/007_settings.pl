@@ -138,6 +138,29 @@ is(ask("SELECT count(*) FROM presence_user WHERE user_id = 'user1'"),
     0, 'user_retention: and nothing stays of the user');
 is(online('user7'), 't', 'user_retention: who is online stays');
 
+#---------------------------------------------------------------------- reports
+
+is(ask("SELECT count(*) FROM presence_report_position"), 0, 'reports: none by default');
+set('reports', 'on');
+cmp_ok(ask('SELECT presence_roll_up()'), '>', 0, 'reports: on, and with what had happened before');
+my $known = "SELECT count(*) FROM presence_report_session WHERE user_id = 'between'";
+set('reports', 'off');
+ask("SELECT update_user_heartbeat('between', 's')");
+is(ask($known), 0, 'reports: off, and nothing is read');
+set('reports', 'on');
+ask('SELECT presence_roll_up()');
+is(ask($known), 1, 'reports: on again, and nothing is missing');
+my $slots = 'SELECT count(*) FROM presence_report_slot';
+cmp_ok(ask($slots), '>', 0, 'report_retention: 400 days by default');
+ask("UPDATE presence_report_slot SET at = at - interval '1 day'");
+set('report_retention', '1h');
+ok(
+    wait_until(
+        60, sub { ask('SELECT scheduled_presence_cleanup()'); ask("$slots WHERE at < now() - interval '2 h'") eq '0' }
+    ),
+    'report_retention: an hour'
+);
+
 #---------------------------------------------------------------------- per database, and who may
 
 $node->safe_psql('postgres', "ALTER DATABASE postgres SET presence.timeout = '50ms'");

@@ -7,7 +7,9 @@ use Test::More;
 use PresenceNode;
 
 my $node = new_node('two_phase',
-    conf => "max_prepared_transactions = 10\npresence.notify_channel = ''\npresence.rejoin_guard = '1h'\n");
+    conf =>
+        "max_prepared_transactions = 10\npresence.notify_channel = ''\npresence.rejoin_guard = '1h'\npresence.idle_after = '1ms'\n"
+);
 create_extension($node);
 
 sub sql { return $node->safe_psql('postgres', join '; ', @_); }
@@ -72,6 +74,27 @@ is(
         '13 update dan'),
     'the feed tells what was decided, in the order of the decisions'
 );
+
+# Activity: whoever is idle is active when that is decided, and turns idle again, by the shorter limit, when the session is in the
+# cache again.
+my $active =
+    "SET LOCAL presence.idle_after = '1h'; SELECT update_user_heartbeat('ina', 's', last_activity => clock_timestamp())";
+my $updates = "string_agg((details ->> 'status') || ' ' || reason, ', ' ORDER BY id)";
+
+sub updates {
+    return sql("SELECT $updates FROM presence_event WHERE user_id = 'ina' AND event = 'update'");
+}
+sql("SELECT update_user_heartbeat('ina', 's', last_activity => '2001-01-01')");
+sql('BEGIN', $active, "PREPARE TRANSACTION 'active'");
+is(sql("SELECT status FROM get_presence(ARRAY['ina'])"), 'idle', 'prepared: activity shows nothing yet');
+sql("ROLLBACK PREPARED 'active'");
+is(sql("SELECT status FROM get_presence(ARRAY['ina'])"), 'idle', 'rolled back: nor does it then');
+is(updates(), '', 'and nothing is told');
+sql('BEGIN', $active, "PREPARE TRANSACTION 'active'");
+sql("COMMIT PREPARED 'active'");
+ok(wait_until(30, sub { sql("SELECT update_user_heartbeat('ina', 's')"); updates() =~ /idle/ }),
+    'committed: the session is active, and turns idle again');
+like(updates(), qr/^active heartbeat, idle (heartbeat|timeout)$/, 'each of which is told once');
 
 # A begin prepared in a transaction that also sends notifications: the server itself refuses that, and nothing stays.
 ($code, $out, $err) = $node->psql('postgres',

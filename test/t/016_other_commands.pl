@@ -152,8 +152,9 @@ ok(wait_until(20, sub { sql('postgres', "SELECT count(*) FROM pg_stat_activity W
 # Settings of a database that would hinder a worker do not.
 sql('postgres', "ALTER DATABASE next SET temp_file_limit = 0; ALTER DATABASE next SET work_mem = '64kB'");
 sql('postgres', "ALTER DATABASE next SET role = mallory; ALTER DATABASE next SET statement_timeout = 1");
+sql('postgres', 'ALTER DATABASE next SET default_transaction_read_only = on');
 {
-    local $ENV{PGOPTIONS} = '-c statement_timeout=0 -c role=none';
+    local $ENV{PGOPTIONS} = '-c statement_timeout=0 -c role=none -c default_transaction_read_only=off';
     sql('next', "SELECT update_user_heartbeat('bob', 's')");
     ok(
         wait_until(

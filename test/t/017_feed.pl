@@ -7,8 +7,15 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use PresenceNode;
 
-# Nothing but what asks for it gets to disk before a crash.
-my $node = new_node('feed', allows_streaming => 1, conf => "synchronous_commit = off\nwal_writer_delay = 10s\n");
+# Nothing but what asks for it gets to disk before a crash: no page is written to make room for another one, as the modules'
+# setting for standbys has it.
+my $node = new_node('feed', allows_streaming => 1, conf => <<'CONF');
+synchronous_commit = off
+wal_writer_delay = 10s
+wal_buffers = 16MB
+shared_buffers = 64MB
+bgwriter_lru_maxpages = 0
+CONF
 create_extension($node);
 
 sub sql { return $node->safe_psql('postgres', join '; ', @_); }

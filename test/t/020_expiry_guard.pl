@@ -10,7 +10,8 @@ my $node = new_node('main', conf => "presence.timeout = 2s\npresence.max_timeout
 create_extension($node);
 plan skip_all => 'needs the background worker' unless has_worker($node);
 
-sub value { return $node->safe_psql('postgres', $_[0]); }
+my $session = $node->background_psql('postgres');    # heartbeats must not wait for the start of a psql
+sub value { return $session->query_safe($_[0]); }
 
 sub beat {
     return value(
@@ -72,5 +73,6 @@ $node->append_conf('postgresql.conf', 'presence.expiry_guard = 0');
 $node->reload;
 ok(wait_until(30, sub { offline_events() == 24 }), 'without the guard they end at once');
 
+$session->quit;
 $node->stop;
 done_testing();

@@ -41,6 +41,7 @@ my $node = new_node('held', conf => <<'CONF');
 presence.timeout = '1h'
 presence.rejoin_guard = '1h'
 max_worker_processes = 40
+max_prepared_transactions = 5
 CONF
 create_extension($node);
 ok(has_worker($node), 'there is a worker');
@@ -125,6 +126,26 @@ while_held(
     }
 );
 is(beat("'gus', 's'"), 't', '... and a heartbeat is taken');
+
+# ------------------------------------------------------------------------------------------------ while the cache is filled
+
+# Of what was prepared before a crash no cache knows. The worker has its snapshot already, and has yet to look what is prepared.
+sql("BEGIN; SELECT update_user_heartbeat('hal', 's'); PREPARE TRANSACTION 'hal'");
+$node->stop('immediate');
+set_point($node, 'cache-filling', 'wait');
+$node->start;
+wait_for_point($node, 'cache-filling');
+sql("COMMIT PREPARED 'hal'");
+release($node, 'cache-filling');
+ok(
+    wait_until(
+        60,
+        sub { sql("SELECT pid FROM pg_stat_activity WHERE query = 'read online sessions' AND state = 'active'") eq '' }
+    ),
+    'the cache is filled'
+);
+is(sql('SELECT * FROM presence_verify()'),
+    '', 'a prepared begin that is decided while the cache is being filled is in it');
 
 # ------------------------------------------------------------------------------------------------ the state of databases
 
@@ -266,6 +287,7 @@ my %ways = (
     'numbers-given' => undef,
     'numbers-announced' => undef,
     'numbering-committed' => undef,
+    'cache-filling' => \&restart_all,
     'retention-locked' => undef,
     'events-removed' => undef,
     'prepared-committed' => undef,

@@ -81,6 +81,13 @@ query(q{SELECT set_user_status('ann', NULL)});
 set('presence.away_after', 0);
 set('presence.idle_after', 0);
 shows('ann active, bob active', 'without limits, sessions show what they have said');
+
+# The file of heartbeats is older than what the tables say.
+set('presence.idle_after', q{'1s'});
+shows('ann idle, bob idle', 'a limit turns them again');
+$node->append_conf('postgresql.conf', 'presence.idle_after = 0');
+restart_server($node, 'immediate');
+shows('ann active, bob active', 'a crash and no limit turn them back');
 check_agreement($node);
 $node->stop;
 done_testing();

@@ -67,12 +67,6 @@ sub make_known {
     return;
 }
 
-sub feed_is_whole {
-    my ($node, $database, $when) = @_;
-    my $feed = feed_of($node, 'seq', $database);
-    return is($feed, join("\n", 1 .. split /\n/, $feed), "$when: the feed has no gap");
-}
-
 # Those who have left by silence and those who are online.
 sub ends_well {
     my ($node, $database, $silent, $online, $when) = @_;
@@ -97,7 +91,7 @@ sub ends_well {
     ok(wait_until(60, sub { $node->safe_psql($database, 'SELECT problem FROM presence_health') eq '{}' }),
         "$when: all is well");
     is($node->safe_psql($database, 'SELECT * FROM presence_verify()'), '', "$when: everything agrees");
-    feed_is_whole($node, $database, $when);
+    check_gapless($node, $when, $database);
     return;
 }
 
@@ -123,7 +117,7 @@ is($node->safe_psql('postgres', "SELECT count(*) >= $joined FROM presence_user W
     't', 'nobody is lost of whom a client was told');
 is($node->safe_psql('postgres', "SELECT update_user_heartbeat('steady', 's'), count(*) FROM presence_verify()"),
     't|0', 'who was online still is, and everything agrees');
-feed_is_whole($node, 'postgres', 'with room again');
+check_gapless($node, 'with room again', 'postgres');
 $node->stop;
 
 #---------------------------------------------------------------------- disk for tables and for temporary files
@@ -137,7 +131,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE small TABLESPACE small');
 create_extension($node, 'small');
 make_known($node, 'small', 'steady', 'silent');
 $node->safe_psql('small', "SELECT update_user_heartbeat('many' || i, 's') FROM generate_series(1, 2000) AS i");
-feed_is_whole($node, 'small', 'before');
+check_gapless($node, 'before', 'small');
 fill($disk);
 ($joined, $why) = join_until_refused($node, 'small', 5000);
 like($why, qr/ERROR:  53100: could not extend file/, "the disk is full after $joined have joined: 53100");

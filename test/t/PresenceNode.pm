@@ -10,13 +10,13 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node create_extension wait_until restart_server kill_server is_running has_worker save_file
-    feed_of check_agreement log_position log_since);
+    feed_of check_gapless check_agreement log_position log_since);
 
-# new_node(name, preload => 1, conf => 'lines', allows_streaming => 0, extra => [options of initdb])
+# new_node(name, preload => 1, conf => 'lines', allows_streaming => 0, has_archiving => 0, extra => [options of initdb])
 sub new_node {
     my ($name, %options) = @_;
     my $node = bless PostgreSQL::Test::Cluster->new($name), 'PresenceNode::Server';
-    $node->init(allows_streaming => $options{allows_streaming}, extra => $options{extra});
+    $node->init(map { $_ => $options{$_} } qw(allows_streaming has_archiving extra));
     my $preload = ($options{preload} // 1) ? 'presence' : '';
     $node->append_conf('postgresql.conf', <<"CONF");
 shared_preload_libraries = '$preload'
@@ -44,7 +44,7 @@ sub wait_until {
     while (1) {
         return 1 if $condition->();
         return 0 if time > $deadline;
-        sleep 0.05;
+        sleep 0.1;
     }
 }
 
@@ -106,6 +106,14 @@ sub feed_of {
         }
     ) or fail('everything committed is numbered');
     return $node->safe_psql($database, "SELECT $columns FROM ONLY presence_events ORDER BY seq");
+}
+
+# The feed as a whole, from its first number. Returns the last one.
+sub check_gapless {
+    my ($node, $when, $database) = @_;
+    my @numbers = split /\n/, feed_of($node, 'seq', $database);
+    is("@numbers", join(' ', 1 .. @numbers), "$when: the feed has no gap");
+    return $numbers[-1];
 }
 
 # Fails where presence_verify() finds anything in one of the server's databases. What a test has changed by hand is reviewed
