@@ -15,5 +15,6 @@ export {
   type HeaderSource,
   type PresenceTransport,
   type RoomTransport,
+  type StatusTransport,
 } from "./core/transport.js";
 export type * from "./core/types.js";

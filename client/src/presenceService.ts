@@ -10,11 +10,13 @@ import { Page } from "./core/page.js";
 import { Roster } from "./core/roster.js";
 import { Room, type RoomState } from "./core/room.js";
 import { Session } from "./core/session.js";
+import { sharedFollow } from "./core/sharedStream.js";
 import { ChosenStatus } from "./core/chosenStatus.js";
 import { OwnMetadata } from "./core/ownMetadata.js";
 import { EMPTY_STATE, type PresenceEvents, type PresenceState } from "./core/state.js";
 import type { PresenceError, PresenceTransport } from "./core/transport.js";
 import type {
+  ChoosableStatus,
   ConnectionStatus,
   Metadata,
   MetadataPatch,
@@ -78,31 +80,43 @@ export class PresenceService<M extends object = Metadata> {
     this.#transport = settings.transport ?? new HttpTransport();
     const { retryBase, retryMax, wakeCheckInterval: hop } = settings;
 
-    this.#chosen = new ChosenStatus(settings.userId, () => this.#statusChanged());
+    this.#chosen = new ChosenStatus({
+      transport: settings.userId === "" ? undefined : this.#transport.status,
+      userId: settings.userId,
+      ready: () => this.#started && !this.#unauthorized && !this.#page.gone,
+      joined: () => this.#session.joined,
+      changed: () => this.#statusChanged(),
+      failed: (error) => this.#failed(error),
+    });
     this.#metadata = new OwnMetadata(settings.userId, settings.metadata);
     this.#session = new Session({
       transport: this.#transport,
       userId: settings.userId,
       metadata: () => this.#metadata.value,
       interval: () => (this.#page.hidden ? settings.hiddenHeartbeatInterval : settings.heartbeatInterval),
-      status: () => this.#status(),
+      status: () => this.#activity.status,
+      inactiveFor: () => (globalThis.window === undefined ? null : this.#activity.quiet),
       beaten: (result, recovered) => this.#beaten(result, recovered),
       retryBase,
       retryMax,
       hop,
     });
     this.#feed = new ChangeFeed({
-      transport: this.#transport,
+      follow: sharedFollow(this.#transport, settings.userId, settings.silenceLimit),
       roster: this.#roster,
       loaded: (list, again) => {
         const snapshot = list as PresenceSnapshot<M>;
         for (const room of this.#rooms.values()) room.forget();
         this.#events.emit("snapshot", snapshot);
-        if (again) this.#events.emit("resync", snapshot);
+        if (again) {
+          this.#chosen.ask();
+          this.#events.emit("resync", snapshot);
+        }
         this.#refresh();
       },
       changed: (event) => {
         this.#changes++;
+        if (event.user_id === settings.userId && this.#tellsOfChoice(event)) this.#chosen.ask();
         if (event.room == null) for (const room of this.#rooms.values()) room.apply(event);
         else this.#rooms.get(event.room)?.apply(event);
         this.#events.emit("change", event as PresenceEvent<M>);
@@ -114,8 +128,10 @@ export class PresenceService<M extends object = Metadata> {
       typing: (name, users) => this.#rooms.get(name)?.type(users),
       failed: (error) => this.#failed(error),
       switched: () => {
-        if (this.#feed.open) this.#refusals = 0;
-        else for (const room of this.#rooms.values()) room.silence();
+        if (this.#feed.open) {
+          this.#refusals = 0;
+          this.#chosen.reached();
+        } else for (const room of this.#rooms.values()) room.silence();
         this.#refresh();
       },
       silence: settings.silenceLimit,
@@ -124,7 +140,7 @@ export class PresenceService<M extends object = Metadata> {
       hop,
     });
     this.#renewal = new WallTimer(() => void this.#renew(false), hop);
-    this.#activity = new Activity(settings, () => this.#statusChanged(), hop);
+    this.#activity = new Activity(settings, () => this.#activityChanged(), hop);
     this.#lastStatus = this.#status();
     this.#page = new Page({
       closed: () => this.#close(),
@@ -138,6 +154,10 @@ export class PresenceService<M extends object = Metadata> {
     });
   }
 
+  get userId(): string {
+    return this.#settings.userId;
+  }
+
   get sessionId(): string {
     return this.#session.id;
   }
@@ -149,6 +169,11 @@ export class PresenceService<M extends object = Metadata> {
   /** As far as this page knows: of everybody it may see. Costs the same however many are online. */
   isOnline(user: string): boolean {
     return this.#roster.has(user);
+  }
+
+  /** One user who is online, as far as this page knows. Costs the same however many are. */
+  user(id: string): PresenceUser<M> | undefined {
+    return this.#roster.get(id) as PresenceUser<M> | undefined;
   }
 
   get onlineCount(): number {
@@ -230,9 +255,12 @@ export class PresenceService<M extends object = Metadata> {
     this.#refresh();
   }
 
-  /** A status of the user's own choice, such as `busy`, for all tabs of this browser; null: from input again. Survives a reload. */
-  setStatus(status: PresenceStatus | null): void {
-    this.#chosen.choose(status);
+  /**
+   * A status of the user's own choice, in all tabs and on all devices, until a time or until changed; null: from input again.
+   * Survives a reload; what the server could not be told is said when it can be reached.
+   */
+  setStatus(status: ChoosableStatus | null, { until, message }: { until?: Date; message?: string } = {}): void {
+    this.#chosen.choose({ status, until: until?.toISOString() ?? null, message: message ?? null });
   }
 
   /** Adds to what others see of this tab's user, key by key; null removes one. Survives a reload of the tab. */
@@ -257,6 +285,7 @@ export class PresenceService<M extends object = Metadata> {
   #beaten(result: BeatResult, recovered: boolean): void {
     if (result.ok) {
       this.#refusals = 0;
+      this.#chosen.reached();
       for (const room of this.#rooms.values()) {
         if (recovered) room.doubt();
         room.join();
@@ -329,7 +358,21 @@ export class PresenceService<M extends object = Metadata> {
   }
 
   #status(): PresenceStatus {
-    return this.#chosen.status ?? this.#activity.status;
+    const { status } = this.#chosen.choice;
+    return status === null || status === "invisible" ? this.#activity.status : status;
+  }
+
+  /** Whether the user seems to have chosen something elsewhere. Most of what a feed tells of him does not: to ask each time costs requests. */
+  #tellsOfChoice({ event, details: { status, message } }: PresenceEvent): boolean {
+    if (event !== "update") return event === "user_online" || event === "user_offline";
+    const { choice } = this.#chosen;
+    if ((message ?? null) !== choice.message) return true;
+    return choice.status === null ? status === "busy" || status === "away" : status !== choice.status;
+  }
+
+  #activityChanged(): void {
+    this.#statusChanged();
+    this.#beatNow();
   }
 
   #statusChanged(): void {
@@ -338,7 +381,6 @@ export class PresenceService<M extends object = Metadata> {
     if (status === this.#lastStatus) return; // input, under a status of the user's own choice
     this.#lastStatus = status;
     this.#events.emit("status", status);
-    this.#beatNow();
   }
 
   #close(): void {
@@ -350,6 +392,7 @@ export class PresenceService<M extends object = Metadata> {
     clearTimeout(this.#lingering);
     this.#chosen.look(); // nobody told us while we were frozen
     if (this.#unauthorized) return void this.#renew(true);
+    this.#chosen.ask();
     for (const room of this.#rooms.values()) room.doubt(); // the session may have ended while we slept
     if (this.#wanted) this.#session.restart();
     if (!this.#page.hidden || this.#feed.running) this.#feed.reopen();
@@ -406,6 +449,7 @@ export class PresenceService<M extends object = Metadata> {
   #publish(): void {
     const connection = this.#connection();
     const roster = this.#roster;
+    const { status: chosenStatus, until: statusUntil, message: statusMessage } = this.#chosen.choice;
     let users: readonly PresenceUser[] | undefined;
     this.#state = {
       get activeUsers() {
@@ -414,7 +458,9 @@ export class PresenceService<M extends object = Metadata> {
       isConnected: connection === "online",
       connection,
       status: this.#status(),
-      chosenStatus: this.#chosen.status,
+      chosenStatus,
+      statusUntil,
+      statusMessage,
       joined: this.#session.joined,
       stats: {
         ...roster.counts,

@@ -54,7 +54,10 @@ export function watchPresence(changed: () => void): () => void {
 function choose(): void {
   // One that nobody holds still runs for a moment, for whoever mounts again.
   const running = [...services.values()];
-  const service = (running.filter(({ users }) => users > 0).at(-1) ?? running.at(-1))?.service ?? null;
+  const held = running.filter(({ users }) => users > 0);
+  // One that only watches, for nobody, can be in no room.
+  const service =
+    (held.filter(({ service }) => service.userId !== "").at(-1) ?? held.at(-1) ?? running.at(-1))?.service ?? null;
   if (service === page.current) return;
   page.current = service;
   for (const moved of [...page.watchers]) moved();
@@ -65,10 +68,13 @@ const LINGER = 250;
 
 /**
  * One running service per user and page, however many components ask for it. It stops, with a goodbye, when the
- * last one has let go of it. Only the first one's options count.
+ * last one has let go of it. Only the first one's options count. `server` tells apart those that speak to several.
  */
-export function acquirePresence<M extends object = Metadata>(options: PresenceOptions<M>): PresenceLease<M> {
-  const key = JSON.stringify([options.userId, options.autoJoin ?? true]);
+export function acquirePresence<M extends object = Metadata>(
+  options: PresenceOptions<M>,
+  server?: string,
+): PresenceLease<M> {
+  const key = JSON.stringify([options.userId, options.autoJoin ?? true, server]);
   let shared = services.get(key);
   if (shared === undefined) {
     shared = {

@@ -14,6 +14,8 @@ const browserPath = process.env.CHROMIUM ?? ["/usr/bin/chromium", "/usr/bin/goog
 /** Seconds of silence after which a session is stale, where that is what is tested; 120 in the product. */
 export const TIMEOUT = 4;
 // Limits of what is waited for are generous, because a machine may be busy; what the product promises is compared with the times of events.
+/** Seconds: longer than the sites' timeout, because a browser gives a closing page half a second for its goodbye and no more. */
+const PATIENCE = 90;
 /** What pages do, in ms. Each is an option of the package with a longer default. */
 export const TIMING = {
   heartbeatInterval: 400,
@@ -29,7 +31,7 @@ export const TIMING = {
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Asks again until the answer is neither false nor undefined; a question that fails (no server at the moment) is asked again, too. */
-export async function until(what, ask, seconds = 30) {
+export async function until(what, ask, seconds = PATIENCE) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
     let problem = "";
@@ -229,7 +231,7 @@ async function openRawTab(browser, site, name) {
 
 export const light = (page) => page.getByRole("status", { name: "Connection" });
 
-export async function connected(page, seconds = 30) {
+export async function connected(page, seconds = PATIENCE) {
   try {
     await page.waitForFunction(() => document.querySelector("header .light.online") !== null, null, {
       timeout: seconds * 1000,
@@ -253,7 +255,7 @@ export const online = (page) =>
     ),
   );
 
-export async function shows(page, user, text, seconds = 30) {
+export async function shows(page, user, text, seconds = PATIENCE) {
   let shown;
   const fits = async () => {
     shown = await online(page);

@@ -29,15 +29,13 @@ describe("tabs", () => {
     await tabs[1].close();
     await shows(watcher, ada.id, "1 tab");
 
-    const closing = Date.now();
     await tabs[2].close();
     await until("the database knows", async () => (await site.sessions(ada.id)) === 0);
     await shows(watcher, ada.id, null);
 
-    const feed = await site.feed(seq, ada.id);
-    const took = feed.at(-1).at - closing;
-    assert.ok(took < 2000, `gone after ${took} ms`);
-    const events = feed.map(({ event, reason, sessions }) => `${event} ${reason} ${sessions}`);
+    const events = (await site.feed(seq, ada.id)).map(
+      ({ event, reason, sessions }) => `${event} ${reason} ${sessions}`,
+    );
     assert.deepEqual(
       events.filter((event) => event.startsWith("user")),
       ["user_online heartbeat 1", "user_offline disconnect 0"],
@@ -115,9 +113,11 @@ describe("a chosen status", () => {
     const tabs = [await ada.tab(), await ada.tab()];
     const choice = (tab) => tab.getByLabel("My status").inputValue();
     await tabs[0].getByLabel("My status").selectOption("busy");
-    // Others see the most present one of her tabs: that it is busy, both must say.
     await shows(watcher, ada.id, "Busy · 2 tabs");
-    assert.deepEqual([await choice(tabs[0]), await choice(tabs[1])], ["busy", "busy"]);
+    await until("the other tab knows", async () => (await choice(tabs[1])) === "busy");
+    const phone = await (await browser.person(site, "Ada")).tab(); // shares nothing but the account
+    await until("the other device knows", async () => (await choice(phone)) === "busy");
+    await phone.close();
     await tabs[1].reload();
     await connected(tabs[1]);
     await shows(watcher, ada.id, "Busy · 2 tabs");
@@ -125,6 +125,14 @@ describe("a chosen status", () => {
     await tabs[1].getByLabel("My status").selectOption("");
     await shows(watcher, ada.id, "Active · 2 tabs");
     await until("the other tab knows", async () => (await choice(tabs[0])) === "");
+    await tabs[0].getByLabel("My status").selectOption("invisible");
+    await shows(watcher, ada.id, null);
+    await tabs[1].reload();
+    await connected(tabs[1]);
+    await until("the reloaded tab knows", async () => (await choice(tabs[1])) === "invisible");
+    await shows(watcher, ada.id, null);
+    await tabs[1].getByLabel("My status").selectOption("");
+    await shows(watcher, ada.id, "Active · 2 tabs");
   });
 });
 
@@ -146,12 +154,13 @@ describe("accounts", () => {
     const [closing, staying] = [await ada.tab(), await ada.tab()];
     await shows(watcher, ada.id, "2 tabs");
     await ada.context.addCookies([{ name: "chat_name", value: "Bob", url: site.address }]);
-    // One tab closes, and its beacon carries the wrong cookie; the other one asks, and is told.
+    // One tab leaves, and its beacon carries the wrong cookie; the other one asks, and is told.
     const seq = await site.position();
-    await closing.close();
+    await closing.goto("about:blank");
     await shows(watcher, ada.id, null);
     assert.equal((await site.feed(seq, ada.id)).at(-1).reason, "disconnect");
     await until("the light says so", async () => (await light(staying).textContent()) === "Not signed in");
+    await closing.close();
     const bob = await ada.tab();
     await shows(watcher, "bob", "1 tab");
     await bob.close();
@@ -213,6 +222,5 @@ describe("reload", () => {
     await shows(watcher, eve.id, null);
     const took = (gone.at - closing) / 1000;
     assert.ok(took >= GRACE - 0.1, `gone after ${took} s, before the grace was over`);
-    assert.ok(took <= GRACE + 2, `gone after ${took} s`);
   });
 });

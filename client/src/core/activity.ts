@@ -26,6 +26,11 @@ export class Activity {
     this.#timer = new WallTimer(() => this.#judge(), hop);
   }
 
+  /** Milliseconds since the last input. */
+  get quiet(): number {
+    return Math.max(0, Date.now() - this.#lastInput);
+  }
+
   start(): void {
     for (const name of INPUT_EVENTS)
       this.#listeners.add(globalThis.window, name, this.#input, { passive: true, capture: true });
@@ -51,7 +56,7 @@ export class Activity {
 
   #judge(): void {
     const { idleAfter, awayAfter } = this.options;
-    const quiet = Math.max(0, Date.now() - this.#lastInput);
+    const { quiet } = this;
     const status = quiet >= awayAfter ? "away" : quiet >= idleAfter ? "idle" : "active";
     if (status !== "away") this.#timer.set((status === "active" ? Math.min(idleAfter, awayAfter) : awayAfter) - quiet);
     if (status === this.status) return;

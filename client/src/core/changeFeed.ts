@@ -5,7 +5,7 @@ import type { PresenceEvent, PresenceSnapshot, RoomSnapshot } from "./types.js";
 import { WallTimer } from "./wallTimer.js";
 
 export interface ChangeFeedOptions {
-  transport: PresenceTransport;
+  follow: PresenceTransport["follow"];
   roster: Roster;
   /** The list was replaced as a whole. `again`: we had one, and changes after it were left out. */
   loaded: (snapshot: PresenceSnapshot, again: boolean) => void;
@@ -71,7 +71,7 @@ export class ChangeFeed {
 
   #connect(): void {
     const connection = (this.#connection = new AbortController());
-    const { transport, roster, silence } = this.options;
+    const { follow, roster, silence } = this.options;
     const current = () => this.#connection === connection && !connection.signal.aborted;
 
     const sink: FeedSink = {
@@ -113,8 +113,7 @@ export class ChangeFeed {
     };
 
     this.#watch.set(silence);
-    void transport
-      .follow(roster.position, sink, connection.signal, this.options.rooms())
+    void follow(roster.position, sink, connection.signal, this.options.rooms())
       .catch((error: unknown) => PresenceError.of(error))
       .then((error) => {
         if (this.#connection !== connection) return;

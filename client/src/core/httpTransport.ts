@@ -11,8 +11,9 @@ import {
   type HeaderSource,
   type PresenceTransport,
   type RoomTransport,
+  type StatusTransport,
 } from "./transport.js";
-import type { Heartbeat, PresenceEvent, PresenceSnapshot, RoomSnapshot, UserPresence } from "./types.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, RoomSnapshot, StatusChoice, UserPresence } from "./types.js";
 
 export interface HttpTransportOptions {
   /** Where the endpoints are mounted. */
@@ -21,6 +22,11 @@ export interface HttpTransportOptions {
   headers?: HeaderSource;
   /** No answer for this long (ms) is a failure. */
   requestTimeout?: number;
+  /**
+   * Tabs of one user, in one browser, share one event stream. Not where `headers` say more than who that is (for which of several
+   * customers he works in this tab, say).
+   */
+  sharedStream?: boolean;
 }
 
 interface OpenSession {
@@ -37,9 +43,14 @@ export class HttpTransport implements PresenceTransport {
   #timeout: number;
   #credentials: Credentials;
   #sessions = new Map<string, OpenSession>();
+  readonly shared: string | undefined;
 
   constructor(private readonly options: HttpTransportOptions = {}) {
     this.#base = (options.baseUrl ?? "/api").replace(/\/$/, "");
+    // A relative address leads elsewhere from other pages.
+    const relative = !/^(\/|\w+:)/.test(this.#base);
+    if (options.sharedStream === true)
+      this.shared = relative ? `${this.#base} ${globalThis.document?.baseURI}` : this.#base;
     this.#timeout = options.requestTimeout ?? 10_000;
     this.#credentials = new Credentials(options.headers, this.#timeout);
   }
@@ -94,13 +105,24 @@ export class HttpTransport implements PresenceTransport {
     setTyping: async (request) => void (await this.#post("/typing", request)),
   };
 
+  readonly status: StatusTransport = {
+    read: async (user) =>
+      (await this.#json(`/presence/status?${new URLSearchParams({ user_id: user })}`, {})) as StatusChoice & {
+        online: boolean;
+      },
+    choose: async (user, choice) => (await this.#post("/status", { user_id: user, ...choice })) as StatusChoice,
+  };
+
   async follow(
     since: FeedPosition | null,
     sink: FeedSink,
     signal: AbortSignal,
     rooms: readonly FollowedRoom[] = [],
+    user?: string,
   ): Promise<void> {
-    const { body, type } = await this.#credentials.sign((headers) => this.#openStream(headers, since, signal, rooms));
+    const { body, type } = await this.#credentials.sign((headers) =>
+      this.#openStream(headers, since, signal, rooms, user),
+    );
     // A single-page app's server answers every unknown address with its page.
     if (body === null || !type.startsWith("text/event-stream"))
       throw new PresenceError(`not an event stream but ${type || "nothing"}`, 200);
@@ -139,6 +161,7 @@ export class HttpTransport implements PresenceTransport {
     since: FeedPosition | null,
     signal: AbortSignal,
     rooms: readonly FollowedRoom[],
+    user: string | undefined,
   ) {
     const headers: RequestHeaders = { ...own, accept: "text/event-stream" };
     if (since !== null) headers["last-event-id"] = formatPosition(since);
@@ -146,7 +169,9 @@ export class HttpTransport implements PresenceTransport {
     const query = new URLSearchParams(
       rooms.map(({ room, known }) => [known && since !== null ? "known_room" : "room", room]),
     );
-    const url = `${this.#base}/presence/events${rooms.length > 0 ? `?${query}` : ""}`;
+    if (user) query.append("user_id", user);
+    const text = query.toString();
+    const url = `${this.#base}/presence/events${text && `?${text}`}`;
     const response = await refuseUnlessOk(await fetch(url, init));
     return { body: response.body, type: response.headers.get("content-type") ?? "" };
   }

@@ -2,7 +2,10 @@ import type { PresenceTransport } from "./transport.js";
 import type { Metadata } from "./types.js";
 
 export interface PresenceOptions<M extends object = Metadata> {
-  /** Who this page speaks for. The server decides by its own authentication; a different answer there is an error. */
+  /**
+   * Who this page speaks for. The server decides by its own authentication; a different answer there is an error. Empty, with `autoJoin`
+   * false: nobody, the page only watches.
+   */
   userId: string;
   /** How to reach the server; by default our endpoints under `/api`, with cookies. */
   transport?: PresenceTransport;

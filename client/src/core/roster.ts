@@ -26,6 +26,10 @@ export class Roster {
     return this.#users.has(user);
   }
 
+  get(user: string): PresenceUser | undefined {
+    return this.#users.get(user);
+  }
+
   get size(): number {
     return this.#users.size;
   }

@@ -7,8 +7,9 @@ import {
   type HeaderSource,
   type RequestHeaders,
   type PresenceTransport,
+  type StatusTransport,
 } from "./transport.js";
-import type { Heartbeat, PresenceEvent, PresenceSnapshot, PresenceUser, UserPresence } from "./types.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, PresenceUser, StatusChoice, UserPresence } from "./types.js";
 
 export interface RpcTransportOptions {
   /** Root of the gateway: functions are called at `<url>/rpc/<name>`. */
@@ -37,8 +38,16 @@ export class RpcTransport implements PresenceTransport {
     this.#credentials = new Credentials(options.headers, this.#timeout);
   }
 
-  async heartbeat({ heartbeat_interval, metadata, ...beat }: Heartbeat, signal: AbortSignal): Promise<boolean> {
-    const details = { heartbeat_interval: `${heartbeat_interval} seconds`, ...(metadata && { metadata }) };
+  async heartbeat(
+    { heartbeat_interval, inactive_for, metadata, ...beat }: Heartbeat,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const seconds = (number: number) => `${number} seconds`;
+    const details = {
+      heartbeat_interval: seconds(heartbeat_interval),
+      ...(inactive_for !== undefined && { inactive_for: seconds(inactive_for) }),
+      ...(metadata && { metadata }),
+    };
     const remember = (headers: RequestHeaders) => void this.#signed.set(beat.session_id, headers);
     return (await this.#call("update_user_heartbeat", { ...beat, ...details }, signal, remember)) as boolean;
   }
@@ -59,6 +68,19 @@ export class RpcTransport implements PresenceTransport {
   renewed(): Promise<boolean | null> {
     return this.#credentials.renewed();
   }
+
+  readonly status: StatusTransport = {
+    read: async (user_id) => {
+      const row = (await this.#call("get_user_status", { user_id })) as StatusChoice & {
+        chosen: StatusChoice["status"];
+      };
+      return { status: row.chosen, until: row.until, message: row.message };
+    },
+    choose: async (user_id, choice) => {
+      await this.#call("set_user_status", { user_id, ...choice });
+      return this.status.read(user_id);
+    },
+  };
 
   async follow(since: FeedPosition | null, sink: FeedSink, signal: AbortSignal): Promise<void> {
     let position = since;

@@ -10,6 +10,8 @@ export interface SessionOptions {
   /** Milliseconds between heartbeats, as of now. */
   interval: () => number;
   status: () => PresenceStatus;
+  /** Milliseconds since the last input; null: there is none here. */
+  inactiveFor: () => number | null;
   /** A heartbeat was answered, or failed. `recovered`: the one before it had failed. */
   beaten: (result: BeatResult, recovered: boolean) => void;
   retryBase: number;
@@ -73,14 +75,16 @@ export class Session {
   #send(signal: AbortSignal): Promise<boolean> {
     this.#announced = true;
     this.counters.heartbeatsSent++;
-    const { transport, userId, interval, status } = this.options;
+    const { transport, userId, interval, status, inactiveFor } = this.options;
     const metadata = this.options.metadata();
+    const quiet = inactiveFor();
     return transport.heartbeat(
       {
         user_id: userId,
         session_id: this.id,
         heartbeat_interval: interval() / 1000,
         status: status(),
+        ...(quiet !== null && { inactive_for: Math.round(quiet / 1000) }),
         ...(metadata && { metadata }),
       },
       signal,

@@ -1,5 +1,6 @@
 import type { PresenceError } from "./transport.js";
 import type {
+  ChoosableStatus,
   ConnectionStatus,
   Metadata,
   PresenceEvent,
@@ -28,10 +29,13 @@ export interface PresenceState<M extends object = Metadata> {
   readonly activeUsers: readonly PresenceUser<M>[];
   isConnected: boolean;
   connection: ConnectionStatus;
-  /** This tab's own status. */
+  /** What others see of the user, as far as it depends on this tab and on what was chosen. */
   status: PresenceStatus;
-  /** What the user chose by setStatus(), here or in another tab; null: from input. */
-  chosenStatus: PresenceStatus | null;
+  /** What the user chose by setStatus(), here or anywhere else; null: from input. */
+  chosenStatus: ChoosableStatus | null;
+  /** When the choice is over; null: it lasts. */
+  statusUntil: string | null;
+  statusMessage: string | null;
   /** The server counts this tab as online. */
   joined: boolean;
   stats: PresenceStats;
@@ -83,6 +87,8 @@ export const EMPTY_STATE: PresenceState<never> = {
   connection: "stopped",
   status: "active",
   chosenStatus: null,
+  statusUntil: null,
+  statusMessage: null,
   joined: false,
   stats: EMPTY_STATS,
   lastSeen: new Map(),

@@ -1,11 +1,13 @@
 import type { FeedPosition } from "./feedPosition.js";
 import type {
+  ChoosableStatus,
   Heartbeat,
   Metadata,
   PresenceEvent,
   PresenceSnapshot,
   RoomRequest,
   RoomSnapshot,
+  StatusChoice,
   UserPresence,
 } from "./types.js";
 
@@ -15,13 +17,19 @@ export interface PresenceTransport {
   heartbeat(beat: Heartbeat, signal: AbortSignal): Promise<boolean>;
   /** Says goodbye. Must work while the page is being torn down: it hands the message over and returns. */
   leave(user: string, session: string): void;
-  /** Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. */
+  /**
+   * Follows the feed after `since` (null: from a snapshot) until the signal or the connection ends. Once `opened`, it is complete up to
+   * a moment after the call. `user`: whom the page speaks for; a server that knows somebody else refuses.
+   */
   follow(
     since: FeedPosition | null,
     sink: FeedSink,
     signal: AbortSignal,
     rooms?: readonly FollowedRoom[],
+    user?: string,
   ): Promise<void>;
+  /** Tabs of one user whose transports say the same here follow the feed by one stream. Undefined: each has its own. */
+  readonly shared?: string | undefined;
   /**
    * Asked while the server says that we are not who we say: whether the next request would be signed otherwise than the one that
    * was refused. Null, or no such function: nobody can tell but the server.
@@ -29,6 +37,8 @@ export interface PresenceTransport {
   renewed?(): Promise<boolean | null>;
   /** What concerns rooms; a transport may lack it. */
   rooms?: RoomTransport;
+  /** What a person chooses to be shown as; a transport may lack it. */
+  status?: StatusTransport;
   lookUp(users: readonly string[]): Promise<UserPresence[]>;
   /** Ends stale sessions now, if the viewer may; how many users went offline. */
   cleanup(): Promise<number>;
@@ -39,6 +49,13 @@ export interface RoomTransport {
   join(request: RoomRequest & { metadata?: Metadata }): Promise<boolean>;
   leave(request: RoomRequest): Promise<void>;
   setTyping(request: RoomRequest & { typing: boolean }): Promise<void>;
+}
+
+/** Both say what is chosen now. */
+export interface StatusTransport {
+  /** `online` false: others see the user as offline. To a server that may not know who is invisible, those have chosen nothing. */
+  read(user: string): Promise<StatusChoice & { online?: boolean }>;
+  choose(user: string, choice: StatusChoice): Promise<StatusChoice>;
 }
 
 export interface FollowedRoom {
@@ -74,6 +91,10 @@ export const OTHER_USER = "other_user";
 
 /** The code of an answer about a room that the user may not enter. */
 export const CLOSED_ROOM = "closed_room";
+
+export function isChoosable(status: unknown): status is ChoosableStatus {
+  return status === "busy" || status === "away" || status === "invisible";
+}
 
 /** An answer that says no. `status` is 0 where there was no answer at all. */
 export class PresenceError extends Error {

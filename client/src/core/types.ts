@@ -7,6 +7,17 @@ import type { FeedPosition } from "./feedPosition.js";
 
 export type PresenceStatus = "active" | "busy" | "idle" | "away";
 
+/** What a person may choose to be shown as, whatever his sessions say. `invisible`: as offline. */
+export type ChoosableStatus = "busy" | "away" | "invisible";
+
+export interface StatusChoice {
+  /** Null: what the sessions say. */
+  status: ChoosableStatus | null;
+  /** When it is over; null: it lasts. */
+  until: string | null;
+  message: string | null;
+}
+
 export type Metadata = Record<string, unknown>;
 
 /** Keys to replace; null removes one. */
@@ -58,7 +69,8 @@ export interface PresenceEvent<M extends object = Metadata> {
   room?: string | null;
   /** How many sessions the user has after this event, in the room if it is about one. */
   sessions: number | null;
-  details: { status?: PresenceStatus; metadata?: M | null } & Record<string, unknown>;
+  /** `message`: of a status that the user chose. */
+  details: { status?: PresenceStatus; message?: string; metadata?: M | null } & Record<string, unknown>;
 }
 
 /** One user who is in a room. */
@@ -91,6 +103,8 @@ export interface Heartbeat {
   /** Seconds until the next heartbeat is due: what the server measures silence against. */
   heartbeat_interval: number;
   status: PresenceStatus;
+  /** Seconds since the last input, where there is any. An age, because clocks of pages are wrong. */
+  inactive_for?: number;
   metadata?: Metadata;
 }
 

@@ -7,6 +7,7 @@ import type {
   PresenceUser,
   RoomSnapshot,
   RoomUser,
+  StatusChoice,
   UserPresence,
 } from "../core/types.js";
 
@@ -24,13 +25,24 @@ export interface SessionDetails {
   metadata: Record<string, unknown> | null;
 }
 
+/** Where a session is. The database keeps of the degrees what presence.location_precision allows, by default nothing. */
+export interface Location {
+  region?: string;
+  latitude?: number;
+  longitude?: number;
+}
+
 /** The events after a position, and how far the feed goes. */
 export interface FeedPage {
   end: FeedPosition;
   events: PresenceEvent[];
 }
 
-type Argument = [type: "id" | "id[]" | "text" | "inet" | "interval" | "jsonb" | "bigint" | "integer", value: unknown];
+type Time = "timestamptz" | "timestamptz[]";
+type Argument = [
+  type: "id" | "id[]" | "text" | "inet" | "interval" | "jsonb" | "bigint" | "integer" | "double precision" | Time,
+  value: unknown,
+];
 
 /**
  * The extension's functions. A call names the schema, passes every argument and casts each to the type that is declared, so
@@ -44,7 +56,13 @@ export class Database {
   /** `prepare`: by name, once for each connection. A pooler that hands connections on between transactions may not know the name. */
   constructor(private readonly prepare = false) {}
 
-  heartbeat(db: Queryable, user: string, session: string, details: SessionDetails): Promise<boolean> {
+  heartbeat(
+    db: Queryable,
+    user: string,
+    session: string,
+    details: SessionDetails,
+    lastActivity: Date | null,
+  ): Promise<boolean> {
     const { userAgent, address, interval, status, metadata } = details;
     return this.#value(db, "update_user_heartbeat", [
       ["id", user],
@@ -54,14 +72,16 @@ export class Database {
       ["interval", interval === null ? null : `${interval} seconds`],
       ["text", status],
       ["jsonb", metadata === null ? null : JSON.stringify(metadata)],
+      ["timestamptz", lastActivity],
     ]);
   }
 
   /** How many of them are online now. */
-  heartbeats(db: Queryable, users: string[], sessions: string[]): Promise<number> {
+  heartbeats(db: Queryable, users: string[], sessions: string[], lastActivities: (Date | null)[]): Promise<number> {
     return this.#value(db, "update_user_heartbeats", [
       ["id[]", users],
       ["id[]", sessions],
+      ["timestamptz[]", lastActivities],
     ]);
   }
 
@@ -153,6 +173,33 @@ export class Database {
       metadata,
     }));
     return { room, ...list };
+  }
+
+  async status(db: Queryable, user: string): Promise<StatusChoice & { online: boolean }> {
+    const rows = await this.#rows<StatusChoice & { chosen: StatusChoice["status"] }>(db, "get_user_status", [
+      ["id", user],
+    ]);
+    const { status = null, chosen = null, until = null, message = null } = rows[0] ?? {};
+    return { status: chosen, until, message, online: status !== null && chosen !== "invisible" };
+  }
+
+  chooseStatus(db: Queryable, user: string, { status, until, message }: StatusChoice): Promise<boolean> {
+    return this.#value(db, "set_user_status", [
+      ["id", user],
+      ["text", status],
+      ["timestamptz", until],
+      ["text", message],
+    ]);
+  }
+
+  locate(db: Queryable, user: string, session: string, { region, latitude, longitude }: Location): Promise<boolean> {
+    return this.#value(db, "set_session_location", [
+      ["id", user],
+      ["id", session],
+      ["id", region ?? null],
+      ["double precision", latitude ?? null],
+      ["double precision", longitude ?? null],
+    ]);
   }
 
   setTyping(db: Queryable, user: string, session: string, room: string, typing: boolean): Promise<boolean> {
@@ -252,7 +299,7 @@ function snapshotOf<Row extends { user_id: string | null; seq: string; epoch?: s
 }
 
 function eventOf({ seq, at, event, user_id, reason, sessions, details, room }: FeedRow): PresenceEvent {
-  const { status, metadata } = details ?? {};
+  const { status, message, metadata } = details ?? {};
   return {
     seq: Number(seq),
     at,
@@ -261,7 +308,11 @@ function eventOf({ seq, at, event, user_id, reason, sessions, details, room }: F
     reason,
     sessions,
     ...(room !== null && { room }),
-    details: { ...(status != null && { status }), ...(metadata !== undefined && { metadata }) },
+    details: {
+      ...(status != null && { status }),
+      ...(message != null && { message }),
+      ...(metadata !== undefined && { metadata }),
+    },
   };
 }
 

@@ -1,16 +1,19 @@
 import pg from "pg";
 import { addressFinder } from "./clientAddress.js";
 import { Refusal, readJson } from "./body.js";
-import { Database, isCallersFault } from "./database.js";
+import { Database, isCallersFault, type Location } from "./database.js";
 import { EventHub } from "./eventHub.js";
 import { eventStream } from "./eventStream.js";
 import { Goodbyes } from "./goodbyes.js";
 import { HeartbeatBatcher } from "./heartbeatBatcher.js";
 import { comesFromOurPages, corsHeaders } from "./origin.js";
 import { RateLimit } from "./rateLimit.js";
-import { CLOSED_ROOM, OTHER_USER } from "../core/transport.js";
+import { CLOSED_ROOM, OTHER_USER, isChoosable } from "../core/transport.js";
 import { parsePosition } from "../core/feedPosition.js";
-import type { PresenceSnapshot } from "../core/types.js";
+import type { PresenceSnapshot, StatusChoice } from "../core/types.js";
+
+/** Seconds; whoever has been away for longer is away. */
+const LONGEST_INACTIVE = 30 * 86_400;
 
 export interface Viewer {
   userId: string;
@@ -47,6 +50,15 @@ export interface PresenceServerOptions {
   canSee?: (viewer: Viewer, userId: string) => boolean;
   /** Which rooms a viewer may join and look into; all by default. The page's stream asks again each time it is opened anew. */
   mayEnter?: (viewer: Viewer, room: string) => boolean | Promise<boolean>;
+  /**
+   * Where the session is that sends this request, its first one here: from a header of your proxy's, say, or a table of addresses.
+   * Null: nobody knows.
+   */
+  locate?: (
+    request: Request,
+    viewer: Viewer,
+    connection: Connection,
+  ) => Location | null | undefined | Promise<Location | null | undefined>;
   /** Heartbeats are collected for this long (ms) into one call. */
   tick?: number;
   /** How often to look into the feed without having been notified (ms). */
@@ -133,8 +145,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
   const hub = new EventHub(listen, db, pollInterval, limits.missedChanges, report, (room) => db.typing(pool, room));
   const batcher = new HeartbeatBatcher(
     {
-      one: (user, session, details) => db.heartbeat(pool, user, session, details),
-      many: (users, sessions) => db.heartbeats(pool, users, sessions),
+      one: (user, session, details, lastActivity) => db.heartbeat(pool, user, session, details, lastActivity),
+      many: (users, sessions, lastActivities) => db.heartbeats(pool, users, sessions, lastActivities),
     },
     options.tick ?? 50,
   );
@@ -203,11 +215,15 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (wait > 0) throw new Refusal(429, "too many requests", { "retry-after": String(Math.ceil(wait / 1000)) });
   }
 
+  /** A page may speak for a user who is no longer the one that is signed in. */
+  function checkUser(user: unknown, viewer: Viewer): void {
+    if (user != null && `${user as string | number}` !== viewer.userId)
+      throw new Refusal(403, "user_id is not the signed-in user", {}, OTHER_USER);
+  }
+
   /** The session a request speaks for, which is always one of the viewer's own. */
   function sessionOf(body: Record<string, unknown>, viewer: Viewer): string {
-    if (body.user_id !== undefined && `${body.user_id as string | number}` !== viewer.userId) {
-      throw new Refusal(403, "user_id is not the signed-in user", {}, OTHER_USER);
-    }
+    checkUser(body.user_id, viewer);
     if (typeof body.session_id !== "string" || body.session_id === "") throw new Refusal(400, "session_id is missing");
     return body.session_id;
   }
@@ -226,14 +242,41 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     if (first) limit(beginnings, viewer);
     // An empty one is one, too: the last key has been removed. None at all keeps what is known.
     const metadata = own === null && viewer.metadata === undefined ? null : { ...own, ...viewer.metadata };
-    const online = await batcher.beat(viewer.userId, session, {
+    const details = {
       userAgent: request.headers.get("user-agent"),
       address: addressOf(request, connection.remoteAddress),
       interval,
       status,
       metadata,
-    });
+    };
+    const online = await batcher.beat(viewer.userId, session, details, lastActivityOf(body));
+    if (first && online) await locate(request, viewer, session, connection);
     return { online, ...(first && { goodbye: goodbyes.of(viewer.userId, session) }) };
+  });
+
+  /** Nobody stays away for want of a map. */
+  async function locate(request: Request, viewer: Viewer, session: string, connection: Connection): Promise<void> {
+    try {
+      const location = await options.locate?.(request, viewer, connection);
+      if (location == null) return;
+      await batcher.inTurn(viewer.userId, session, () => db.locate(pool, viewer.userId, session, location));
+    } catch (error) {
+      report(error);
+    }
+  }
+
+  const status = endpoint("GET", requests, (request, viewer) => {
+    checkUser(new URL(request.url).searchParams.get("user_id"), viewer);
+    return db.status(pool, viewer.userId);
+  });
+
+  const chooseStatus = endpoint("POST", requests, async (request, viewer) => {
+    const body = await readJson(request, limits.bodyBytes);
+    checkUser(body.user_id, viewer);
+    const choice = choiceOf(body);
+    // In turn with what else this user asks for.
+    await batcher.inTurn(viewer.userId, "", () => db.chooseStatus(pool, viewer.userId, choice));
+    return choice;
   });
 
   /** The user of a session that proves to be his, by what the answer to its first heartbeat said; else whoever is signed in. */
@@ -321,6 +364,8 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     const since = text === null || text === "" ? null : parsePosition(text);
     if (since === null && text) throw new Refusal(400, "Last-Event-ID is not a position");
     const asked = new URL(request.url).searchParams;
+    // What it brings may reach other tabs of its page's user.
+    checkUser(asked.get("user_id"), viewer);
     const unknown = asked.getAll("room");
     const named = new Set([...unknown, ...asked.getAll("known_room")]);
     if (named.size > limits.roomsPerStream) throw new Refusal(400, `more than ${limits.roomsPerStream} rooms`);
@@ -382,8 +427,10 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
     ["/room-join", joinRoom],
     ["/room-leave", leaveRoom],
     ["/typing", typing],
+    ["/status", chooseStatus],
     ["/presence", list],
     ["/presence/room", listRoom],
+    ["/presence/status", status],
     ["/presence/events", events],
     ["/presence/cleanup", cleanup],
   ]);
@@ -407,6 +454,23 @@ export function createPresenceServer(options: PresenceServerOptions): PresenceSe
 function metadataOf({ metadata = null }: Record<string, unknown>): Record<string, unknown> | null {
   if (typeof metadata !== "object" || Array.isArray(metadata)) throw new Refusal(400, "metadata is not a JSON object");
   return metadata as Record<string, unknown> | null;
+}
+
+/** When the user was last active, by our clock: the page's says only how long ago that was. */
+function lastActivityOf({ inactive_for: seconds = null }: Record<string, unknown>): Date | null {
+  if (seconds === null) return null;
+  if (!(typeof seconds === "number" && seconds >= 0 && seconds <= LONGEST_INACTIVE))
+    throw new Refusal(400, "inactive_for is not a number of seconds");
+  return new Date(Date.now() - seconds * 1000);
+}
+
+function choiceOf(body: Record<string, unknown>): StatusChoice {
+  const { status = null, until = null, message = null } = body;
+  if (status !== null && !isChoosable(status)) throw new Refusal(400, "status is none that one may choose");
+  const end = until === null ? null : typeof until === "string" ? new Date(until) : new Date(NaN);
+  if (end !== null && Number.isNaN(end.getTime())) throw new Refusal(400, "until is not a time");
+  if (message !== null && typeof message !== "string") throw new Refusal(400, "message is not a string");
+  return { status, until: end?.toISOString() ?? null, message };
 }
 
 function roomNameOf(value: unknown): string {

@@ -2,14 +2,16 @@ import { isOneUsersFault, type SessionDetails } from "./database.js";
 import { Turns } from "./turns.js";
 
 export interface HeartbeatSink {
-  one(user: string, session: string, details: SessionDetails): Promise<boolean>;
-  many(users: string[], sessions: string[]): Promise<number>;
+  one(user: string, session: string, details: SessionDetails, lastActivity: Date | null): Promise<boolean>;
+  many(users: string[], sessions: string[], lastActivities: (Date | null)[]): Promise<number>;
 }
 
 interface Waiting {
   key: string;
   user: string;
   session: string;
+  /** Differs each time, so it is none of the details that a session has told. */
+  lastActivity: Date | null;
   resolve: (online: boolean) => void;
   reject: (error: unknown) => void;
 }
@@ -46,14 +48,14 @@ export class HeartbeatBatcher {
     return this.#known.has(keyOf(user, session));
   }
 
-  beat(user: string, session: string, details: SessionDetails): Promise<boolean> {
+  beat(user: string, session: string, details: SessionDetails, lastActivity: Date | null = null): Promise<boolean> {
     const key = keyOf(user, session);
     return this.#sessions.take(key, async () => {
       const text = JSON.stringify(details);
       const known = this.#known.get(key);
-      if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session);
+      if (known?.details === text && known.until > Date.now()) return this.#enqueue(key, user, session, lastActivity);
 
-      const online = await this.#users.take(user, () => this.sink.one(user, session, details));
+      const online = await this.#users.take(user, () => this.sink.one(user, session, details, lastActivity));
       this.#known.delete(key); // to the end of the map's order, which is that of expiry
       if (online) this.#known.set(key, { details: text, until: Date.now() + REMEMBER });
       this.#forgetExpired();
@@ -90,9 +92,9 @@ export class HeartbeatBatcher {
     if (this.#waiting.size > 0) this.#timer = setTimeout(() => this.flush(), this.tick);
   }
 
-  #enqueue(key: string, user: string, session: string): Promise<boolean> {
+  #enqueue(key: string, user: string, session: string, lastActivity: Date | null): Promise<boolean> {
     return new Promise<boolean>((resolve, reject) => {
-      this.#waiting.set(key, { key, user, session, resolve, reject });
+      this.#waiting.set(key, { key, user, session, lastActivity, resolve, reject });
       if (this.#waiting.size >= MOST_PER_CALL) this.flush();
       else this.#timer ??= setTimeout(() => this.flush(), this.tick);
     });
@@ -107,6 +109,7 @@ export class HeartbeatBatcher {
       const online = await this.sink.many(
         batch.map((beat) => beat.user),
         batch.map((beat) => beat.session),
+        batch.map((beat) => beat.lastActivity),
       );
       if (online > 0 && online < batch.length) {
         const middle = batch.length >> 1;

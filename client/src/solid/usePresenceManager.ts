@@ -2,7 +2,7 @@ import { createEffect, createMemo, createSignal, getOwner, on, onCleanup, runWit
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
-import type { ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
+import type { ChoosableStatus, ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
 import { followPresence } from "../sharedService.js";
 
@@ -18,7 +18,7 @@ export interface PresenceManager<M extends object = Metadata> {
   isConnected: Accessor<boolean>;
   connection: Accessor<ConnectionStatus>;
   status: Accessor<PresenceStatus>;
-  chosenStatus: Accessor<PresenceStatus | null>;
+  chosenStatus: Accessor<ChoosableStatus | null>;
   joined: Accessor<boolean>;
   stats: Accessor<PresenceStats>;
   lastSeen: Accessor<ReadonlyMap<string, string>>;

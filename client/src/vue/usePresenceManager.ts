@@ -2,7 +2,7 @@ import { computed, shallowRef, toValue, type ComputedRef, type MaybeRefOrGetter,
 import { nobodyCleansUp, type CleanupResult } from "../core/cleanup.js";
 import type { PresenceOptions } from "../core/options.js";
 import { EMPTY_STATE, type PresenceState, type PresenceStats } from "../core/state.js";
-import type { ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
+import type { ChoosableStatus, ConnectionStatus, Metadata, PresenceStatus, PresenceUser } from "../core/types.js";
 import type { PresenceService } from "../presenceService.js";
 import { followPresence } from "../sharedService.js";
 import { inPage } from "./inPage.js";
@@ -17,7 +17,7 @@ export interface PresenceManager<M extends object = Metadata> {
   isConnected: ComputedRef<boolean>;
   connection: ComputedRef<ConnectionStatus>;
   status: ComputedRef<PresenceStatus>;
-  chosenStatus: ComputedRef<PresenceStatus | null>;
+  chosenStatus: ComputedRef<ChoosableStatus | null>;
   joined: ComputedRef<boolean>;
   stats: ComputedRef<PresenceStats>;
   lastSeen: ComputedRef<ReadonlyMap<string, string>>;

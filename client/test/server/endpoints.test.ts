@@ -59,9 +59,21 @@ describe("heartbeat", () => {
     expect(row.heartbeat_interval.minutes).toBe(2);
   });
 
+  test.each([true, false])("says when somebody was last active, by our clock (batched: %s)", async (batched) => {
+    const body = { session_id: `tab-${batched}`, status: "active" };
+    if (batched) await site.post("/api/heartbeat", "ina", body);
+    expect((await site.post("/api/heartbeat", "ina", { ...body, inactive_for: 90 })).status).toBe(200);
+    const { rows } = await db.pool.query(
+      "SELECT extract(epoch FROM now() - last_activity)::float8 AS age FROM presence_sessions WHERE user_id = 'ina' AND session_id = $1",
+      [body.session_id],
+    );
+    expect(rows[0].age).toBeGreaterThan(85);
+    expect(rows[0].age).toBeLessThan(300);
+  });
+
   test("a user beats and leaves for himself only", async () => {
     await site.post("/api/heartbeat", "bob", { session_id: "b1" });
-    for (const path of ["/api/heartbeat", "/api/user-disconnect"]) {
+    for (const path of ["/api/heartbeat", "/api/user-disconnect", "/api/status"]) {
       expect((await site.post(path, "eve", { user_id: "bob", session_id: "b1" })).status).toBe(403);
     }
     expect(await online("bob")).toBe(true);
@@ -72,10 +84,10 @@ describe("heartbeat", () => {
   });
 
   test("nobody known: 401, on every endpoint", async () => {
-    for (const path of ["/api/heartbeat", "/api/user-disconnect", "/api/presence/cleanup"]) {
+    for (const path of ["/api/heartbeat", "/api/user-disconnect", "/api/presence/cleanup", "/api/status"]) {
       expect((await site.post(path, null, { session_id: "x" })).status, path).toBe(401);
     }
-    for (const path of ["/api/presence", "/api/presence/events"])
+    for (const path of ["/api/presence", "/api/presence/events", "/api/presence/status"])
       expect((await site.get(path, null)).status, path).toBe(401);
   });
 
@@ -93,11 +105,60 @@ describe("heartbeat", () => {
     ["a negative interval", { session_id: "s", heartbeat_interval: -1 }],
     ["an absurd interval", { session_id: "s", heartbeat_interval: 1e9 }],
     ["an interval that is no number", { session_id: "s", heartbeat_interval: "1 day" }],
+    ["an inactivity that is no number", { session_id: "s", inactive_for: "1" }],
+    ["a negative inactivity", { session_id: "s", inactive_for: -1 }],
+    ["an absurd inactivity", { session_id: "s", inactive_for: 1e9 }],
     ["metadata that is a list", { session_id: "s", metadata: [1] }],
     ["metadata that is too long", { session_id: "s", metadata: { text: "x".repeat(5000) } }],
   ])("%s: 400 and nothing written", async (_, body) => {
     expect((await site.post("/api/heartbeat", "carl", body)).status).toBe(400);
     expect(await sessionRow("carl")).toBeUndefined();
+  });
+
+  test.each([
+    ["an unknown status", { status: "asleep" }],
+    ["one that is not for choosing", { status: "idle" }],
+    ["an end that is no time", { status: "busy", until: "soon" }],
+    ["an end that is no text", { status: "busy", until: 7 }],
+    ["a message that is no text", { status: "busy", message: {} }],
+    ["a message that is too long", { status: "busy", message: "x".repeat(2000) }],
+    ["a zero byte", { status: "busy", message: "\u0000" }],
+  ])("a choice with %s: 400 and nothing chosen", async (_, body) => {
+    expect((await site.post("/api/status", "dan", body)).status).toBe(400);
+    const answer = await site.get("/api/presence/status", "dan");
+    expect(await answer.json()).toEqual({ status: null, until: null, message: null, online: false });
+  });
+
+  test("nobody asks for another's choice", async () => {
+    await site.post("/api/status", "bob", { status: "busy", message: "In a call" });
+    expect((await site.get("/api/presence/status?user_id=bob", "eve")).status).toBe(403);
+    expect(await (await site.get("/api/presence/status?user_id=bob", "bob")).json()).toMatchObject({
+      status: "busy",
+      message: "In a call",
+    });
+  });
+
+  test("a session is where the server says it is, from its first heartbeat on", async () => {
+    await site.close();
+    const asked: string[] = [];
+    const errors: string[] = [];
+    site = await openSite(db.name, {
+      onError: (error) => errors.push((error as Error).message),
+      locate: (request, { userId }) => {
+        asked.push(userId);
+        if (userId === "lost") throw new Error("no table of addresses");
+        if (userId === "far") return { region: "Mars", latitude: 1000, longitude: 0 };
+        return userId === "home" ? null : { region: request.headers.get("x-region") ?? "nowhere" };
+      },
+    });
+    const regions = async () => (await db.pool.query("SELECT region, users FROM presence_by_region()")).rows;
+    const beat = (user: string, session = "s") =>
+      site.post("/api/heartbeat", user, { session_id: session }, { "x-region": "Berlin" });
+    for (const user of ["ada", "ada", "home", "lost", "far"]) expect((await beat(user)).status).toBe(200);
+    expect((await beat("ada", "t")).status).toBe(200);
+    expect(asked).toEqual(["ada", "home", "lost", "far", "ada"]);
+    expect(await regions()).toEqual([{ region: "Berlin", users: "1" }]);
+    expect(errors).toEqual(["no table of addresses", "latitude 1000, longitude 0 is not on the earth"]);
   });
 
   test("the server's metadata goes over the page's", async () => {

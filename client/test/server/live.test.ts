@@ -67,8 +67,9 @@ test("join, tabs, status, leave: others see it at once", async () => {
   const second = open(site, "ada");
   await soon(() => expect(watcher.state.activeUsers[0]?.sessions).toBe(2));
   ada.setStatus("busy");
-  second.setStatus("away");
   await soon(() => expect(watcher.state.activeUsers[0]?.status).toBe("busy"));
+  ada.setStatus(null);
+  await soon(() => expect(watcher.state.activeUsers[0]?.status).toBe("active"));
   second.stop();
   await soon(() => expect(watcher.state.activeUsers[0]?.sessions).toBe(1));
   const left = Date.now();
@@ -79,6 +80,45 @@ test("join, tabs, status, leave: others see it at once", async () => {
   expect((await watcher.lookUp(["ada"]))[0]).toMatchObject({ user_id: "ada", online: false });
   expect(await watcher.triggerCleanup()).toMatchObject({ outcome: "done", offline: 0 });
   expect(await ada.triggerCleanup()).toMatchObject({ outcome: "forbidden", error: { status: 403 } });
+  await site.close();
+});
+
+test("a chosen status is the person's: on all devices, until it is over, and also to be invisible", async () => {
+  const site = await openSite(db.name);
+  const ada = open(site, "ada");
+  const phone = open(site, "ada"); // nothing in common but the user: there is no browser here
+  const watcher = open(site, "root", { autoJoin: false });
+  await soon(() => expect(names(watcher)).toEqual(["ada"]));
+  await soon(() => expect([ada.state.joined, phone.state.joined]).toEqual([true, true]));
+
+  ada.setStatus("busy");
+  await soon(() => expect(phone.state.chosenStatus).toBe("busy"));
+  const until = new Date(Date.now() + 3600_000);
+  ada.setStatus("busy", { until, message: "Écriture" });
+  await soon(() => expect(watcher.state.activeUsers[0]?.status).toBe("busy"));
+  await soon(() =>
+    expect([phone.state.chosenStatus, phone.state.statusUntil, phone.state.statusMessage]).toEqual([
+      "busy",
+      until.toISOString(),
+      "Écriture",
+    ]),
+  );
+
+  phone.setStatus("invisible");
+  await soon(() => expect(names(watcher)).toEqual([]));
+  await soon(() => expect(ada.state.chosenStatus).toBe("invisible"));
+  const later = open(site, "ada"); // a page that is opened then
+  await soon(() => expect([later.state.joined, later.state.chosenStatus]).toEqual([true, "invisible"]));
+  expect(names(watcher)).toEqual([]);
+
+  later.setStatus("away", { until: new Date(Date.now() + 1500) });
+  await soon(() => expect(watcher.state.activeUsers[0]?.status).toBe("away"));
+  await soon(() => expect(watcher.state.activeUsers[0]?.status).toBe("active")); // over
+  await soon(() => expect([ada, phone, later].map(({ state }) => state.chosenStatus)).toEqual([null, null, null]));
+
+  ada.setStatus("busy", { message: "x".repeat(2000) }); // more than the database takes
+  await soon(() => expect(ada.state.chosenStatus).toBe(null));
+  for (const page of [ada, phone, later, watcher]) page.stop();
   await site.close();
 });
 
@@ -247,6 +287,34 @@ describe("a JSON-RPC gateway without a backend, as the document sets it up", () 
     await expect(transportOf("ada").cleanup()).rejects.toMatchObject({ status: 403 });
   });
 
+  test("a chosen status, also to be invisible, and when somebody was last active", async () => {
+    const iris = page("iris");
+    const phone = page("iris");
+    const root = page("root");
+    await soon(() => expect(names(root)).toEqual(["iris", "root"]));
+    iris.setStatus("busy", { message: "Reading" });
+    await soon(() => expect(phone.state.statusMessage).toBe("Reading"));
+    phone.setStatus("invisible");
+    await soon(() => expect(names(root)).toEqual(["root"]));
+    await soon(() => expect(iris.state.chosenStatus).toBe("invisible"));
+    phone.setStatus(null);
+    await soon(() => expect(names(root)).toEqual(["iris", "root"]));
+    await soon(() => expect(iris.state.chosenStatus).toBe(null));
+    await expect(
+      transportOf("eve").status.choose("iris", { status: "away", until: null, message: null }),
+    ).rejects.toMatchObject({
+      status: 403,
+    });
+    const beat = { user_id: "iris", session_id: phone.sessionId, heartbeat_interval: 1, status: "active" as const };
+    await transportOf("iris").heartbeat({ ...beat, inactive_for: 90 }, new AbortController().signal);
+    const { rows } = await own.pool.query(
+      "SELECT now() - last_activity BETWEEN interval '85 s' AND interval '5 min' AS yes FROM presence_sessions WHERE session_id = $1",
+      [phone.sessionId],
+    );
+    expect(rows[0].yes).toBe(true);
+    for (const each of [iris, phone, root]) each.stop();
+  });
+
   test("nobody speaks for anybody else, and session ids stay secret", async () => {
     const victim = page("victim");
     await soon(() => expect(victim.state.joined).toBe(true));
@@ -355,12 +423,16 @@ test("the rights that the document grants are enough for a backend", async () =>
   const errors: unknown[] = [];
   const site = await openSite(own.name, {
     database: { database: own.name, user: "web_backend" },
+    locate: () => ({ region: "Berlin" }),
     onError: (error) => errors.push(error),
   });
   const ada = open(site, "ada");
   const root = open(site, "root");
   await soon(() => expect(names(root)).toEqual(["ada", "root"]));
   await soon(() => expect(ada.state.stats.heartbeatsSent).toBeGreaterThan(2)); // batched, too
+  expect((await own.pool.query("SELECT region, users FROM presence_by_region()")).rows).toEqual([
+    { region: "Berlin", users: "2" },
+  ]);
   const leave = ada.room("lobby").enter();
   root.room("lobby").enter();
   await soon(() => expect(root.room("lobby").state.count).toBe(2));

@@ -63,6 +63,8 @@ export async function addHostileOverloads(pool: pg.Pool): Promise<() => Promise<
     "update_user_heartbeat(text, text)": "true",
     "update_user_heartbeat(presence_id, presence_id)": "true",
     "update_user_heartbeats(text[], text[])": "1",
+    "update_user_heartbeats(text[], text[], timestamptz[])": "1",
+    "update_user_heartbeat(text, text, text, inet, interval, text, jsonb, timestamptz)": "true",
     "handle_user_disconnect(text, text)": "true",
     "get_presence(text[])": "'eve'::text",
     "presence_grant(text, text)": "true",
@@ -75,6 +77,9 @@ export async function addHostileOverloads(pool: pg.Pool): Promise<() => Promise<
     "set_typing(text, text, text, interval)": "true",
     "clear_typing(text, text, text)": "true",
     "get_typing(text)": "'eve'::text",
+    "set_user_status(text, text, timestamptz, text)": "true",
+    "set_session_location(text, text, text, double precision, double precision)": "true",
+    "get_user_status(text)": "'eve'::text",
   };
   await pool.query("CREATE TABLE public.hijacked (name text); GRANT INSERT ON public.hijacked TO PUBLIC");
   for (const [signature, result] of Object.entries(fit)) {

@@ -1,6 +1,6 @@
 // @vitest-environment happy-dom
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { PresenceError, PresenceService, type PresenceOptions } from "../../src/index.js";
+import { PresenceError, PresenceService, type PresenceOptions, type StatusChoice } from "../../src/index.js";
 import { Recorder, change, user } from "./recorder.js";
 
 let transport: Recorder;
@@ -115,13 +115,13 @@ describe("heartbeats", () => {
     let answer!: (online: boolean) => void;
     transport.answer = () => new Promise((resolve) => (answer = resolve));
     service.start();
-    service.setStatus("busy");
-    service.setStatus("away");
+    service.setMetadata({ mood: "fine" });
+    service.setMetadata({ mood: "better" });
     await pass(seconds(1));
     expect(transport.beats).toHaveLength(1);
     answer(true);
     await pass(0);
-    expect(transport.beats.map((beat) => beat.status)).toEqual(["active", "away"]);
+    expect(transport.beats.map((beat) => beat.metadata)).toEqual([undefined, { mood: "better" }]);
   });
 
   test("a machine that slept beats within the look of the clock", async () => {
@@ -241,7 +241,7 @@ describe("the life of the page", () => {
     make();
     service.on("heartbeat", () => service.stop());
     service.start();
-    service.setStatus("busy"); // another one is due when the first is answered
+    service.setMetadata({ mood: "fine" }); // another one is due when the first is answered
     await pass(seconds(120));
     expect(vi.getTimerCount()).toBe(0);
     expect(transport.goodbyes.length).toBeGreaterThan(0);
@@ -305,7 +305,6 @@ describe("idle", () => {
 });
 
 describe("what a person chose", () => {
-  const status = () => transport.beats.at(-1)?.status;
   /** A page of its own: another tab, or this one after a reload. */
   async function open(options: Partial<PresenceOptions> = {}) {
     const page = { transport: new Recorder(), service: null as unknown as PresenceService };
@@ -315,28 +314,176 @@ describe("what a person chose", () => {
     return page;
   }
 
-  test("a status is his in all tabs, and after a reload", async () => {
+  const choice = (status: StatusChoice["status"], more = {}) => ({ status, until: null, message: null, ...more });
+
+  test("a status is his in all tabs, and after a reload; heartbeats go on saying what the tab does", async () => {
     make().start();
     await pass(0);
     const other = await open();
     const stranger = await open({ userId: "bob" });
-    service.setStatus("busy");
+    service.setStatus("busy", { until: new Date("2100-01-01"), message: "Writing" });
+    expect(service.state.chosenStatus).toBe(null); // views are told in a moment
     window.dispatchEvent(new Event("storage")); // as browsers do in the other tabs
     await pass(0);
-    expect([status(), other.transport.beats.at(-1)?.status, other.service.state.chosenStatus]).toEqual(
-      Array(3).fill("busy"),
-    );
+    expect(transport.chosen).toEqual(choice("busy", { until: "2100-01-01T00:00:00.000Z", message: "Writing" }));
+    for (const { state } of [service, other.service])
+      expect([state.status, state.chosenStatus, state.statusUntil, state.statusMessage]).toEqual([
+        "busy",
+        "busy",
+        "2100-01-01T00:00:00.000Z",
+        "Writing",
+      ]);
     expect([stranger.service.state.status, stranger.transport.beats.length]).toEqual(["active", 1]);
+    await pass(seconds(30));
+    expect(transport.beats.map((beat) => beat.status)).toEqual(["active", "active"]);
 
     const reloaded = await open();
-    expect([reloaded.transport.beats[0]?.status, reloaded.service.state.chosenStatus]).toEqual(["busy", "busy"]);
+    expect([reloaded.service.state.chosenStatus, reloaded.transport.statusCalls]).toEqual([null, ["read"]]); // what the server says
+    window.dispatchEvent(new Event("storage"));
+    await pass(0);
+    expect(service.state.chosenStatus).toBe(null);
+    for (const each of [other, stranger, reloaded]) each.service.stop();
+  });
+
+  test("what was chosen on another device is learned from the feed, also to be invisible", async () => {
+    make().start();
+    await pass(0);
+    transport.connect({ seq: 4, epoch: null, users: [user("ada"), user("bob")] });
+    await pass(0);
+    expect(transport.statusCalls).toEqual(["read"]);
+    transport.chosen = choice("invisible");
+    transport.last.sink.change(change(5, "user_offline", "bob"));
+    // What he says in this tab, or in another one, is no choice.
+    transport.last.sink.change(change(6, "update", "ada", { details: { status: "idle", metadata: { at: 1 } } }));
+    transport.last.sink.change(change(7, "session_start", "ada"));
+    await pass(0);
+    expect([transport.statusCalls.length, service.state.chosenStatus]).toEqual([1, null]);
+    transport.last.sink.change(change(8, "user_offline", "ada"));
+    await pass(0);
+    expect([service.state.chosenStatus, service.state.status]).toEqual(["invisible", "active"]);
+    transport.chosen = choice(null, { online: false }); // from a server that may not know who is invisible
+    transport.last.sink.change(change(9, "update", "ada"));
+    await pass(0);
+    expect(service.state.chosenStatus).toBe("invisible");
+    transport.chosen = choice("busy", { message: "Reading" });
+    transport.last.sink.change(change(10, "update", "ada", { details: { status: "busy", message: "Reading" } }));
+    await pass(0);
+    const asked = transport.statusCalls.length;
+    transport.last.sink.change(change(11, "update", "ada", { details: { status: "busy", message: "Reading" } }));
+    await pass(0);
+    expect([service.state.statusMessage, transport.statusCalls.length]).toEqual(["Reading", asked]);
+    transport.chosen = choice("busy", { message: "Writing" });
+    transport.last.sink.change(change(12, "update", "ada", { details: { status: "busy", message: "Writing" } }));
+    await pass(0);
+    expect(service.state.statusMessage).toBe("Writing");
+    transport.chosen = choice(null); // over
+    transport.last.sink.change(change(13, "user_online", "ada"));
+    await pass(0);
+    expect(service.state.chosenStatus).toBe(null);
+  });
+
+  test("what could not be said is said when the server can be reached, also after a reload", async () => {
+    transport = new Recorder();
+    const failing = (recorder: Recorder) => {
+      recorder.answerStatus = () => {
+        throw new PresenceError("no answer", 0);
+      };
+    };
+    failing(transport);
+    service = new PresenceService({ userId: "ada", transport });
+    const errors: number[] = [];
+    service.on("error", ({ status }) => errors.push(status));
+    service.start();
+    await pass(0);
+    service.setStatus("away");
+    await pass(0);
+    expect([service.state.chosenStatus, transport.chosen.status]).toEqual(["away", null]);
+    expect(errors.length).toBeGreaterThan(0);
+    service.stop();
+
+    const reloaded = await open();
+    expect([reloaded.service.state.chosenStatus, reloaded.transport.statusCalls]).toEqual(["away", ["away"]]);
+    failing(reloaded.transport);
     reloaded.service.setStatus(null);
     await pass(0);
-    expect([reloaded.transport.beats[1]?.status, reloaded.service.state.chosenStatus]).toEqual(["active", null]);
-    page("resume"); // frozen meanwhile: nobody told it
+    reloaded.transport.answerStatus = () => {};
+    expect(reloaded.transport.chosen.status).toBe("away");
+    await pass(seconds(30)); // with the next heartbeat
+    expect([reloaded.service.state.chosenStatus, reloaded.transport.chosen.status]).toEqual([null, null]);
+    reloaded.service.stop();
+  });
+
+  test("the last of several choices counts", async () => {
+    make().start();
+    await pass(0);
+    let answer!: () => void;
+    transport.answerStatus = () => new Promise<void>((resolve) => (answer = resolve));
+    service.setStatus("busy");
+    service.setStatus("away");
+    service.setStatus("invisible");
+    answer();
+    await pass(0);
+    expect(service.state.chosenStatus).toBe("invisible");
+    answer();
+    await pass(0);
+    expect([transport.statusCalls, service.state.chosenStatus]).toEqual([["read", "busy", "invisible"], "invisible"]);
+  });
+
+  test("a choice of what is shown already is said, although an answer under way tells otherwise", async () => {
+    make().start();
+    await pass(0);
+    service.setStatus("busy");
+    await pass(0);
+    transport.chosen = choice("away"); // on another device
+    let answer!: () => void;
+    transport.answerStatus = () => new Promise<void>((resolve) => (answer = resolve));
+    transport.last.sink.change(change(1, "update", "ada", { details: { status: "away" } }));
+    await pass(0);
+    service.setStatus("busy");
+    transport.answerStatus = () => {};
+    answer();
+    await pass(0);
+    expect([service.state.chosenStatus, transport.chosen.status]).toEqual(["busy", "busy"]);
+  });
+
+  test("a choice that the server refuses is none", async () => {
+    make().start();
+    await pass(0);
+    transport.answerStatus = () => {
+      throw new PresenceError("400 message is too long", 400);
+    };
+    service.setStatus("busy", { message: "x".repeat(2000) });
+    await pass(0);
+    transport.answerStatus = () => {};
+    await pass(seconds(30));
+    expect([service.state.chosenStatus, transport.chosen.status]).toEqual([null, null]);
+  });
+
+  test("a gateway that has no such function is asked once, until somebody looks at the page", async () => {
+    make().start();
+    transport.answerStatus = () => {
+      throw new PresenceError("404", 404);
+    };
+    await pass(seconds(120));
+    expect([transport.beats.length > 3, transport.statusCalls]).toEqual([true, ["read"]]);
+    await look("hidden");
     await look("visible");
-    expect([status(), service.state.chosenStatus]).toEqual(["active", null]);
-    for (const each of [other, stranger, reloaded]) each.service.stop();
+    expect(transport.statusCalls).toEqual(["read", "read"]);
+  });
+
+  test("a transport without statuses says so", () => {
+    const bare = Object.assign(new Recorder(), { status: undefined });
+    const lonely = new PresenceService({ userId: "ada", transport: bare });
+    expect(() => lonely.setStatus("busy")).toThrow("knows no chosen status");
+  });
+
+  test("heartbeats say how long ago the last input was", async () => {
+    make().start();
+    await pass(seconds(12));
+    window.dispatchEvent(new Event("keydown"));
+    await pass(seconds(18));
+    await pass(seconds(30));
+    expect(transport.beats.map((beat) => beat.inactive_for)).toEqual([0, 18, 48]);
   });
 
   test("metadata is merged, sent at once, and kept over a reload", async () => {
@@ -389,11 +536,13 @@ describe("what a person chose", () => {
     });
     vi.spyOn(window, "sessionStorage", "get").mockReturnValue(undefined as never);
     make().start();
+    await pass(0);
     service.setStatus("away");
     service.setMetadata({ a: 1 });
     await look("hidden");
     await look("visible");
-    expect(transport.beats.at(-1)).toMatchObject({ status: "away", metadata: { a: 1 } });
+    expect(transport.beats.at(-1)).toMatchObject({ metadata: { a: 1 } });
+    expect([service.state.chosenStatus, transport.chosen.status]).toEqual(["away", "away"]);
     vi.restoreAllMocks();
   });
 

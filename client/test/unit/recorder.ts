@@ -1,6 +1,6 @@
 import type { FeedPosition } from "../../src/core/feedPosition.js";
 import type { FeedSink, FollowedRoom, PresenceTransport } from "../../src/core/transport.js";
-import type { Heartbeat, PresenceEvent, PresenceSnapshot } from "../../src/core/types.js";
+import type { Heartbeat, PresenceEvent, PresenceSnapshot, StatusChoice } from "../../src/core/types.js";
 
 /** A transport in the test's hands: it notes what is asked of it and answers as told. */
 export class Recorder implements PresenceTransport {
@@ -50,6 +50,23 @@ export class Recorder implements PresenceTransport {
       void this.roomCalls.push([room, session_id, "leave"]),
     setTyping: async ({ room, session_id, typing }: { room: string; session_id: string; typing: boolean }) =>
       void this.roomCalls.push([room, session_id, typing ? "types" : "typed"]),
+  };
+
+  /** What the server knows to be chosen, and what it was asked. */
+  chosen: StatusChoice = { status: null, until: null, message: null };
+  statusCalls: (StatusChoice["status"] | "read")[] = [];
+  answerStatus: () => void | Promise<void> = () => {};
+  status = {
+    read: async () => {
+      this.statusCalls.push("read");
+      await this.answerStatus();
+      return this.chosen;
+    },
+    choose: async (_user: string, choice: StatusChoice) => {
+      this.statusCalls.push(choice.status);
+      await this.answerStatus();
+      return (this.chosen = choice);
+    },
   };
 
   /** As where cookies say who somebody is. */

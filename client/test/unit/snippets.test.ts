@@ -63,7 +63,7 @@ async function compile(document: string, solid: boolean): Promise<string[]> {
 }
 
 test.each([
-  ["docs/front-end.md", false, 11],
+  ["docs/front-end.md", false, 12],
   ["docs/front-end.md", true, 1],
   ["client/README.md", false, 2],
 ])("the snippets of %s compile (Solid: %s)", { timeout: 240_000 }, async (document, solid, count) => {

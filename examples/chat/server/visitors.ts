@@ -1,5 +1,5 @@
 import { pathToFileURL } from "node:url";
-import { HttpTransport, PresenceService, type PresenceOptions, type PresenceStatus } from "presence-client";
+import { HttpTransport, PresenceService, type PresenceOptions, type ChoosableStatus } from "presence-client";
 import { PEOPLE, idOf } from "../src/people.js";
 
 /**
@@ -25,7 +25,7 @@ export function visitor(
 /** People who come, are busy for a while, open a second tab, and go. */
 function wander(address: string, name: string): void {
   const tabs: PresenceService[] = [];
-  const moods: (PresenceStatus | null)[] = [null, null, null, "busy", "away"];
+  const moods: (ChoosableStatus | null)[] = [null, null, null, "busy", "away"];
   const pick = <T>(list: readonly T[]) => list[Math.floor(Math.random() * list.length)];
   const act = () => {
     if (tabs.length === 0 || (tabs.length < 3 && Math.random() < 0.2)) {
@@ -35,8 +35,7 @@ function wander(address: string, name: string): void {
     } else if (Math.random() < 0.4) {
       tabs.pop()?.stop();
     } else {
-      const mood = pick(moods);
-      for (const tab of tabs) tab.setStatus(mood);
+      tabs[0]?.setStatus(pick(moods) ?? null);
     }
     setTimeout(act, 5_000 + Math.random() * 25_000);
   };

@@ -1,4 +1,4 @@
-import { HttpTransport, type PresenceEvent, type PresenceStatus, type PresenceUser } from "presence-client";
+import { HttpTransport, type ChoosableStatus, type PresenceEvent, type PresenceUser } from "presence-client";
 import { usePresenceManager } from "presence-client/solid";
 import { For, Match, Show, Switch, createEffect, createMemo, createSignal, onCleanup } from "solid-js";
 import { Avatar } from "./Avatar.jsx";
@@ -145,11 +145,12 @@ export function Chat(props: Props) {
             <select
               id="status"
               value={chosenStatus() ?? ""}
-              onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as PresenceStatus | null)}
+              onChange={(event) => service()?.setStatus((event.currentTarget.value || null) as ChoosableStatus | null)}
             >
               <option value="">Automatic</option>
               <option value="busy">Busy</option>
               <option value="away">Away</option>
+              <option value="invisible">Appear offline</option>
             </select>
             <button type="button" onClick={() => void signOut()}>
               Sign out
