@@ -4,6 +4,10 @@
 //   probe load FROM TO CLIENTS                     sessions begin, and beat once more, in arrays of 1,000
 //   probe batches CLIENTS SECONDS SIZE SESSIONS FORMAT FUNCTION
 //                                                  random sessions in arrays, FORMAT text or binary: beats per second
+//   probe singles CLIENTS SECONDS ROUNDS SESSIONS STATEMENT...
+//                                                  the statements take turns on the same connections, with a random session as
+//                                                  their only parameter: per turn a line, statement's number, tab, calls per
+//                                                  second, tab, CPU of the backends per call in us
 //   probe keep SESSIONS PERIOD                     every session once per PERIOD seconds, in arrays of 1,000, until SIGTERM
 //   probe listen CHANNEL                           each notification on a line: microseconds since 1970, tab, payload
 //   probe joins COUNT PREFIX PAUSE                 one by one, PAUSE ms apart: us to the answer, tab, us to the notification
@@ -241,6 +245,77 @@ int batches(int clients, double length, int size, long sessions, const std::stri
     for (std::thread &thread : threads)
         thread.join();
     std::printf("%.0f\n", static_cast<double>(counted) / took);
+    return 0;
+}
+
+// Nanoseconds that the backend has been running.
+double cpu_ns(PGconn *conn)
+{
+    const std::string path = "/proc/" + std::to_string(PQbackendPID(conn)) + "/schedstat";
+    std::FILE *file = std::fopen(path.c_str(), "r");
+    double spent = 0;
+    if (file == nullptr || std::fscanf(file, "%lf", &spent) != 1)
+        fail(path.c_str(), conn);
+    std::fclose(file);
+    return spent;
+}
+
+int singles(int clients, double length, int rounds, long sessions, const std::vector<std::string> &statements)
+{
+    std::vector<PGconn *> conns;
+    const auto everywhere = [&](const auto &work) {
+        std::vector<std::thread> threads;
+        threads.reserve(conns.size());
+        for (std::size_t i = 0; i < conns.size(); ++i)
+            threads.emplace_back([&, i] { work(i); });
+        for (std::thread &thread : threads)
+            thread.join();
+    };
+    for (int i = 0; i < clients; ++i)
+        conns.push_back(connect());
+    // Connections last: what counts is the cost once a backend has touched the memory of all sessions.
+    everywhere([&](std::size_t i) {
+        prepare_batch(conns[i], "update_user_heartbeats", "presence_id");
+        const ArrayFormat format = format_of(conns[i], "binary", "presence_id");
+        for (long first = 1; first <= sessions; first += 1000)
+            send_batch(conns[i], array_of(range(first, std::min(first + 999, sessions)), format), format);
+        for (std::size_t s = 0; s < statements.size(); ++s)
+            prepare(conns[i], std::to_string(s).c_str(), statements[s]);
+    });
+    const auto turn = [&](std::size_t statement) {
+        std::atomic<long> calls{0};
+        const std::string name = std::to_string(statement);
+        const auto sum_cpu = [&] {
+            double sum = 0;
+            for (PGconn *conn : conns)
+                sum += cpu_ns(conn);
+            return sum;
+        };
+        const double cpu_before = sum_cpu();
+        const auto start = Clock::now();
+        everywhere([&](std::size_t i) {
+            std::mt19937_64 random(std::random_device{}());
+            long mine = 0;
+            while (std::chrono::duration<double>(Clock::now() - start).count() < length) {
+                const std::string id = std::to_string(1 + random() % static_cast<std::uint64_t>(sessions));
+                const char *const values[] = {id.c_str()};
+                PGresult *result = PQexecPrepared(conns[i], name.c_str(), 1, values, nullptr, nullptr, 0);
+                if (!ok(result))
+                    fail(statements[statement].c_str(), conns[i]);
+                PQclear(result);
+                ++mine;
+            }
+            calls += mine;
+        });
+        const double took = std::chrono::duration<double>(Clock::now() - start).count();
+        const auto count = static_cast<double>(calls);
+        std::printf("%zu\t%.0f\t%.3f\n", statement, count / took, (sum_cpu() - cpu_before) / count / 1000);
+    };
+    for (int round = 0; round < rounds; ++round)
+        for (std::size_t s = 0; s < statements.size(); ++s)
+            turn(round % 2 == 0 ? s : statements.size() - 1 - s);
+    for (PGconn *conn : conns)
+        PQfinish(conn);
     return 0;
 }
 
@@ -510,6 +585,8 @@ int main(int argc, char **argv)
         return load(number(2), number(3), std::atoi(argv[4]));
     if (is("batches", 6))
         return batches(std::atoi(argv[2]), std::atof(argv[3]), std::atoi(argv[4]), number(5), argv[6], argv[7]);
+    if (mode == "singles" && argc > 6)
+        return singles(std::atoi(argv[2]), std::atof(argv[3]), std::atoi(argv[4]), number(5), {argv + 6, argv + argc});
     if (is("keep", 2))
         return keep(number(2), std::atof(argv[3]));
     if (is("listen", 1))

@@ -147,7 +147,7 @@ sub pgbench ($self, $database, $script, %with) {
     local $ENV{PGDATABASE} = $database;
     local $ENV{PGOPTIONS} = $with{options} // '';
     my $postmaster = $self->postmaster;
-    my $others = children($postmaster);
+    my %others = map { $_ => 1 } children($postmaster);
     my $cpu = $self->backends_cpu;
     system("@{[map { quotemeta } @command]} >\Q$file\E 2>&1") == 0
         or do { system 'cat', $file; die "pgbench failed\n" };
@@ -155,7 +155,11 @@ sub pgbench ($self, $database, $script, %with) {
     my $output = do { local $/; <$in> };
     my ($tps) = $output =~ /^tps = ([\d.]+)/m or die "pgbench: $output\n";
     my ($transactions) = $output =~ /^number of transactions actually processed: (\d+)/m;
-    $self->wait_for(1, sub { children($postmaster) <= $others });
+
+    my $ours_ended = sub {
+        !grep { !$others{$_} } children($postmaster);
+    };
+    $self->wait_for(10, $ours_ended);    # the CPU of a process is its parent's when it has ended
     $self->{cpu} = 1e6 * ($self->backends_cpu - $cpu) / $transactions;
     my ($latency) = $output =~ /^latency average = ([\d.]+)/m;
     return wantarray ? ($tps, $latency) : $tps;

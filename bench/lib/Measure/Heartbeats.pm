@@ -11,9 +11,7 @@ my $one_parameter = '\set n random(1, :sessions)' . "\n";
 sub run ($run) {
     my ($server, $report, $sessions) = @$run{qw(server report sessions)};
     my %script = map { $_->[0] => $server->script($_->[0], $one_parameter . $_->[1] . "\n") } (
-        ['select1', 'SELECT :n::int'],
         ['presence', 'SELECT update_user_heartbeat(:n, :n)'],
-        ['noop', 'SELECT peer_noop(:n, :n)'],
         ['logged', 'SELECT peer_logged_heartbeat(:n, :n)'],
         ['unlogged', 'SELECT peer_unlogged_heartbeat(:n, :n)']
     );
@@ -39,11 +37,17 @@ sub run ($run) {
     $run->{progress}->('heartbeats one by one');
     $server->load('big', 1, $sessions);
 
-# The closest race is run on its own, with more rounds, and without what the others leave behind (WAL, vacuum).
-    my %close =
-        interleave($run->{quick} ? 2 : $run->{rounds} + 2, map { ($_ => $bench->($_)) } qw(select1 noop presence));
-    my %close_cpu = %cpu;
-    %cpu = ();
+# The closest race is run on its own, with more rounds, without what the others leave behind (WAL, vacuum), and on connections
+# that last: a new one pays for its first touch of each page of shared memory, whatever it calls.
+    my ($close, $close_cpu) = singles(
+        $run, $sessions,
+        rounds => $run->{quick} ? 2 : $run->{rounds} + 2,
+        select1 => 'SELECT $1::int',
+        noop => 'SELECT peer_noop($1, $1)',
+        presence => 'SELECT update_user_heartbeat($1, $1)'
+    );
+    my %close = %$close;
+    my %close_cpu = %$close_cpu;
     my %rate = interleave(
         $run->{rounds},
         presence => sub { $server->load('big', 1, $sessions); $bench->('presence')->() },
@@ -109,6 +113,19 @@ sub run ($run) {
 
     batches($run);
     side_effects($run, $script{presence});
+}
+
+# Statements that take turns: of each, by its name, calls per second and the CPU of the server per call, turn by turn.
+sub singles ($run, $sessions, %with) {
+    my $rounds = delete $with{rounds};
+    my @names = sort keys %with;
+    my (%rate, %cpu);
+    for (split /\n/, $run->{server}->probe('big', 'singles', 8, $run->{seconds}, $rounds, $sessions, @with{@names})) {
+        my ($number, $calls, $us) = split /\t/;
+        push @{ $rate{ $names[$number] } }, $calls;
+        push @{ $cpu{ $names[$number] } }, $us;
+    }
+    return (\%rate, \%cpu);
 }
 
 sub fill_peers ($run) {
@@ -243,19 +260,14 @@ sub growth ($run, $sessions) {
     $server->value('big', 'VACUUM ANALYZE');
     $server->load('big', 1, $sessions);
     $run->{progress}->("costs with $text sessions");
-    my $seconds = $run->{quick} ? 1 : 2;
     my $define = ["sessions=$sessions"];
-    $server->pgbench(
-        'big', $server->script('presence', $one_parameter . "SELECT update_user_heartbeat(:n, :n);\n"),
-        clients => 8,
-        seconds => $seconds,
-        define => $define
-    );
+    my (undef, $heartbeat) =
+        singles($run, $sessions, rounds => $run->{quick} ? 1 : 3, heartbeat => 'SELECT update_user_heartbeat($1, $1)');
     my $batches = $server->probe('big', 'batches', 8, $run->{quick} ? 0.3 : 1,
         1000, $sessions, 'binary', 'update_user_heartbeats');
 
 # Sizes are minutes apart: the CPU that a call takes compares, its time does not.
-    my $cpu = $server->{cpu};
+    my $cpu = median(@{ $heartbeat->{heartbeat} });
     $report->point(growth => 'heartbeat', $sessions, $cpu);
     $report->point(growth => 'heartbeat in a batch', $sessions, 1e6 / $batches);
     my %calls = (
