@@ -19,9 +19,9 @@ PG_CONFIG_FOUND := $(shell command -v $(PG_CONFIG) 2>/dev/null)
 .DEFAULT_GOAL := all
 
 # These bring their own server; PGXS, whose check only says that it is not supported, stays out of their way.
-ifneq ($(filter demo check check-all lint bench soak deb demo-web check-web,$(MAKECMDGOALS)),)
-.PHONY: demo check check-all lint bench soak deb demo-web check-web
-demo check check-all lint bench soak deb demo-web check-web:
+ifneq ($(filter demo check check-all prove-tests lint bench soak deb demo-web check-web,$(MAKECMDGOALS)),)
+.PHONY: demo check check-all prove-tests lint bench soak deb demo-web check-web
+demo check check-all prove-tests lint bench soak deb demo-web check-web:
 	@scripts/$@
 else ifneq ($(PG_CONFIG_FOUND),)
 extension_version := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" presence.control)
