@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include "datums.h"
+
 namespace presence {
 
 namespace {
@@ -16,6 +18,11 @@ text *required_text(FunctionCallInfo fcinfo, int argument, const char *name)
 {
     require(fcinfo, argument, name);
     return PG_GETARG_TEXT_PP(argument);
+}
+
+text *session_argument(FunctionCallInfo fcinfo, int argument)
+{
+    return PG_ARGISNULL(argument) ? make_text("") : PG_GETARG_TEXT_PP(argument);
 }
 
 std::int64_t max_rows_argument(FunctionCallInfo fcinfo, int argument, std::int64_t without_limit)

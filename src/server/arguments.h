@@ -7,6 +7,8 @@
 namespace presence {
 
 text *required_text(FunctionCallInfo fcinfo, int argument, const char *name);
+// NULL is the unnamed session.
+text *session_argument(FunctionCallInfo fcinfo, int argument);
 
 // How many rows the caller wants at most; without_limit where that is NULL.
 std::int64_t max_rows_argument(FunctionCallInfo fcinfo, int argument, std::int64_t without_limit);

@@ -638,10 +638,12 @@ bool cache_restore(SharedDatabase &database, const SessionEntry &entry)
         // has closed the entry, it is as it was restored, and this is newer.
         const bool newer = sessions.is_closed_by(slot, 0);
         SessionEntry known = sessions.entry(slot);
+        const bool shorter = is_shorter(entry.interval_ms, known.interval_ms, timeouts);
+        if (!shorter && (!newer || (known.status == entry.status && known.interval_ms == entry.interval_ms)))
+            return true;
         if (newer)
             known.status = entry.status;
-        if (newer || is_shorter(entry.interval_ms, known.interval_ms, timeouts))
-            known.interval_ms = entry.interval_ms;
+        known.interval_ms = entry.interval_ms;
         (void)sessions.insert_or_update(known, timeouts);
         return true;
     });

@@ -3,7 +3,10 @@
 // and no feed lives here.
 #pragma once
 
+#include <algorithm>
+
 #include "cache.h"
+#include "datums.h"
 
 namespace presence {
 
@@ -31,6 +34,23 @@ struct SessionVisitor {
     void (*visit)(const SessionName &name, const SessionSnapshot &session, void *context);
     void *context;
 };
+
+// Rows with a user and a session: how one compares with a name, and which of those that are in this order have it.
+template <typename Row>
+int compare_session(const Row &row, const SessionName &name)
+{
+    const int users = text_view(row.user).compare(name.user);
+    return users != 0 ? users : text_view(row.session).compare(name.session);
+}
+template <typename Row>
+std::span<Row> rows_of_session(std::span<Row> sorted, const SessionName &name)
+{
+    const auto first = std::partition_point(sorted.begin(), sorted.end(),
+                                            [&name](const Row &row) { return compare_session(row, name) < 0; });
+    const auto last =
+        std::find_if(first, sorted.end(), [&name](const Row &row) { return compare_session(row, name) != 0; });
+    return {first, last};
+}
 
 struct UserList {
     struct Slot {

@@ -87,20 +87,11 @@ struct LocatedSession {
     bool live;
 };
 
-int compare(const LocatedSession &a, std::string_view user, std::string_view session)
-{
-    const int users = text_view(a.user).compare(user);
-    return users != 0 ? users : text_view(a.session).compare(session);
-}
-
 void note_session(const SessionName &name, const SessionSnapshot &session, void *context)
 {
     const auto &all = *static_cast<std::span<LocatedSession> *>(context);
-    const auto at = std::lower_bound(all.begin(), all.end(), name, [](const LocatedSession &a, const SessionName &b) {
-        return compare(a, b.user, b.session) < 0;
-    });
-    if (at != all.end() && compare(*at, name.user, name.session) == 0)
-        at->live = session.state == SessionState::online;
+    for (LocatedSession &each : rows_of_session(all, name))
+        each.live = session.state == SessionState::online;
 }
 
 // Those which are online, of users whom the caller is shown; in the order of places, and each place in that of users.
@@ -165,7 +156,7 @@ using namespace presence;
 PRESENCE_FUNCTION(set_session_location)
 {
     text *user = required_text(fcinfo, argument::user_id, "user_id");
-    text *session = PG_ARGISNULL(argument::session_id) ? make_text("") : PG_GETARG_TEXT_PP(argument::session_id);
+    text *session = session_argument(fcinfo, argument::session_id);
     text *region = PG_ARGISNULL(argument::region) ? nullptr : PG_GETARG_TEXT_PP(argument::region);
     text *area = area_argument(fcinfo);
     require_writable("set_session_location");

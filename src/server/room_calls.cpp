@@ -25,12 +25,6 @@ namespace argument {
 enum : int { user_id, session_id, room, metadata };
 }
 
-// NULL is the unnamed session.
-text *session_argument(FunctionCallInfo fcinfo)
-{
-    return PG_ARGISNULL(argument::session_id) ? make_text("") : PG_GETARG_TEXT_PP(argument::session_id);
-}
-
 // Whether the session is there already and has said the same: nothing is to be locked or written then. Within owner work.
 bool is_member(text *user, text *room, text *session, const NullableDatum &metadata)
 {
@@ -135,7 +129,7 @@ using namespace presence;
 PRESENCE_FUNCTION(join_room)
 {
     text *user = required_text(fcinfo, argument::user_id, "user_id");
-    text *session = session_argument(fcinfo);
+    text *session = session_argument(fcinfo, argument::session_id);
     text *room = required_text(fcinfo, argument::room, "room");
     const NullableDatum metadata = fcinfo->args[argument::metadata];
     require_writable("join_room");
@@ -168,7 +162,7 @@ PRESENCE_FUNCTION(join_room)
 PRESENCE_FUNCTION(leave_room)
 {
     text *user = required_text(fcinfo, argument::user_id, "user_id");
-    text *session = session_argument(fcinfo);
+    text *session = session_argument(fcinfo, argument::session_id);
     text *room = required_text(fcinfo, argument::room, "room");
     require_writable("leave_room");
     extension_of(fcinfo);

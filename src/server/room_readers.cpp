@@ -80,12 +80,6 @@ ListedMember member_in(TupleTableSlot *slot)
     return member;
 }
 
-int compare(const ListedMember &a, std::string_view user, std::string_view session)
-{
-    const int users = text_view(a.user).compare(user);
-    return users != 0 ? users : text_view(a.session).compare(session);
-}
-
 // Members in order of user and then of session.
 struct Members {
     std::span<ListedMember> all;
@@ -95,12 +89,9 @@ struct Members {
 void note_session(const SessionName &name, const SessionSnapshot &session, void *context)
 {
     auto &members = *static_cast<Members *>(context);
-    auto at =
-        std::lower_bound(members.all.begin(), members.all.end(), name,
-                         [](const ListedMember &a, const SessionName &b) { return compare(a, b.user, b.session) < 0; });
-    for (; at != members.all.end() && compare(*at, name.user, name.session) == 0; ++at) {
-        at->live = session.state == SessionState::online;
-        at->heartbeat_at = session.heartbeat_at;
+    for (ListedMember &each : rows_of_session(members.all, name)) {
+        each.live = session.state == SessionState::online;
+        each.heartbeat_at = session.heartbeat_at;
     }
 }
 
@@ -109,7 +100,7 @@ Members look_up(std::span<ListedMember> found, Time grace, const OwnerWork &work
 {
     Members members{found, nullptr};
     std::sort(found.begin(), found.end(), [](const ListedMember &a, const ListedMember &b) {
-        return compare(a, text_view(b.user), text_view(b.session)) < 0;
+        return compare_session(a, {text_view(b.user), text_view(b.session)}) < 0;
     });
     auto *names = static_cast<Datum *>(palloc_extended(sizeof(Datum) * (found.size() + 1), MCXT_ALLOC_HUGE));
     std::size_t count = 0;

@@ -191,10 +191,9 @@ std::span<ListedTypist> list_room(SharedDatabase &database, std::string_view roo
     return {found, count};
 }
 
-SessionName session_argument(FunctionCallInfo fcinfo)
+SessionName session_name_argument(FunctionCallInfo fcinfo)
 {
-    return {text_view(required_text(fcinfo, 0, "user_id")),
-            PG_ARGISNULL(1) ? std::string_view{} : text_view(PG_GETARG_TEXT_PP(1))};
+    return {text_view(required_text(fcinfo, 0, "user_id")), text_view(session_argument(fcinfo, 1))};
 }
 
 std::uint64_t ttl_argument(FunctionCallInfo fcinfo, int argument)
@@ -313,7 +312,7 @@ using namespace presence;
 
 PRESENCE_FUNCTION(set_typing)
 {
-    const SessionName name = session_argument(fcinfo);
+    const SessionName name = session_name_argument(fcinfo);
     const std::string_view room = text_view(required_text(fcinfo, 2, "room"));
     const std::uint64_t ttl_ms = ttl_argument(fcinfo, 3);
     require_writable("set_typing");
@@ -330,7 +329,7 @@ PRESENCE_FUNCTION(set_typing)
 
 PRESENCE_FUNCTION(clear_typing)
 {
-    const SessionName name = session_argument(fcinfo);
+    const SessionName name = session_name_argument(fcinfo);
     require_writable("clear_typing");
     extension_of(fcinfo);
     require_may_act_for(PG_GETARG_TEXT_PP(0));
