@@ -37,13 +37,9 @@ ifdef SANITIZE
 PG_CXXFLAGS += -fsanitize=$(SANITIZE) -fno-sanitize=vptr -fno-omit-frame-pointer
 SHLIB_LINK += -fsanitize=$(SANITIZE)
 endif
-# For tests of bad moments: see src/server/injection.h.
-ifdef INJECTION
-PG_CXXFLAGS += -DPRESENCE_INJECTION_POINTS
-endif
 override with_llvm := no
 
-EXTRA_CLEAN = presence_tail .built-with
+EXTRA_CLEAN = presence_tail .built-with .built-with-points
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
@@ -77,4 +73,14 @@ uninstall-presence-tail:
 .PHONY: install-presence-tail uninstall-presence-tail
 
 $(OBJS): $(wildcard src/core/*.h src/server/*.h) .built-with
+
+# For tests of bad moments: see src/server/injection.h. No other objects differ.
+objects_with_points := $(patsubst %.cpp,%.o,$(shell grep -l '"injection.h"' src/server/*.cpp))
+$(objects_with_points): override CXXFLAGS += $(if $(INJECTION),-DPRESENCE_INJECTION_POINTS)
+$(objects_with_points): .built-with-points
+.built-with-points: always
+	@echo '$(INJECTION)' | cmp -s - $@ || echo '$(INJECTION)' >$@
+objects-with-points:
+	@echo '$(objects_with_points)'
+.PHONY: objects-with-points
 endif

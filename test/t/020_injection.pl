@@ -147,6 +147,29 @@ ok(
 is(sql('SELECT * FROM presence_verify()'),
     '', 'a prepared begin that is decided while the cache is being filled is in it');
 
+# Others see such a commit before the process that made it has told of it.
+{
+    sql("BEGIN; SELECT update_user_heartbeat('ida', 's'); PREPARE TRANSACTION 'ida'");
+    my ($decides, $verifies) = map { $node->background_psql('postgres') } 1, 2;
+    my $pid = $verifies->query_safe('SELECT pg_backend_pid()');
+    set_point($node, 'prepared-committed', 'wait');
+    $decides->query_until(qr/begun/, "\\echo begun\nCOMMIT PREPARED 'ida';\n");
+    wait_for_point($node, 'prepared-committed');
+    $verifies->query_until(qr/begun/, "\\echo begun\nSELECT * FROM presence_verify();\n");
+    my $state = '';
+    wait_until(
+        60,
+        sub {
+            $state = sql("SELECT coalesce(wait_event_type, '-'), state FROM pg_stat_activity WHERE pid = $pid");
+            $state =~ /^Lock|\|idle$/;
+        }
+    );
+    is($state, 'Lock|active', 'COMMIT PREPARED is held: presence_verify() waits');
+    release($node, 'prepared-committed');
+    is($verifies->query('SELECT 1'), '1', '... and everything agrees');
+    $_->quit for $decides, $verifies;
+}
+
 # ------------------------------------------------------------------------------------------------ the state of databases
 
 sub use_database {
