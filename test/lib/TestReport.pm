@@ -8,7 +8,7 @@ use parent 'TAP::Formatter::Base';
 use Time::HiRes 'time';
 
 my %suite;    # name => { files left, passed, failed, began }
-my @failures;
+my (@failures, @failed_tests);
 
 sub suite_of { return $_[0] =~ m{^([^/]+)} ? $1 : $_[0]; }
 
@@ -31,6 +31,7 @@ sub finished {
     $suite->{passed} += $passed;
     $suite->{failed} += @failed;
     push @failures, map {"$name: $_->{what}"} @failed;
+    push @failed_tests, $name if @failed;
     return if --$suite->{left};
     printf "%-10s %5d passed %5d failed %5d s\n", suite_of($name), $suite->{passed}, $suite->{failed},
         time - $suite->{began};
@@ -43,6 +44,9 @@ sub summary {
     $failed += $_->{failed} // 0 for values %suite;
     print "failed:\n", map {"    $_\n"} @failures if @failures > 1;
     print "$passed passed, $failed failed\n";
+    open my $list, '>', "$ENV{CHECK_OUT}/failed" or die $!;
+    print {$list} map {"$_\n"} @failed_tests;
+    close $list;
     return;
 }
 
