@@ -1210,6 +1210,11 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELE
 COMMENT ON FUNCTION @extschema@.presence_can_enter(text, text) IS
     'Whether somebody who has only access read or self may look into that room, or join it; viewer is presence_current_user(). Replace it to close rooms.';
 
+CREATE FUNCTION @extschema@.presence_policy_for(user_id text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS 'SELECT NULL::text';
+COMMENT ON FUNCTION @extschema@.presence_policy_for(text) IS
+    'Name in presence_policies of what that user''s sessions go by which begin without naming a policy; NULL: none. Replace it to give people limits by who they are.';
+
 REVOKE ALL ON FUNCTION
     @extschema@.update_user_heartbeat(@extschema@.presence_id, @extschema@.presence_id, text, inet, interval, text, jsonb, timestamptz, text),
     @extschema@.update_user_heartbeats(@extschema@.presence_id[], @extschema@.presence_id[], timestamptz[]),

@@ -19,7 +19,10 @@ for (const name of entries.map((entry) => `presence-client${entry}`)) {
 }
 
 assert.equal(readFileSync(`${root}/LICENSE`, "utf8"), readFileSync(`${root}/../LICENSE`, "utf8"));
-const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: root, encoding: "utf8" }));
+// A list of packages; of newer versions of npm an object of them by name.
+const [{ files }] = Object.values(
+  JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: root, encoding: "utf8" })),
+);
 const paths = new Set(files.map(({ path }) => path));
 assert.ok(paths.has("LICENSE"));
 for (const path of paths) {

@@ -85,8 +85,8 @@ Oid application_function(const char *name, std::span<const Oid> arguments)
     return function;
 }
 
-// As the extension brings it: SQL that says true to everything.
-bool shows_everybody(Oid function)
+// Whether it is as the extension brings it.
+bool is_as_brought(Oid function, std::string_view written)
 {
     HeapTuple row = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
     if (!HeapTupleIsValid(row))
@@ -94,7 +94,7 @@ bool shows_everybody(Oid function)
     bool is_null = false;
     const Datum body = SysCacheGetAttr(PROCOID, row, Anum_pg_proc_prosrc, &is_null);
     const bool result = !is_null && reinterpret_cast<Form_pg_proc>(GETSTRUCT(row))->prolang == SQLlanguageId &&
-                        text_view(DatumGetTextPP(body)) == "SELECT true";
+                        text_view(DatumGetTextPP(body)) == written;
     ReleaseSysCache(row);
     return result;
 }
@@ -208,7 +208,7 @@ Sight ask(const OwnerWork &work, const char *name)
     Sight sight{};
     const Oid arguments[] = {TEXTOID, TEXTOID};
     const Oid function = application_function(name, arguments);
-    sight.everybody = shows_everybody(function);
+    sight.everybody = is_as_brought(function, "SELECT true");
     if (sight.everybody)
         return sight;
     fmgr_info(function, &sight.function);
@@ -316,6 +316,29 @@ bool sees(Sight &sight, const OwnerWork &work, const text *user_or_room)
             return false;
         const Datum result = FunctionCallInvoke(call);
         return !call->isnull && DatumGetBool(result);
+    });
+}
+
+PolicyChoice begin_policy_choice()
+{
+    PolicyChoice choice{};
+    const Oid arguments[] = {TEXTOID};
+    const Oid function = application_function("presence_policy_for", arguments);
+    choice.is_made = !is_as_brought(function, "SELECT NULL::text");
+    if (choice.is_made)
+        fmgr_info(function, &choice.function);
+    return choice;
+}
+
+text *chosen_policy(PolicyChoice &choice, const OwnerWork &work, text *user)
+{
+    CHECK_FOR_INTERRUPTS();
+    return as_caller(work, [&]() -> text * {
+        LOCAL_FCINFO(call, 1);
+        InitFunctionCallInfoData(*call, &choice.function, 1, DEFAULT_COLLATION_OID, nullptr, nullptr);
+        call->args[0] = {PointerGetDatum(user), false};
+        const Datum name = FunctionCallInvoke(call);
+        return call->isnull ? nullptr : DatumGetTextPP(name);
     });
 }
 

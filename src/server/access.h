@@ -50,6 +50,14 @@ Sight begin_sight(const OwnerWork &work);
 Sight begin_entry(const OwnerWork &work);
 bool sees(Sight &sight, const OwnerWork &work, const text *user_or_room);
 
+// Which policy presence_policy_for() names for a user; null: none. Within owner work, as above.
+struct PolicyChoice {
+    bool is_made;  // the application has replaced the function
+    FmgrInfo function;
+};
+PolicyChoice begin_policy_choice();
+text *chosen_policy(PolicyChoice &choice, const OwnerWork &work, text *user);
+
 // An error (42501) where presence_can_enter() keeps a caller out who acts for itself only, or is filtered. Within owner work.
 void require_may_join(const OwnerWork &work, const text *room);
 void require_may_look_into(const OwnerWork &work, const text *room);

@@ -59,7 +59,6 @@ struct Details {
     NullableDatum user_agent = null_datum, ip_address = null_datum, interval = null_datum, metadata = null_datum;
     std::optional<Status> status;
     Time last_activity = 0;
-    const SessionPolicy *policy = nullptr;  // for a session that begins; null: the one it has had
 };
 
 // What somebody says of the last activity; 0: nothing. Before the year 2000 nobody was active here.
@@ -274,9 +273,9 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
         if (result != HeartbeatResult::began && result != HeartbeatResult::changed)
             continue;
         const bool began = result == HeartbeatResult::began;
-        if (began && d.policy != nullptr)
-            take_policy(target, *d.policy);
-        require_room_for_sessions(user, began ? d.policy : nullptr);
+        if (began && wanted.policy != nullptr)
+            take_policy(target, *wanted.policy);
+        require_room_for_sessions(user, began ? wanted.policy : nullptr);
         replace_if_given(target.user_agent, d.user_agent);
         replace_if_given(target.ip_address, d.ip_address);
         replace_if_given(target.interval, d.interval);
@@ -287,8 +286,10 @@ void apply_heartbeats(const WantedUser &wanted, void *context)
 }
 
 // Users in the order of their names. Afterwards each target is online, unless its heartbeat was ignored.
-void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, const Details &details)
+void record_heartbeats(const OwnerWork &work, const Storage &storage, std::span<WantedUser> wanted,
+                       const Details &details)
 {
+    choose_policies(work, wanted);
     HeartbeatCall call(details);
     const NewUserRule rule{apply_heartbeats, heartbeats_stand, &call};
     load_users(storage, wanted, Lock::create_missing, &rule);
@@ -312,7 +313,8 @@ void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted, con
 }
 
 // Heartbeats of sessions in order, one of each; repeats[i]: for how many that one stands. How many are online now.
-int record_batch(std::span<const NamedSession> sessions, const int *repeats, const Time *last_activity)
+int record_batch(const OwnerWork &work, std::span<const NamedSession> sessions, const int *repeats,
+                 const Time *last_activity)
 {
     int online = 0;
     const Storage storage = open_storage();
@@ -326,7 +328,7 @@ int record_batch(std::span<const NamedSession> sessions, const int *repeats, con
             each.last_activity = next_activity;
             next_activity += each.sessions.size();
         }
-        record_heartbeats(storage, wanted, Details{});
+        record_heartbeats(work, storage, wanted, Details{});
         const int *repeat = repeats + from;
         for (const WantedUser &each : wanted)
             for (std::size_t i = 0; i < each.sessions.size(); ++i, ++repeat)
@@ -441,9 +443,9 @@ void check_metadata(Jsonb *metadata)
                         errdetail("It has %zu bytes; metadata has at most %zu.", strlen(shown), max_metadata_bytes)));
 }
 
-void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted)
+void record_heartbeats(const OwnerWork &work, const Storage &storage, std::span<WantedUser> wanted)
 {
-    record_heartbeats(storage, wanted, Details{});
+    record_heartbeats(work, storage, wanted, Details{});
 }
 
 }  // namespace presence
@@ -471,15 +473,15 @@ PRESENCE_FUNCTION(update_user_heartbeat)
     }
     const OwnerWork work = begin_owner_work();
     SessionPolicy policy;
-    if (!PG_ARGISNULL(argument::policy)) {
+    if (!PG_ARGISNULL(argument::policy))
         policy = find_policy(PointerGetDatum(PG_GETARG_TEXT_PP(argument::policy)));
-        details.policy = &policy;
-    }
     const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");
     StoredSession *target = nullptr;
     WantedUser wanted{user, {&named, 1}, &target, nullptr};
-    record_heartbeats(storage, {&wanted, 1}, details);
+    if (!PG_ARGISNULL(argument::policy))
+        wanted.policy = &policy;
+    record_heartbeats(work, storage, {&wanted, 1}, details);
     const bool online = target->state() == SessionState::online;
     close_storage(storage);
     end_owner_work(work);
@@ -540,7 +542,7 @@ PRESENCE_FUNCTION(update_user_heartbeats)
                          sessions.nulls[at] ? unnamed : DatumGetTextPP(sessions.values[at])};
     }
     const OwnerWork work = begin_owner_work();
-    online += record_batch({slow, count}, repeats, last_activity);
+    online += record_batch(work, {slow, count}, repeats, last_activity);
     end_owner_work(work);
     PG_RETURN_INT32(online);
 }

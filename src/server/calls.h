@@ -12,6 +12,6 @@ void check_metadata(Jsonb *metadata);
 
 // Within owner work: heartbeats that say nothing, of each session wanted. Users in the order of their names. Afterwards each
 // target is online, unless its heartbeat was ignored; and what the sessions ask for in rooms is done.
-void record_heartbeats(const Storage &storage, std::span<WantedUser> wanted);
+void record_heartbeats(const OwnerWork &work, const Storage &storage, std::span<WantedUser> wanted);
 
 }  // namespace presence

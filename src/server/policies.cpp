@@ -1,5 +1,6 @@
 #include "policies.h"
 
+#include "access.h"
 #include "extension.h"
 #include "settings.h"
 #include "user_status.h"
@@ -41,6 +42,9 @@ std::size_t find_outdated()
     return count;
 }
 
+// Whoever changes policies waits for those that begin sessions by them, and they for it.
+void keep_policies() { LockRelationOid(table_oid(Table::policies), RowShareLock); }
+
 // What is over by the timeout so far ends first.
 void apply_to_user(const WantedUser &wanted, const NullableDatum *timeouts, PolicyRun &done)
 {
@@ -64,8 +68,7 @@ void apply_to_user(const WantedUser &wanted, const NullableDatum *timeouts, Poli
 
 SessionPolicy find_policy(Datum name)
 {
-    // Whoever changes policies waits for those that begin sessions by them, and they for it.
-    LockRelationOid(table_oid(Table::policies), RowShareLock);
+    keep_policies();
     PushActiveSnapshot(GetLatestSnapshot());
     SessionPolicy policy;
     policy.name = name;
@@ -81,12 +84,43 @@ SessionPolicy find_policy(Datum name)
     return policy;
 }
 
+void choose_policies(const OwnerWork &work, std::span<WantedUser> wanted)
+{
+    PolicyChoice choice = begin_policy_choice();
+    if (likely(!choice.is_made))
+        return;
+    // Also where none is named: the next users of a batch may have one, when the first are locked.
+    keep_policies();
+    struct Found {
+        SessionPolicy policy;
+        Found *next;
+    };
+    Found *all = nullptr;
+    for (WantedUser &each : wanted) {
+        const text *name = each.policy == nullptr ? chosen_policy(choice, work, each.name) : nullptr;
+        if (name == nullptr)
+            continue;
+        Found *found = all;
+        while (found != nullptr && text_view(DatumGetTextPP(found->policy.name)) != text_view(name))
+            found = found->next;
+        if (found == nullptr) {
+            found = static_cast<Found *>(palloc(sizeof(Found)));
+            *found = {find_policy(PointerGetDatum(name)), all};
+            found->policy.by_application = true;
+            all = found;
+        }
+        each.policy = &found->policy;
+    }
+}
+
 void take_policy(StoredSession &session, const SessionPolicy &policy)
 {
     if (!policy.known)
         ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                         errmsg("policy \"%s\" does not exist", excerpt(text_view(DatumGetTextPP(policy.name)))),
-                        errhint("Insert it into presence_policies, or pass NULL for the settings.")));
+                        policy.by_application
+                            ? errhint("Insert it into presence_policies, or have presence_policy_for() return another.")
+                            : errhint("Insert it into presence_policies, or pass NULL for the settings.")));
     session.policy = {policy.name, false};
     session.timeout = policy.timeout;
 }

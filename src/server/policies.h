@@ -10,11 +10,14 @@ struct SessionPolicy {
     Datum name = 0;
     bool known = false;
     NullableDatum timeout = null_datum;
-    int max_sessions = -1;  // 0: any number; below: what the setting says
+    int max_sessions = -1;        // 0: any number; below: what the setting says
+    bool by_application = false;  // presence_policy_for() has named it
 };
 
 // Within owner work, and before users are locked. Until this transaction ends it does not change.
 SessionPolicy find_policy(Datum name);
+// The same of users for whom the call names none: the one that presence_policy_for() does.
+void choose_policies(const OwnerWork &work, std::span<WantedUser> wanted);
 // Of a session that begins; an error where there is none of that name.
 void take_policy(StoredSession &session, const SessionPolicy &policy);
 

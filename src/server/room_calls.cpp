@@ -91,7 +91,7 @@ std::span<Asked> asked_for(FunctionCallInfo fcinfo)
 }
 
 // How many of these are in their rooms now.
-int join_set(const Storage &storage, std::span<const Asked> asked)
+int join_set(const OwnerWork &work, const Storage &storage, std::span<const Asked> asked)
 {
     auto *sessions = static_cast<NamedSession *>(palloc_extended(sizeof(NamedSession) * asked.size(), MCXT_ALLOC_HUGE));
     auto *requests = static_cast<RoomRequest *>(palloc_extended(sizeof(RoomRequest) * asked.size(), MCXT_ALLOC_HUGE));
@@ -113,7 +113,7 @@ int join_set(const Storage &storage, std::span<const Asked> asked)
         each.rooms = {requests + from, to - from};
         from = to;
     }
-    record_heartbeats(storage, wanted);
+    record_heartbeats(work, storage, wanted);
     int joined = 0;
     for (std::size_t i = 0; i < asked.size(); ++i)
         joined += requests[i].done ? asked[i].times : 0;
@@ -153,7 +153,7 @@ PRESENCE_FUNCTION(join_room)
     StoredSession *target = nullptr;
     RoomRequest request{RoomRequest::Kind::join, name.session, text_view(room), metadata, false};
     WantedUser wanted{user, {&session, 1}, &target, nullptr, {&request, 1}};
-    record_heartbeats(storage, {&wanted, 1});
+    record_heartbeats(work, storage, {&wanted, 1});
     close_storage(storage);
     end_owner_work(work);
     PG_RETURN_BOOL(request.done);
@@ -206,7 +206,7 @@ PRESENCE_FUNCTION(join_rooms)
     for (std::size_t from = 0, to = 0; from < count; from = to) {
         to = end_of_set(asked.first(count), from);
         MemoryContext outer = MemoryContextSwitchTo(set);
-        joined += join_set(storage, asked.subspan(from, to - from));
+        joined += join_set(work, storage, asked.subspan(from, to - from));
         MemoryContextSwitchTo(outer);
         MemoryContextReset(set);
     }

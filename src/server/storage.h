@@ -91,14 +91,16 @@ struct RoomRequest;
 
 // A user with those sessions that are needed in any case; the others only if they are online. Names of sessions are in
 // order, none of them twice.
+struct SessionPolicy;  // policies.h
 struct WantedUser {
     text *name;
     std::span<text *const> sessions;
     StoredSession **targets;  // filled in: one for each of these names; null where there is none and none is to be made
     StoredUser *user;  // filled in: null where there is none, or another transaction holds it and it is to be skipped
-    std::span<RoomRequest> rooms{};       // what the sessions ask for
-    bool rooms_may_be_over = false;       // the grace of one, of whose session nothing is to be written
-    const Time *last_activity = nullptr;  // what each session tells of it; 0 nothing; null: none does
+    std::span<RoomRequest> rooms{};         // what the sessions ask for
+    bool rooms_may_be_over = false;         // the grace of one, of whose session nothing is to be written
+    const Time *last_activity = nullptr;    // what each session tells of it; 0 nothing; null: none does
+    const SessionPolicy *policy = nullptr;  // for those that begin; null: the one each has had
 };
 
 enum class Lock { create_missing, wait, skip_locked };

@@ -1,6 +1,6 @@
 -- Sessions that go by a policy, and changes of policies while they live.
 \ir helpers.psql
-SELECT plan(40);
+SELECT plan(54);
 
 CREATE FUNCTION pg_temp.cleaned_up() RETURNS boolean LANGUAGE sql AS $$ SELECT cleanup_stale_presence() IS NOT NULL $$;
 CREATE FUNCTION pg_temp.online() RETURNS text[] LANGUAGE sql AS $$ SELECT array_agg(user_id ORDER BY user_id) FROM get_active_users() $$;
@@ -90,6 +90,36 @@ SELECT ok(pg_temp.sound(), 'and a review takes them over');
 SELECT presence_forget_user('ann');
 SELECT is((SELECT count(*) FROM presence_session WHERE user_id = 'ann'), 0::bigint, 'a forgotten person has no policy');
 
+-- The application says which policy people have, where a call names none.
+TRUNCATE presence_policies;
+INSERT INTO presence_policies VALUES ('gold', '2 hours', NULL), ('guest', '30 seconds', 1);
+CREATE TABLE account (user_id text PRIMARY KEY, tier text);
+INSERT INTO account VALUES ('gil', 'gold'), ('guy', 'guest'), ('gus', NULL), ('gem', 'lead');
+CREATE OR REPLACE FUNCTION presence_policy_for(user_id text) RETURNS text LANGUAGE sql STABLE AS $$SELECT tier FROM public.account AS a WHERE a.user_id = $1$$;
+CREATE FUNCTION pg_temp.policies(variadic text[]) RETURNS text[] LANGUAGE sql AS
+    $$SELECT array_agg(coalesce(s.policy, '-') || coalesce(' ' || s.timeout::text, '') ORDER BY s.user_id, s.session_id) FROM presence_session AS s WHERE s.user_id = ANY ($1)$$;
+SELECT update_user_heartbeat(who, 'tab') FROM unnest(ARRAY['gil', 'guy', 'gus', 'gay']) AS who;
+SELECT is(pg_temp.policies('gil', 'guy', 'gus', 'gay'), ARRAY['-', 'gold 02:00:00', '-', 'guest 00:00:30'], 'presence_policy_for() names a policy, or none, also for people whom it does not know');
+SELECT throws_ok($$SELECT update_user_heartbeat('guy', 'second')$$, '53400', 'user_id "guy" has too many sessions', 'with what it says of sessions');
+SELECT ok(update_user_heartbeat('guy', 'tab'), 'who lives goes on');
+SELECT ok(update_user_heartbeat('guy', 'second', policy => 'gold'), 'what the call names goes before it');
+SELECT throws_ok($$SELECT update_user_heartbeat('gem', 'tab')$$, '42704', 'policy "lead" does not exist', 'one that does not exist is refused');
+SELECT is((SELECT count(*) FROM presence WHERE user_id = 'gem'), 0::bigint, 'and nobody begins by it');
+INSERT INTO presence_policies VALUES ('lead', '3 hours'), ('kiosk', '40 minutes');
+SELECT is(update_user_heartbeats(ARRAY['gil', 'gem', 'gus', 'gil'], ARRAY['b', 'b', 'b', 'tab']), 4, 'batches begin');
+SELECT is(pg_temp.policies('gil', 'gem', 'gus'), ARRAY['lead 03:00:00', 'gold 02:00:00', 'gold 02:00:00', '-', '-'], 'by the policy of each');
+SELECT is(ARRAY[join_room('gil', 'c', 'lobby')::int, join_rooms(ARRAY['gem', 'guy'], ARRAY['c', 'tab'], ARRAY['lobby', 'lobby'])], ARRAY[1, 2], 'rooms begin sessions');
+SELECT is(pg_temp.policies('gil', 'gem', 'guy'), ARRAY['lead 03:00:00', 'lead 03:00:00', 'gold 02:00:00', 'gold 02:00:00', 'gold 02:00:00', 'gold 02:00:00', 'guest 00:00:30'], 'by it, too');
+UPDATE account SET tier = 'gold' WHERE user_id = 'guy';
+SELECT mark_user_offline('guy', 'tab');
+SELECT update_user_heartbeat('guy', 'tab');
+SELECT is(pg_temp.policies('guy'), ARRAY['gold 02:00:00', 'gold 02:00:00'], 'a session that comes back has the one that its user has now');
+CREATE OR REPLACE FUNCTION presence_policy_for(user_id text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'no answer for %', user_id; END$$;
+SELECT throws_ok($$SELECT update_user_heartbeat('gwen', 'tab')$$, 'P0001', 'no answer for gwen', 'what it raises reaches the caller');
+CREATE OR REPLACE FUNCTION presence_policy_for(user_id text) RETURNS text LANGUAGE sql AS $$SELECT CASE WHEN public.update_user_heartbeat('nested', 'tab', policy => 'gold') THEN 'guest' END$$;
+SELECT ok(update_user_heartbeat('gwen', 'tab'), 'it may use presence itself, where that names a policy');
+CREATE OR REPLACE FUNCTION presence_policy_for(user_id text) RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$SELECT 'gold'$$;
+
 -- Who may do what.
 CREATE ROLE policy_admin;
 CREATE ROLE policy_backend;
@@ -98,6 +128,9 @@ SELECT presence_grant('policy_admin', 'admin'), presence_grant('policy_backend',
 SELECT format('GRANT CREATE, USAGE ON SCHEMA %s TO policy_admin, policy_backend, eve', pg_my_temp_schema()::regnamespace) \gexec
 SET SESSION AUTHORIZATION eve;
 SELECT ok(update_user_heartbeat('eve', 'tab'), 'who acts for itself beats without a policy');
+RESET SESSION AUTHORIZATION;
+SELECT is(pg_temp.policies('eve'), ARRAY['gold 02:00:00'], 'and has the one that the application gives it');
+SET SESSION AUTHORIZATION eve;
 SELECT throws_ok($$SELECT update_user_heartbeat('eve', 'tab', policy => 'kiosk')$$, '42501', 'permission denied to name a policy', 'and may not name one, not even of a session that is known');
 SET SESSION AUTHORIZATION policy_backend;
 SELECT ok(update_user_heartbeat('fay', 'tab', policy => 'kiosk'), 'a backend may');

@@ -159,7 +159,7 @@ describe("who-is-here", () => {
     });
     await until("gone", async () => (await site.sessions("ada")) === 0);
     assert.deepEqual(
-      calls.filter((url) => !/user-disconnect|room-leave|events$/.test(url)),
+      calls.filter((url) => !/user-disconnect|room-leave|events(\?|$)/.test(url)),
       [],
     );
     assert.equal(await ada.evaluate(() => window.kept.getAttribute("connection")), "stopped");
