@@ -6,6 +6,7 @@ export { EMPTY_ROOM, type RoomState } from "./core/room.js";
 export { HttpTransport, type HttpTransportOptions } from "./core/httpTransport.js";
 export { RpcTransport, type RpcTransportOptions } from "./core/rpcTransport.js";
 export type { CleanupResult } from "./core/cleanup.js";
+export { colourOf, initialsOf } from "./core/person.js";
 export type { FeedPosition } from "./core/feedPosition.js";
 export {
   PresenceError,

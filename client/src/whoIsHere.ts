@@ -1,4 +1,5 @@
 import { HttpTransport } from "./core/httpTransport.js";
+import { colourOf, initialsOf } from "./core/person.js";
 import { EMPTY_STATE } from "./core/state.js";
 import type { ConnectionStatus, PresenceStatus } from "./core/types.js";
 import type { PresenceRoom, PresenceService } from "./presenceService.js";
@@ -426,29 +427,6 @@ export class WhoIsHere extends Base {
 function nameOf(id: string, metadata: { name?: unknown } | null | undefined): string {
   const name = metadata?.name;
   return typeof name === "string" && /[^\p{Cc}\p{Cf}\p{Cs}\p{Z}\p{M}]/u.test(name) ? name.trim() : id;
-}
-
-function initialsOf(name: string): string {
-  const words = name.split(/\s+/).filter(Boolean);
-  return [words[0], words.length > 1 ? words.at(-1) : undefined]
-    .map((word) => firstCharacter(word ?? ""))
-    .join("")
-    .toUpperCase();
-}
-
-/** What a reader calls one character: an emoji may be many code points. */
-function firstCharacter(word: string): string {
-  if (typeof Intl.Segmenter === "undefined") return [...word][0] ?? "";
-  const [first] = new Intl.Segmenter().segment(word);
-  return first?.segment ?? "";
-}
-
-/** The same colour for the same person everywhere; dark enough for white letters on it. */
-function colourOf(id: string): string {
-  let hash = 0;
-  for (const letter of id) hash = (hash * 31 + (letter.codePointAt(0) ?? 0)) >>> 0;
-  // Ids that differ by a number have colours far apart.
-  return `hsl(${(Math.imul(hash, 0x9e3779b1) >>> 0) % 360} 50% 30%)`;
 }
 
 // Another copy of this package may be in the page.

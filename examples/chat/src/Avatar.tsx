@@ -1,6 +1,6 @@
+import { colourOf, initialsOf } from "presence-client";
 import { Show } from "solid-js";
 import { Mark, type MarkKind } from "./Mark.jsx";
-import { colourOf, initialsOf } from "./people.js";
 
 /** Decoration: the name and the status stand beside it as text, so screen readers skip it. */
 export function Avatar(props: { id: string; name: string; status?: MarkKind }) {

@@ -29,25 +29,3 @@ export function idOf(name: string): string {
   const letters = id || [...name].map((sign) => sign.codePointAt(0)!.toString(16)).join("-");
   return [...letters].slice(0, 60).join("");
 }
-
-export function initialsOf(name: string): string {
-  const words = name.split(/\s+/).filter(Boolean);
-  return [words[0], words.length > 1 ? words.at(-1) : undefined]
-    .map((word) => firstCharacter(word ?? ""))
-    .join("")
-    .toUpperCase();
-}
-
-/** What a reader calls one character: an emoji may be many code points. */
-function firstCharacter(word: string): string {
-  if (typeof Intl.Segmenter === "undefined") return [...word][0] ?? "";
-  const [first] = new Intl.Segmenter().segment(word);
-  return first?.segment ?? "";
-}
-
-/** The same colour for the same person everywhere; dark enough for white letters on it. */
-export function colourOf(id: string): string {
-  let hash = 0;
-  for (const letter of id) hash = (hash * 31 + (letter.codePointAt(0) ?? 0)) >>> 0;
-  return `hsl(${hash % 360} 50% 30%)`;
-}
