@@ -119,6 +119,9 @@ export class PresenceService<M extends object = Metadata> {
         if (event.user_id === settings.userId && this.#tellsOfChoice(event)) this.#chosen.ask();
         if (event.room == null) for (const room of this.#rooms.values()) room.apply(event);
         else this.#rooms.get(event.room)?.apply(event);
+        // Where he was invisible, he was in no room.
+        if (event.user_id === settings.userId && event.event === "user_online")
+          for (const room of this.#rooms.values()) room.join();
         this.#events.emit("change", event as PresenceEvent<M>);
         this.#refresh();
       },

@@ -164,7 +164,9 @@ export class Room {
         (joined) => {
           this.#failures = 0;
           // It may have been for a session, or with metadata, that is no more.
-          if (joined && session === this.options.session() && metadata === this.#metadata) this.#joinedAs = session;
+          if (session !== this.options.session()) return;
+          if (!joined) this.#joinedAs = null;
+          else if (metadata === this.#metadata) this.#joinedAs = session;
         },
         (thrown: unknown) => {
           const error = PresenceError.of(thrown);
@@ -233,8 +235,14 @@ export class Room {
       if (old !== undefined && details.status !== undefined) user = { ...old, status: details.status };
     } else {
       this.#position = { ...this.#position, seq };
-      if (event === "room_leave") user = undefined;
-      else {
+      if (event === "room_leave") {
+        user = undefined;
+        // We did not ask for it: the user has become invisible, or is back meanwhile.
+        if (user_id === this.options.userId) {
+          this.doubt();
+          this.join();
+        }
+      } else {
         if (event === "room_join") this.#users.delete(user_id); // to the end of the order
         const before = event === "room_join" ? undefined : old;
         user = {

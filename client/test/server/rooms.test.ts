@@ -143,3 +143,18 @@ test("closed rooms: not joined, not listed, not told of", async () => {
   expect(names(ada, "open")).toEqual(["ada", "boss"]);
   stream.close();
 });
+
+test("whoever appears offline is in no room, and at once in it again when that is over", async () => {
+  site = await openSite(db.name);
+  const carl = open("carl");
+  const bob = open("bob");
+  carl.room("balcony").enter();
+  bob.room("balcony").enter();
+  await soon(() => expect(names(bob, "balcony")).toEqual(["bob", "carl"]));
+  carl.setStatus("invisible");
+  await soon(() => expect(names(bob, "balcony")).toEqual(["bob"]));
+  await soon(() => expect(carl.room("balcony").state.joined).toBe(false));
+  carl.setStatus(null);
+  // Long before the next heartbeat.
+  await soon(() => expect([names(bob, "balcony"), carl.room("balcony").state.joined]).toEqual([["bob", "carl"], true]));
+});
