@@ -18,6 +18,8 @@ export default defineConfig({
   build: { outDir: "dist/page", target: "es2022" },
   // "npm run dev" beside "npm start": pages from Vite, everything else from our server.
   server: {
-    proxy: Object.fromEntries(["/api", "/me", "/sign-in", "/sign-out"].map((path) => [path, "http://127.0.0.1:8080"])),
+    proxy: Object.fromEntries(
+      ["/api", "/me", "/messages", "/sign-in", "/sign-out"].map((path) => [path, "http://127.0.0.1:8080"]),
+    ),
   },
 });

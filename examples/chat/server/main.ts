@@ -4,7 +4,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { createPresenceServer, nodeAdapter } from "presence-client/server";
+import { problemWith, tidyBody } from "../src/messages.js";
 import { PEOPLE, idOf, tidyName } from "../src/people.js";
+import { roomOf } from "../src/rooms.js";
+import { Messages } from "./messages.js";
 
 // The database is named by the PG… variables. HOST=0.0.0.0 shows the page to the phone on the table, too.
 const { HOST = "127.0.0.1", PORT = "8080", CHAT_ADMINS = "ada-lovelace" } = process.env;
@@ -35,6 +38,7 @@ const presence = createPresenceServer({
   ...(timing.keepAlive && { keepAlive: timing.keepAlive }),
 });
 const answerPresence = nodeAdapter(presence);
+const messages = new Messages(timing.keepAlive ?? 15_000);
 
 const page = fileURLToPath(new URL("../page", import.meta.url));
 const TYPES: Record<string, string> = {
@@ -56,36 +60,90 @@ async function sendFile(path: string, response: ServerResponse): Promise<void> {
   createReadStream(file).pipe(response);
 }
 
-async function readText(request: IncomingMessage): Promise<string> {
+class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+async function readText(request: IncomingMessage, most: number): Promise<string> {
+  request.setEncoding("utf8");
   let text = "";
   for await (const part of request) {
-    text += (part as Buffer).toString();
-    if (text.length > 1000) throw new Error("too long");
+    text += part as string;
+    if (text.length > most) throw new Refusal(413, "That is too long.");
   }
   return text;
 }
 
-function sendJson(response: ServerResponse, value: object, headers: Record<string, string> = {}): void {
+function sendJson(
+  response: ServerResponse,
+  value: object,
+  { status = 200, headers = {} }: { status?: number; headers?: Record<string, string> } = {},
+): void {
   response
-    .writeHead(200, { "content-type": "application/json", "cache-control": "no-store", ...headers })
+    .writeHead(status, { "content-type": "application/json", "cache-control": "no-store", ...headers })
     .end(JSON.stringify(value));
 }
 
+function roomNamed(id: unknown): string {
+  const room = roomOf(id);
+  if (room === undefined) throw new Refusal(404, "There is no such room.");
+  return room.id;
+}
+
+function writerOf(request: IncomingMessage) {
+  const me = signedIn(request.headers.cookie);
+  if (me === null) throw new Refusal(401, "You are not signed in.");
+  return me;
+}
+
+async function addMessage(request: IncomingMessage): Promise<void> {
+  const me = writerOf(request);
+  let sent: Record<string, unknown>;
+  try {
+    sent = { ...(JSON.parse(await readText(request, 64 * 1024)) as object) };
+  } catch (error) {
+    throw error instanceof SyntaxError ? new Refusal(400, "That is no JSON.") : error;
+  }
+  const room = roomNamed(sent.room);
+  const { key } = sent;
+  if (typeof key !== "string" || !/^[0-9a-f]{32}$/.test(key))
+    throw new Refusal(400, "key is not 32 hexadecimal digits.");
+  const body = tidyBody(typeof sent.body === "string" ? sent.body : "");
+  const problem = problemWith(body);
+  if (problem !== null) throw new Refusal(400, problem);
+  await messages.add({ key, room, user_id: me.id, name: me.name, body });
+}
+
 async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const { pathname } = new URL(request.url ?? "/", "http://localhost");
+  const { pathname, searchParams } = new URL(request.url ?? "/", "http://localhost");
   switch (`${request.method} ${pathname}`) {
     case "GET /me":
       return sendJson(response, { me: signedIn(request.headers.cookie), people: PEOPLE, timing });
     case "POST /sign-in": {
-      const cookie = `chat_name=${encodeURIComponent(tidyName(await readText(request)))}`;
+      const cookie = `chat_name=${encodeURIComponent(tidyName(await readText(request, 1000)))}`;
       return sendJson(
         response,
         { me: signedIn(cookie) },
-        { "set-cookie": `${cookie}; Path=/; SameSite=Lax; HttpOnly` },
+        { headers: { "set-cookie": `${cookie}; Path=/; SameSite=Lax; HttpOnly` } },
       );
     }
     case "POST /sign-out":
-      return sendJson(response, { me: null }, { "set-cookie": "chat_name=; Path=/; Max-Age=0" });
+      return sendJson(response, { me: null }, { headers: { "set-cookie": "chat_name=; Path=/; Max-Age=0" } });
+    case "GET /messages": {
+      writerOf(request);
+      // The browser's own word when it comes back by itself, the page's when it had to begin anew.
+      const since = request.headers["last-event-id"] ?? searchParams.get("after");
+      const after = /^\d{1,15}$/.test(String(since)) ? Number(since) : null;
+      return messages.follow(roomNamed(searchParams.get("room")), after, response);
+    }
+    case "POST /messages":
+      await addMessage(request);
+      return void response.writeHead(204).end();
   }
   if (request.method !== "GET") return void response.writeHead(405).end();
   return sendFile(pathname, response);
@@ -93,9 +151,10 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
 
 const server = createServer((request, response) => {
   const failed = (error: unknown) => {
+    if (response.headersSent) return void response.destroy();
+    if (error instanceof Refusal) return sendJson(response, { error: error.message }, { status: error.status });
     console.error("chat:", error);
-    if (!response.headersSent) response.writeHead(500);
-    response.end();
+    sendJson(response, { error: "The server cannot do that at the moment." }, { status: 503 });
   };
   answerPresence(request, response, () => void answer(request, response).catch(failed)).catch(failed);
 });
@@ -110,6 +169,6 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => {
     server.close();
     server.closeAllConnections(); // event streams never end by themselves
-    void presence.close().finally(() => process.exit(0));
+    void Promise.all([presence.close(), messages.close()]).finally(() => process.exit(0));
   });
 }

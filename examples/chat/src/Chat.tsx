@@ -1,11 +1,16 @@
-import { HttpTransport, type ChoosableStatus, type PresenceEvent, type PresenceUser } from "presence-client";
+import { HttpTransport, type ChoosableStatus, type PresenceUser } from "presence-client";
 import { usePresenceManager } from "presence-client/solid";
-import { For, Match, Show, Switch, createEffect, createMemo, createSignal, onCleanup } from "solid-js";
+import { Match, Show, Switch, createEffect, createMemo, createSignal, onCleanup } from "solid-js";
 import { Avatar } from "./Avatar.jsx";
-import { Log, createLog } from "./Log.jsx";
-import { Mark, STATUS, markOf, type MarkKind } from "./Mark.jsx";
+import { Conversation } from "./Conversation.jsx";
+import { Mark, markOf } from "./Mark.jsx";
 import type { Person, Session } from "./main.jsx";
-import { ago, timeOfDay } from "./time.js";
+import type { Places } from "./messages.js";
+import { createOutbox } from "./outbox.js";
+import { People, nameIn } from "./People.jsx";
+import { Rooms } from "./Rooms.jsx";
+import { ROOMS, roomOf, type Room } from "./rooms.js";
+import { timeOfDay } from "./time.js";
 
 const LIGHT = {
   stopped: "Signed out",
@@ -32,14 +37,30 @@ export function Chat(props: Props) {
     usePresenceManager({
       currentUser: props.me.id,
       ...timing,
-      ...(requestTimeout !== undefined && { transport: new HttpTransport({ requestTimeout }) }),
+      // HTTP/1.1 has six connections to a site: all tabs of a person have one stream for presence, and each one for messages.
+      transport: new HttpTransport({ sharedStream: true, ...(requestTimeout !== undefined && { requestTimeout }) }),
     });
 
   // ---- names: from the directory, and for guests from what their presence says
 
-  const guests = new Map<string, string>();
-  createEffect(() => activeUsers().forEach((user) => guests.set(user.user_id, nameIn(user))));
-  const nameOf = (id: string) => props.people.find((person) => person.id === id)?.name ?? guests.get(id) ?? id;
+  const guests = new Map<string, string>(); // also of those who have left
+  const names = createMemo(
+    () => {
+      activeUsers().forEach((user) => guests.set(user.user_id, nameIn(user)));
+      return guests;
+    },
+    guests,
+    { equals: false },
+  );
+  const nameOf = (id: string) => props.people.find((person) => person.id === id)?.name ?? names().get(id) ?? id;
+
+  // ---- rooms
+
+  const room = roomInAddress();
+  const [places, setPlaces] = createSignal<Places | null>(null);
+  const where = (id: string) => ROOMS.filter((room) => places()?.[room.id]?.includes(id)).map(({ name }) => name);
+  const outbox = createOutbox(props.me.id, requestTimeout);
+  const [unread, setUnread] = createSignal(0);
 
   // ---- those who are here: oneself first, the others by name, so that nobody moves but by coming and going
 
@@ -66,7 +87,8 @@ export function Chat(props: Props) {
     onCleanup(() => clearTimeout(timer));
   });
   createEffect(() => {
-    document.title = isConnected() ? `Who is here (${present().length})` : `Who is here: ${LIGHT[connection()]}`;
+    const news = unread() === 0 ? "" : `(${unread()}) `;
+    document.title = `${news}${room().name}: ${isConnected() ? `${present().length} online` : LIGHT[connection()]}`;
   });
   onCleanup(() => void (document.title = "Who is here"));
 
@@ -84,9 +106,6 @@ export function Chat(props: Props) {
       .sort(([, a], [, b]) => Date.parse(b) - Date.parse(a));
   });
 
-  // ---- what happens in the room
-
-  const log = createLog();
   createEffect(() => {
     const current = service();
     if (current === null) return;
@@ -94,9 +113,8 @@ export function Chat(props: Props) {
       current.on("snapshot", () => void askAround().catch(() => {})),
       current.on("change", (event) => {
         // Also of those who came and went while this page was cut off: they never stood in a list that it showed.
-        if (typeof event.details.metadata?.name === "string") guests.set(event.user_id, event.details.metadata.name);
-        const news = describe(event, nameOf);
-        if (news !== null) log.add({ at: event.at, ...news });
+        const { metadata } = event.details;
+        if (event.room == null && typeof metadata?.name === "string") guests.set(event.user_id, metadata.name);
       }),
     ];
     onCleanup(() => forget.forEach((each) => each()));
@@ -126,10 +144,17 @@ export function Chat(props: Props) {
 
   return (
     <>
-      <a class="skip" href="#people">
-        Skip to the people
+      <a
+        class="skip"
+        href="#log"
+        onClick={(event) => {
+          event.preventDefault(); // the address names the room
+          document.getElementById("log")?.focus();
+        }}
+      >
+        Skip to the messages
       </a>
-      <header>
+      <header class="top">
         <h1>Who is here</h1>
         <p class={`light ${connection()}`} role="status" aria-label="Connection">
           <Mark kind={markOf(connection())} />
@@ -183,58 +208,33 @@ export function Chat(props: Props) {
       </Show>
 
       <main classList={{ stale: stale() }}>
-        <section id="people" class="people" aria-labelledby="online-title" tabindex="0">
-          <h2 id="online-title">
-            {stale() && known() ? "Were online" : "Online"}{" "}
-            <Show when={known()}>
-              <span class="count">{present().length}</span>
-            </Show>
-          </h2>
-          <ul aria-labelledby="online-title">
-            <For each={present()}>
-              {(user) => (
-                <li data-user={user.user_id}>
-                  <Avatar id={user.user_id} name={nameIn(user)} status={stale() ? "waiting" : user.status} />
-                  <div>
-                    <strong>
-                      {nameIn(user)}
-                      <Show when={user.user_id === props.me.id}> (you)</Show>
-                    </strong>
-                    <small>
-                      {STATUS[user.status]} · {user.sessions} {user.sessions === 1 ? "tab" : "tabs"}
-                    </small>
-                  </div>
-                </li>
-              )}
-            </For>
-          </ul>
-          <Switch>
-            <Match when={!known()}>
-              <p class="quiet">{stale() ? "Not known before there is a connection." : "Looking who is here…"}</p>
-            </Match>
-            <Match when={present().every((user) => user.user_id === props.me.id)}>
-              <p class="quiet">Nobody else is here. Open this page in a second browser and sign in as somebody else.</p>
-            </Match>
-          </Switch>
-          <Show when={absent().length > 0}>
-            <h2 id="absent-title">Not here</h2>
-            <ul aria-labelledby="absent-title" class="absent">
-              <For each={absent()}>
-                {([id, time]) => (
-                  <li data-user={id}>
-                    <Avatar id={id} name={nameOf(id)} status="offline" />
-                    <div>
-                      <strong>{nameOf(id)}</strong>
-                      <small>last seen {ago(time)}</small>
-                    </div>
-                  </li>
-                )}
-              </For>
-            </ul>
-          </Show>
-        </section>
-
-        <Log log={log} />
+        <Rooms current={room().id} places={places()} nameOf={nameOf} />
+        <Show when={room()} keyed>
+          {(room) => (
+            <Conversation
+              room={room}
+              me={props.me.id}
+              service={service()}
+              unauthorized={connection() === "unauthorized"}
+              stale={stale()}
+              invisible={chosenStatus() === "invisible"}
+              timing={props.timing}
+              outbox={outbox}
+              nameOf={nameOf}
+              setPlaces={setPlaces}
+              setUnread={setUnread}
+            />
+          )}
+        </Show>
+        <People
+          me={props.me.id}
+          present={present()}
+          absent={absent()}
+          known={known()}
+          stale={stale()}
+          nameOf={nameOf}
+          where={where}
+        />
       </main>
 
       <footer>
@@ -274,20 +274,17 @@ function Stat(props: { name: string; value: number | string }) {
   );
 }
 
-function nameIn(user: PresenceUser): string {
-  return typeof user.metadata?.name === "string" ? user.metadata.name : user.user_id;
-}
-
-/** Null for what is no news to a reader. */
-function describe(
-  { event, user_id, reason, details }: PresenceEvent,
-  nameOf: (id: string) => string,
-): { text: string; mark: MarkKind } | null {
-  const name = typeof details.metadata?.name === "string" ? details.metadata.name : nameOf(user_id);
-  if (event === "user_online") return { text: `${name} came in`, mark: details.status ?? "active" };
-  if (event === "user_offline")
-    return { text: reason === "timeout" ? `${name} has not been heard any more` : `${name} left`, mark: "offline" };
-  if (event === "update" && details.status !== undefined)
-    return { text: `${name} is ${STATUS[details.status].toLowerCase()}`, mark: details.status };
-  return null;
+/** The room that the address names; the first one, where it names none. */
+function roomInAddress(): () => Room {
+  const read = () => roomOf(location.hash.replace(/^#\/?/, ""));
+  const [room, setRoom] = createSignal(read() ?? ROOMS[0]);
+  const follow = () => {
+    const named = read();
+    if (named === undefined) history.replaceState(null, "", `#/${room().id}`);
+    else setRoom(named);
+  };
+  follow();
+  addEventListener("hashchange", follow);
+  onCleanup(() => removeEventListener("hashchange", follow));
+  return room;
 }

@@ -15,6 +15,15 @@ export function ago(time: string): string {
   return relative.format(-Math.max(1, Math.round(seconds / 86_400)), "day");
 }
 
+const day = new Intl.DateTimeFormat("en", { weekday: "long", day: "numeric", month: "long" });
+
+export function dayOf(time: string): string {
+  const date = new Date(time).toDateString();
+  if (date === new Date(now()).toDateString()) return "Today";
+  if (date === new Date(now() - 86_400_000).toDateString()) return "Yesterday";
+  return day.format(new Date(time));
+}
+
 export function timeOfDay(time: string): string {
   return clock.format(new Date(time));
 }
