@@ -39,16 +39,15 @@ export async function readEventStream(
 }
 
 function parse(lines: readonly string[]): StreamEvent {
-  const event = { id: "", event: "message", data: "" };
-  let complete = false;
+  const event = { id: "", event: "message" };
+  const data: string[] = [];
   for (const line of lines) {
     const colon = line.indexOf(":");
     if (colon === 0) continue;
     const field = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
-    if (field === "data") event.data += event.data === "" ? value : `\n${value}`;
+    if (field === "data") data.push(value);
     else if (field === "id" || field === "event") event[field] = value;
-    complete ||= field === "data";
   }
-  return complete ? event : null;
+  return data.length > 0 ? { ...event, data: data.join("\n") } : null;
 }

@@ -257,6 +257,58 @@ describe("event stream", () => {
     ]);
   });
 
+  /** Of the whole text at once, by the words of the specification; only line ends of servers that mix \r alone are left out. */
+  function plainly(text: string): StreamEvent[] {
+    const blocks = text.replaceAll("\r\n", "\n").split(/(?<=^|\n)\n/);
+    return blocks.slice(0, -1).map((block) => {
+      const fields = [...block.matchAll(/^([^:\n]+)(?::( ?)([^\n]*))?$/gm)];
+      const last = (name: string, otherwise: string) => {
+        const [, , , value = ""] = fields.filter(([, field]) => field === name).at(-1) ?? ["", "", "", otherwise];
+        return value;
+      };
+      const data = fields.filter(([, field]) => field === "data").map(([, , , value]) => value ?? "");
+      return data.length === 0 ? null : { id: last("id", ""), event: last("event", "message"), data: data.join("\n") };
+    });
+  }
+
+  test("thousands of random streams, whatever is in them and however they are cut", async () => {
+    let seed = 1;
+    const random = (below: number) => ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % 65_521) % below;
+    const words = [
+      "data",
+      "data:",
+      "data: ",
+      "id",
+      "event",
+      "retry",
+      ":",
+      ": ",
+      "\n",
+      "\n",
+      "\n\n",
+      "\r\n",
+      "x",
+      "größer",
+      "👩‍🚀",
+      "{}",
+      " ",
+    ];
+    const pieces = [
+      ...words.map((word) => new TextEncoder().encode(word)),
+      Uint8Array.of(0xff),
+      Uint8Array.of(0xe2, 0x82),
+    ];
+    for (let round = 0; round < 5000; round++) {
+      const bytes = Uint8Array.from(
+        Array.from({ length: random(40) }, () => [...pieces[random(pieces.length)]!]).flat(),
+      );
+      const chunks: Uint8Array[] = [];
+      for (let from = 0; from < bytes.length;) chunks.push(bytes.subarray(from, (from += 1 + random(7))));
+      const text = new TextDecoder().decode(bytes);
+      expect([text, await read(...chunks)]).toEqual([text, plainly(text)]);
+    }
+  });
+
   test("however the network cuts it, in the middle of a letter too", async () => {
     const bytes = new TextEncoder().encode("data: größer\r\n\r\ndata: 2\r\n\r\n");
     const cut = await read(...[...bytes].map((byte) => Uint8Array.of(byte)));
