@@ -1,6 +1,7 @@
 // How the example page looks and behaves where products are judged: narrow screens, order, focus, contrast, motion, and when something is wrong.
 // Pictures of each go to build/look/.
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -26,6 +27,11 @@ describe("look", () => {
     for (const [index, name] of NAMES.entries()) await beat(name, ["active", "busy", "idle", "away"][index % 4]);
     await beat("Alan Turing");
     await site.sql("SELECT mark_user_offline('alan-turing')");
+    await until("the server's table", () => site.sql("SELECT 1 FROM chat_message"));
+    await say("Mary Shelley", "Has anybody seen the nightly build?");
+    await say("Mary Shelley", "https://builds.example.com/pipelines/nightly-aarch64-unknown-linux-gnu-with-sanitizers");
+    await say(LONG, "It is green.\n\nThen I merge.");
+    await say("Ada Lovelace", "Wonderful. Then I can show it this afternoon.");
   });
   after(async () => {
     await browser?.close();
@@ -33,11 +39,22 @@ describe("look", () => {
   });
 
   // A session of its own each time: one that was ended on purpose does not begin again.
-  const beat = (name, status = "active") =>
-    site.sql(
-      "SELECT update_user_heartbeat($1::text, gen_random_uuid(), status => $2, metadata => jsonb_build_object('name', $3::text))",
-      [idOf(name), status, name],
+  const beat = async (name, status = "active") => {
+    const session = randomUUID();
+    await site.sql(
+      "SELECT update_user_heartbeat($1::text, $2::text, status => $3, metadata => jsonb_build_object('name', $4::text))",
+      [idOf(name), session, status, name],
     );
+    await site.sql("SELECT join_room($1::text, $2::text, 'lobby')", [idOf(name), session]);
+  };
+  let said = 0;
+  const say = (name, body) =>
+    site.sql("INSERT INTO chat_message (key, room, user_id, name, body) VALUES ($1, 'lobby', $2, $3, $4)", [
+      `look ${++said}`,
+      idOf(name),
+      name,
+      body,
+    ]);
   const open = async (name, { width = 1280, height = 800, ...options } = {}) => {
     const { context } = await browser.person(site, name, { viewport: { width, height }, ...options });
     const page = await context.newPage();
@@ -54,10 +71,14 @@ describe("look", () => {
       await connected(page);
       await shows(page, idOf(LONG), "Active");
       await page.locator(".absent [data-user=alan-turing]").waitFor();
+      await page.getByText("It is green.").waitFor();
+      await page.getByRole("link", { name: /^Lobby \d people/ }).waitFor();
       await picture(page, `${width}`);
       const found = await page.evaluate(() => {
         const cut = [];
-        for (const element of document.querySelectorAll(".me .name, li strong, li small, h1, h2, header button")) {
+        for (const element of document.querySelectorAll(
+          ".me .name, li strong, li small, h1, h2:not(#rooms-title), header button, .room-name, .by:not(.unseen) bdi, .body, .composer > *:not(.problem):not(label)",
+        )) {
           const { left, right, width, height } = element.getBoundingClientRect();
           const inside = left >= 0 && right <= innerWidth + 0.5 && width > 20 && height > 10;
           if (!inside || element.scrollWidth > element.clientWidth + 1) cut.push(element.textContent);
@@ -66,7 +87,7 @@ describe("look", () => {
         return {
           cut,
           wide: document.documentElement.scrollWidth,
-          beside: bottoms[1].left >= bottoms[0].right,
+          beside: bottoms[0].left >= bottoms[1].right,
           bottoms: bottoms.map(({ bottom }) => Math.round(bottom)),
         };
       });
@@ -177,11 +198,8 @@ describe("look", () => {
     const log = page.getByRole("log");
     const place = () => log.evaluate((box) => box.scrollTop);
     const rest = () => log.evaluate((box) => box.scrollHeight - box.clientHeight - box.scrollTop);
-    for (let round = 0; round < 15; round++) {
-      await site.sql("SELECT mark_user_offline('bob-ort')");
-      await beat("Bob Ort", "idle");
-    }
-    await until("the log is full", async () => (await log.locator("li").count()) >= 30);
+    for (let round = 0; round < 15; round++) await say("Bob Ort", `Line ${round}`);
+    await log.getByText("Line 14").waitFor();
     assert.ok((await rest()) < 2, "the end is followed");
 
     await log.evaluate((box) => (box.scrollTop = 40));
@@ -189,17 +207,19 @@ describe("look", () => {
       log.evaluate((box) => new Promise((done) => requestAnimationFrame(() => done(box.scrollTop === 40)))),
     );
     await site.sql("SELECT mark_user_offline('bob-ort')");
-    await log.getByText("Bob Ort left").nth(15).waitFor();
-    assert.equal(await place(), 40);
-    const button = page.getByRole("button", { name: "1 new" });
+    await log.getByText("Bob Ort left").waitFor();
+    assert.equal(await page.getByRole("button", { name: /new/ }).count(), 0, "who goes is no message");
+    await say("Mary Shelley", "Has he gone?");
+    const button = page.getByRole("button", { name: "1 new message" });
     await button.waitFor();
+    assert.equal(await place(), 40);
     await picture(page, "log");
     await button.press("Enter");
     await until("the end", async () => (await rest()) < 2);
     await button.waitFor({ state: "detached" });
     assert.equal(await page.evaluate(() => document.activeElement.getAttribute("role")), "log");
     await beat("Bob Ort", "idle");
-    await log.getByText("Bob Ort came in").nth(15).waitFor();
+    await log.getByText("Bob Ort came in").waitFor();
     assert.ok((await rest()) < 2, "the end is followed again");
     await page.context().close();
   });
@@ -221,12 +241,15 @@ describe("look", () => {
     );
     assert.match(described, /visible character/);
     await picture(page, "name");
-    await field.fill("👩‍🚀");
-    await page.getByText("visible character").waitFor({ state: "detached" });
-    await field.press("Enter");
-    await connected(page);
-    await page.locator("#people li").getByText("👩‍🚀 (you)").waitFor();
-    assert.equal(await page.locator(".me .avatar").textContent(), "👩‍🚀");
+    for (const emoji of ["❤️", "🇩🇪", "1️⃣", "👍🏽", "👩‍🚀"]) {
+      await field.fill(emoji);
+      await page.getByText("visible character").waitFor({ state: "detached" });
+      await field.press("Enter");
+      await connected(page);
+      await page.locator("#people li").getByText(`${emoji} (you)`).waitFor();
+      assert.equal(await page.locator(".me .avatar").textContent(), emoji);
+      if (emoji !== "👩‍🚀") await page.getByRole("button", { name: "Sign out" }).click();
+    }
     await picture(page, "emoji");
     await context.close();
   });
@@ -298,22 +321,29 @@ describe("look", () => {
     const page = await open("Ada Lovelace", { width: 390, height: 844 });
     await connected(page);
     const stops = [];
-    for (let step = 0; step < 7; step++) {
+    for (let step = 0; step < 13; step++) {
       await page.keyboard.press("Tab");
       const [stop, seen] = await page.evaluate(() => {
         const { id, textContent, role, ariaLabel } = document.activeElement;
+        const href = document.activeElement.getAttribute("href");
         const own = getComputedStyle(document.activeElement);
-        return [id || role || ariaLabel || textContent.trim(), own.outlineStyle !== "none" && own.outlineWidth];
+        return [id || href || role || ariaLabel || textContent.trim(), own.outlineStyle !== "none" && own.outlineWidth];
       });
       assert.equal(seen, "3px", stop);
       stops.push(stop);
     }
     assert.deepEqual(stops, [
-      "Skip to the people",
+      "#log",
       "status",
       "Sign out",
-      "people",
+      "#/lobby",
+      "#/design",
+      "#/backend",
+      "#/coffee",
       "log",
+      "message",
+      "Send",
+      "people",
       "Clean up stale users",
       "For developers",
     ]);
@@ -325,10 +355,8 @@ describe("look", () => {
     const page = await open("Ada Lovelace", { width: 390, height: 844 });
     await connected(page);
     await page.getByText("Nobody else is here.").waitFor();
-    await page
-      .getByText(/^Quiet so far|came in$/)
-      .first()
-      .waitFor();
+    await page.getByRole("link", { name: /^Coffee/ }).click();
+    await page.getByText("Nobody has written here yet. Be the first.").waitFor();
     await picture(page, "alone");
     await page.context().close();
   });

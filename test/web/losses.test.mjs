@@ -194,6 +194,7 @@ describe("database restarts", () => {
       await until("the server answers", () =>
         site.sql("SELECT update_user_heartbeat('quick', 'q', metadata => '{\"name\": \"Quick\"}')"),
       );
+      await site.sql("SELECT join_room('quick', 'q', 'lobby')");
       await site.sql("SELECT handle_user_disconnect('quick', 'q')");
 
       for (const page of pages) {

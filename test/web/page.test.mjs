@@ -1,5 +1,6 @@
 // The example page itself: what it says, keyboard, screen readers, light and dark, desktop and phone, pictures for the documentation.
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, describe, it } from "node:test";
@@ -20,23 +21,46 @@ describe("page", () => {
     browser = await openBrowser();
     // People who beat by SQL, as another backend would let them.
     const people = [
-      ["alan-turing", "Alan Turing", "busy", 2],
-      ["grace-hopper", "Grace Hopper", "active", 3],
-      ["katherine-johnson", "Katherine Johnson", "idle", 1],
-      ["donald-knuth", "Donald Knuth", "away", 1],
-      ["margaret-hamilton", "Margaret Hamilton", "active", 1],
-      ["barbara-liskov", "Barbara Liskov", "active", 1],
+      ["alan-turing", "Alan Turing", "busy", 2, "design"],
+      ["grace-hopper", "Grace Hopper", "active", 3, "lobby"],
+      ["katherine-johnson", "Katherine Johnson", "idle", 1, "lobby"],
+      ["donald-knuth", "Donald Knuth", "away", 1, "coffee"],
+      ["margaret-hamilton", "Margaret Hamilton", "active", 1, "lobby"],
+      ["barbara-liskov", "Barbara Liskov", "active", 1, "lobby"],
     ];
-    for (const [id, name, status, tabs] of people) {
+    for (const [id, name, status, tabs, room] of people) {
       for (let tab = 0; tab < tabs; tab++) {
         await site.sql(
           "SELECT update_user_heartbeat($1::text, $2::text, status => $3, metadata => jsonb_build_object('name', $4::text))",
           [id, `tab ${tab}`, status, name],
         );
       }
+      await site.sql("SELECT join_room($1::text, 'tab 0', $2)", [id, room]);
     }
     await site.sql("SELECT mark_user_offline('barbara-liskov')");
+    await until("the server's table", () => site.sql("SELECT 1 FROM chat_message"));
+    const messages = [
+      ["barbara-liskov", "Barbara Liskov", "The nightly build is green. I am off, see you tomorrow!"],
+      ["grace-hopper", "Grace Hopper", "Then I would release this afternoon."],
+      ["grace-hopper", "Grace Hopper", "Has anybody looked at it on a phone?"],
+      ["ada-lovelace", "Ada Lovelace", "I have, and in the dark. It looks fine."],
+      ["katherine-johnson", "Katherine Johnson", "My numbers agree with the old ones to the last digit."],
+    ];
+    for (const [id, name, body] of messages) {
+      await site.sql("INSERT INTO chat_message (key, room, user_id, name, body) VALUES ($3, 'lobby', $1, $2, $3)", [
+        id,
+        name,
+        body,
+      ]);
+    }
   });
+  const margaret = async (session) => {
+    await site.sql(
+      "SELECT update_user_heartbeat('margaret-hamilton', $1::text, status => 'active', metadata => '{\"name\": \"Margaret Hamilton\"}')",
+      [session],
+    );
+    await site.sql("SELECT join_room('margaret-hamilton', $1::text, 'lobby')", [session]);
+  };
   after(async () => {
     await browser?.close();
     await site?.close();
@@ -59,9 +83,7 @@ describe("page", () => {
     await shows(page, "margaret-hamilton", null);
     await page.getByText("Margaret Hamilton left").waitFor();
     await page.locator(".absent [data-user=margaret-hamilton]").waitFor();
-    await site.sql(
-      "SELECT update_user_heartbeat('margaret-hamilton', 'tab 1', metadata => '{\"name\": \"Margaret Hamilton\"}')",
-    );
+    await margaret("tab 1");
     await shows(page, "margaret-hamilton", "1 tab");
     await page.context().close();
   });
@@ -102,17 +124,24 @@ describe("page", () => {
     await shows(page, "zoe-o-neil", "Active · 1 tab");
 
     await page.keyboard.press("Tab");
-    assert.equal(await focused(), "Skip to the people");
+    assert.equal(await focused(), "Skip to the messages");
     await page.keyboard.press("Enter");
-    await until("the people have the focus", () => page.evaluate(() => document.activeElement?.id === "people"));
+    await until("the messages have the focus", () => page.evaluate(() => document.activeElement?.id === "log"));
 
-    // Back to the status, whose native list answers to letters and arrows.
+    // Back past the rooms to the status, whose native list answers to letters and arrows.
     const order = [];
-    for (let step = 0; step < 3; step++) {
+    for (let step = 0; step < 7; step++) {
       await page.keyboard.press("Shift+Tab");
-      order.push(await page.evaluate(() => document.activeElement?.id || document.activeElement?.textContent));
+      order.push(
+        await page.evaluate(
+          () =>
+            document.activeElement?.getAttribute("href") ||
+            document.activeElement?.id ||
+            document.activeElement?.textContent,
+        ),
+      );
     }
-    assert.deepEqual(order, ["Sign out", "status", "Skip to the people"]);
+    assert.deepEqual(order, ["#/coffee", "#/backend", "#/design", "#/lobby", "Sign out", "status", "#log"]);
     await page.keyboard.press("Tab");
     // What has the focus must be seen to have it.
     assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), "none");
@@ -138,14 +167,18 @@ describe("page", () => {
     const page = await ada(DESKTOP);
     const tree = await page.locator("body").ariaSnapshot();
     for (const part of [
-      /link "Skip to the people"/,
+      /link "Skip to the messages"/,
       /heading "Who is here" \[level=1\]/,
       /status "Connection": Connected/,
       /combobox "My status"/,
       /region "Online \d+"/,
       /list "Online \d+"/,
       /list "Not here"/,
-      /log "What happens"/,
+      /navigation "Rooms"/,
+      /link "Coffee 1 person: Donald Knuth"/,
+      /region "Lobby"/,
+      /log "Messages in Lobby"/,
+      /textbox "Message to Lobby"/,
     ]) {
       assert.match(tree, part);
     }
@@ -180,9 +213,7 @@ describe("page", () => {
         await shows(page, "alan-turing", "Busy");
         await site.sql("SELECT mark_user_offline('margaret-hamilton')");
         await page.getByText("Margaret Hamilton left").waitFor();
-        await site.sql(
-          "SELECT update_user_heartbeat('margaret-hamilton', gen_random_uuid(), status => 'active', metadata => '{\"name\": \"Margaret Hamilton\"}')",
-        );
+        await margaret(randomUUID());
         await page.getByText("Margaret Hamilton came in").waitFor();
         await check("chat");
 

@@ -156,9 +156,9 @@ describe("a shared stream", () => {
 
   it("tabs in different rooms: each is told of its own", async () => {
     const cleo = await person("Cleo");
-    const [plain, lobby, den] = [await cleo.service(), await cleo.service(["lobby"]), await cleo.service(["den"])];
+    const [plain, hall, den] = [await cleo.service(), await cleo.service(["hall"]), await cleo.service(["den"])];
     await cleo.leader();
-    for (const room of ["lobby", "den", "elsewhere"])
+    for (const room of ["hall", "den", "elsewhere"])
       await site.sql("SELECT update_user_heartbeat('visitor', 'g'), join_room('visitor', 'g', $1)", [room]);
     const members = (page, room) =>
       page.evaluate(
@@ -171,7 +171,7 @@ describe("a shared stream", () => {
         room,
       );
     for (const [page, room] of [
-      [lobby, "lobby"],
+      [hall, "hall"],
       [den, "den"],
     ]) {
       await until(`who is in ${room}`, async () => (await members(page, room)) === "cleo,visitor");
@@ -181,7 +181,7 @@ describe("a shared stream", () => {
     await (await cleo.leader()).close(); // its rooms go, those of the others stay
     await goes("visitor");
     for (const [page, room] of [
-      [lobby, "lobby"],
+      [hall, "hall"],
       [den, "den"],
     ].filter(([page]) => !page.isClosed())) {
       await until(`the visitor has left ${room}`, async () => (await members(page, room)) === "cleo");

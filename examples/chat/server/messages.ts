@@ -171,8 +171,8 @@ export class Messages {
   /** Whatever is written meanwhile comes with what is new, and whatever comes twice is told once. */
   async #catchUp(reader: Reader): Promise<void> {
     const { room, sent } = reader;
-    // A number that we have not come to is of another table, which was here before.
-    if (sent === null || sent > this.#position!) {
+    // A number that has not been given yet is of another table, which was here before.
+    if (sent === null || sent > (await this.#newest())) {
       const history = await this.#read("room = $1 ORDER BY id DESC LIMIT $2", [room, HISTORY]);
       reader.sent = history[0]?.id ?? 0;
       this.#send(reader, frame("history", JSON.stringify(history.reverse()), reader.sent));
@@ -185,6 +185,10 @@ export class Messages {
 
   async #read(where: string, values: unknown[]): Promise<Message[]> {
     return (await this.#pool.query<Message>(`SELECT ${COLUMNS} FROM chat_message WHERE ${where}`, values)).rows;
+  }
+
+  async #newest(): Promise<number> {
+    return (await this.#read("true ORDER BY id DESC LIMIT 1", []))[0]?.id ?? 0;
   }
 
   #tell(reader: Reader, message: Message): void {

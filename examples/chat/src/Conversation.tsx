@@ -1,6 +1,17 @@
 import type { PresenceEvent, PresenceService } from "presence-client";
 import { useRoom, useTyping } from "presence-client/solid";
-import { For, Match, Show, Switch, createEffect, createSignal, onCleanup, onMount, untrack } from "solid-js";
+import {
+  For,
+  Match,
+  Show,
+  Switch,
+  createEffect,
+  createMemo,
+  createSignal,
+  onCleanup,
+  onMount,
+  untrack,
+} from "solid-js";
 import { Avatar } from "./Avatar.jsx";
 import { Composer } from "./Composer.jsx";
 import { followMessages } from "./feed.js";
@@ -45,8 +56,9 @@ export function Conversation(props: Props) {
 
   // ---- messages
 
+  const unauthorized = createMemo(() => props.unauthorized);
   createEffect(() => {
-    if (props.unauthorized) return;
+    if (unauthorized()) return;
     let late: ReturnType<typeof setTimeout> | undefined;
     const end = followMessages(
       room.id,
@@ -110,7 +122,7 @@ export function Conversation(props: Props) {
 
   return (
     <section class="room" aria-labelledby="room-title">
-      <header class="room-head">
+      <div class="room-head">
         <h2 id="room-title">{room.name}</h2>
         <p class="quiet">
           {room.about}
@@ -119,7 +131,7 @@ export function Conversation(props: Props) {
             {here().count} here
           </Show>
         </p>
-      </header>
+      </div>
       <div
         ref={box}
         id="log"
