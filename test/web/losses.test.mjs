@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
+import { isDeepStrictEqual, promisify } from "node:util";
 import { after, before, describe, it } from "node:test";
 import {
   TIMEOUT,
@@ -81,7 +81,7 @@ describe("losses", () => {
     await shows(watcher, gus.id, "1 tab");
     await tab.getByText("Passer By left").waitFor();
     assert.equal(await tab.getByText("Passer By came in").count(), 1);
-    assert.deepEqual(await online(tab), await online(watcher));
+    await until("both show the same", async () => isDeepStrictEqual(await online(tab), await online(watcher)));
     await gus.leave();
   });
 
@@ -106,7 +106,7 @@ describe("losses", () => {
     await connected(tab);
     await shows(watcher, hal.id, "1 tab");
     await tab.getByText("Passer Too left").waitFor();
-    assert.deepEqual(await online(tab), await online(watcher));
+    await until("both show the same", async () => isDeepStrictEqual(await online(tab), await online(watcher)));
     await hal.leave();
   });
 

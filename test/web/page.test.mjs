@@ -165,6 +165,7 @@ describe("page", () => {
 
   it("tells screen readers what changes", async () => {
     const page = await ada(DESKTOP);
+    await page.getByRole("list", { name: "Not here" }).waitFor();
     const tree = await page.locator("body").ariaSnapshot();
     for (const part of [
       /link "Skip to the messages"/,
