@@ -466,20 +466,20 @@ PRESENCE_FUNCTION(update_user_heartbeat)
         cache_touch({text_view(user), session != nullptr ? text_view(session) : std::string_view{}}, given))
         PG_RETURN_BOOL(true);
 
-    Details details = checked_details(fcinfo);
+    const Details details = checked_details(fcinfo);
     if (session != nullptr && wait_for_tombstone({text_view(user), text_view(session)})) {
         count_ignored_heartbeat();
         PG_RETURN_BOOL(false);
     }
     const OwnerWork work = begin_owner_work();
-    SessionPolicy policy;
-    if (!PG_ARGISNULL(argument::policy))
-        policy = find_policy(PointerGetDatum(PG_GETARG_TEXT_PP(argument::policy)));
+    const bool names_policy = !PG_ARGISNULL(argument::policy);
+    const SessionPolicy policy =
+        names_policy ? find_policy(PointerGetDatum(PG_GETARG_TEXT_PP(argument::policy))) : SessionPolicy{};
     const Storage storage = open_storage();
     text *const named = session != nullptr ? session : make_text("");
     StoredSession *target = nullptr;
     WantedUser wanted{user, {&named, 1}, &target, nullptr};
-    if (!PG_ARGISNULL(argument::policy))
+    if (names_policy)
         wanted.policy = &policy;
     record_heartbeats(work, storage, {&wanted, 1}, details);
     const bool online = target->state() == SessionState::online;

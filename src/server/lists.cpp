@@ -33,17 +33,14 @@ Statement sessions_of = {"SELECT * FROM @.presence_session WHERE user_id = ANY (
 Statement hidden_sessions_of = {
     "SELECT * FROM @.presence_hidden_session WHERE user_id = ANY ($1) AND online", 1, {TEXTARRAYOID}};
 // In two steps, each by an index.
-Statement suspects = {
-    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
-    " UNION SELECT user_id FROM @.presence_session WHERE online AND least(leave_until, update_due) < (SELECT clock_timestamp())"
-    " AND (leave_until IS NOT NULL OR update_due IS NOT NULL) AND leave_until < clock_timestamp()) AS found",
-    1,
-    {TIMESTAMPTZARRAYOID},
-    Access::by_index};
-Statement suspects_or_leaving = {
-    "SELECT array_agg(user_id) FROM (SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"
-    " UNION SELECT user_id FROM @.presence_session WHERE online AND least(leave_until, update_due) < (SELECT clock_timestamp())"
+#define SUSPECTS                                                                                                                 \
+    "SELECT user_id FROM @.presence_session WHERE online AND online_since = ANY ($1)"                                            \
+    " UNION SELECT user_id FROM @.presence_session WHERE online AND least(leave_until, update_due) < (SELECT clock_timestamp())" \
     " AND (leave_until IS NOT NULL OR update_due IS NOT NULL) AND leave_until < clock_timestamp()"
+Statement suspects = {
+    "SELECT array_agg(user_id) FROM (" SUSPECTS ") AS found", 1, {TIMESTAMPTZARRAYOID}, Access::by_index};
+Statement suspects_or_leaving = {
+    "SELECT array_agg(user_id) FROM (" SUSPECTS
     " UNION SELECT user_id FROM @.presence_room_member WHERE leave_until < (SELECT clock_timestamp())) AS found",
     1,
     {TIMESTAMPTZARRAYOID},

@@ -4,6 +4,7 @@
 
 #include "extension.h"
 #include "feed.h"
+#include "feed_tables.h"
 #include "review.h"
 #include "settings.h"
 #include "shared.h"
@@ -162,7 +163,6 @@ Statement forget_reports = {
     " DELETE FROM @.presence_report_user WHERE last_day < ($2 AT TIME ZONE 'UTC')::date",
     2,
     {TIMESTAMPTZOID, TIMESTAMPTZOID}};
-Statement dropped_seq = {"SELECT coalesce(max(seq), 0) FROM @.presence_feed_dropped", 0, {}};
 
 // Sessions that go on although their day is over.
 Statement any_uncounted = {
@@ -179,8 +179,10 @@ struct Position {
 
 std::int64_t dropped()
 {
-    run(dropped_seq);
-    return DatumGetInt64(first_value(1));
+    begin_command();
+    const std::int64_t seq = dropped_seq(GetActiveSnapshot());
+    end_command();
+    return seq;
 }
 
 Position position(Time now)

@@ -1,11 +1,10 @@
 #include "verify.h"
 
-#include "policies.h"
-
 #include "cache_check.h"
 #include "datums.h"
 #include "extension.h"
 #include "hooks.h"
+#include "policies.h"
 #include "readers.h"
 
 extern "C" {
