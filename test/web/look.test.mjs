@@ -5,7 +5,7 @@ import { randomUUID } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { connected, light, openBrowser, openSite, shows, until } from "./support.mjs";
+import { connected, contrast, light, openBrowser, openSite, shows, until } from "./support.mjs";
 
 const pictures = process.env.PICTURES ?? fileURLToPath(new URL("../../build/look", import.meta.url));
 const LONG = "Hildegard Wilhelmine von Bingen-Sommerfeld y Monteverde";
@@ -124,26 +124,18 @@ describe("look", () => {
       await connected(page);
       await page.locator(".absent [data-user=alan-turing]").waitFor();
       // An element that is drawn anew in this moment has no colour.
-      const drawn = () =>
-        page.locator("#people li, header").evaluateAll((parts) => {
-          const luminance = (colour) => {
-            const [red, green, blue] = colour
-              .match(/[\d.]+/g)
-              .map((value) => value / 255)
-              .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
-            return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
-          };
-          const contrast = (one, other) => {
-            const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
-            return (high + 0.05) / (low + 0.05);
-          };
+      const drawn = async () => {
+        const parts = await page.locator("#people li, header").evaluateAll((parts) => {
           const card = getComputedStyle(document.querySelector("#people")).backgroundColor;
           return parts.map((part) => ({
             state: part.querySelector("small")?.textContent.split(" ")[0],
             shape: part.querySelector("svg path")?.getAttribute("d"),
-            contrast: contrast(getComputedStyle(part.querySelector("svg")).fill, card),
+            fill: getComputedStyle(part.querySelector("svg")).fill,
+            card,
           }));
         });
+        return parts.map(({ fill, card, ...part }) => ({ ...part, contrast: contrast(fill, card) }));
+      };
       const marks = await until("each state is drawn", drawn);
       const shapes = new Map(marks.filter(({ state }) => state).map(({ state, shape }) => [state, shape]));
       assert.deepEqual([...shapes.keys()].sort(), ["Active", "Away", "Busy", "Idle", "last"]);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
-import { after, before, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import {
   TIMEOUT,
   TIMING,
@@ -16,6 +16,7 @@ import {
   sleep,
   startProgram,
   until,
+  watched,
 } from "./support.mjs";
 
 /** The promise is a departure within one second beyond the timeout. */
@@ -23,16 +24,7 @@ const LATE = 1;
 
 describe("losses", () => {
   let site, browser, watcher;
-
-  before(async () => {
-    site = await openSite({ settings: { timeout: `${TIMEOUT}s` } });
-    browser = await openBrowser();
-    watcher = await (await browser.person(site, "Watcher")).tab();
-  });
-  after(async () => {
-    await browser?.close();
-    await site?.close();
-  });
+  watched((all) => ({ site, browser, watcher } = all), { settings: { timeout: `${TIMEOUT}s` } });
 
   /** Silent from about `moment` on: he must go by timeout, not before his time and at most a second after it, and the watcher must see it. */
   async function goesSilently(user, seq, moment) {

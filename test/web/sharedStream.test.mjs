@@ -1,9 +1,9 @@
 // Tabs of one person in one browser share an event stream, and nobody misses anything when it changes hands.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
-import { after, before, describe, it } from "node:test";
+import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { TIMING, connected, openBrowser, openSite, shows, until } from "./support.mjs";
+import { TIMING, connected, shows, until, watched } from "./support.mjs";
 
 const path = (name) => fileURLToPath(new URL(`../../${name}`, import.meta.url));
 const { build } = await import(createRequire(path("examples/chat/package.json")).resolve("vite"));
@@ -17,16 +17,9 @@ async function clientModule() {
 
 describe("a shared stream", () => {
   let site, browser, watcher, code;
-
-  before(async () => {
+  watched(async (all) => {
+    ({ site, browser, watcher } = all);
     code = await clientModule();
-    site = await openSite();
-    browser = await openBrowser();
-    watcher = await (await browser.person(site, "Watcher")).tab();
-  });
-  after(async () => {
-    await browser?.close();
-    await site?.close();
   });
 
   /** Somebody whose event streams are counted: those that stand, with the tab that each belongs to. */

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { after, before } from "node:test";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
 import { chromium } from "playwright-core";
@@ -227,6 +228,34 @@ async function openRawTab(browser, site, name) {
     show: () => devtools.send("Target.activateTarget", { targetId }),
     close: () => devtools.send("Target.closeTarget", { targetId }),
   };
+}
+
+/** For a suite: a site, a browser and somebody who watches, given to `begin` before its tests and closed after them. */
+export function watched(begin, options) {
+  const all = {};
+  before(async () => {
+    all.site = await openSite(options);
+    all.browser = await openBrowser();
+    all.watcher = await (await all.browser.person(all.site, "Watcher")).tab();
+    await begin(all);
+  });
+  after(async () => {
+    await all.browser?.close();
+    await all.site?.close();
+  });
+}
+
+/** How much two colours that the browser computed differ, from 1 to 21, as WCAG 2 reckons it. */
+export function contrast(one, other) {
+  const luminance = (colour) => {
+    const [red, green, blue] = colour
+      .match(/[\d.]+/g)
+      .map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
 }
 
 export const light = (page) => page.getByRole("status", { name: "Connection" });

@@ -1,20 +1,11 @@
 // Tabs that open, close, are duplicated, reloaded, left and come back.
 import assert from "node:assert/strict";
-import { after, before, describe, it } from "node:test";
-import { TIMING, connected, light, online, openBrowser, openSite, shows, sleep, until } from "./support.mjs";
+import { describe, it } from "node:test";
+import { TIMING, connected, light, online, openBrowser, openSite, shows, sleep, until, watched } from "./support.mjs";
 
 describe("tabs", () => {
   let site, browser, watcher;
-
-  before(async () => {
-    site = await openSite();
-    browser = await openBrowser();
-    watcher = await (await browser.person(site, "Watcher")).tab();
-  });
-  after(async () => {
-    await browser?.close();
-    await site?.close();
-  });
+  watched((all) => ({ site, browser, watcher } = all));
 
   it("all open tabs appear; closing one keeps the user, closing the last one ends him at once", async () => {
     const seq = await site.position();
@@ -138,16 +129,7 @@ describe("a chosen status", () => {
 
 describe("accounts", () => {
   let site, browser, watcher;
-
-  before(async () => {
-    site = await openSite();
-    browser = await openBrowser();
-    watcher = await (await browser.person(site, "Watcher")).tab();
-  });
-  after(async () => {
-    await browser?.close();
-    await site?.close();
-  });
+  watched((all) => ({ site, browser, watcher } = all));
 
   it("another user signs in, and the cookie changes first: nobody is left over", async () => {
     const ada = await browser.person(site, "Ada");

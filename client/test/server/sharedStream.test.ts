@@ -9,6 +9,7 @@ import {
   type PresenceOptions,
 } from "../../src/index.js";
 import type { PresenceServerOptions } from "../../src/server/index.js";
+import { randomNumbers } from "../random.js";
 import { Locks } from "./locks.js";
 import { createDatabase, openSite, type Site } from "./site.js";
 
@@ -302,8 +303,7 @@ test("tabs that come and go, look away, lose leader and stream at any moment: no
     keepAlive: 50,
     limits: { requestsPerSecond: 1000, sessionsPerSecond: 1000 },
   });
-  let seed = 42;
-  const random = (below: number) => (seed = (seed * 1103515245 + 12345) % 2 ** 31) % below;
+  const random = randomNumbers(42);
   const users = ["ada", "bob"];
   const rooms = ["lobby", "den", "attic"];
   const { locks } = navigator;

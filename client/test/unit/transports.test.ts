@@ -8,6 +8,7 @@ import {
   type FeedSink,
   type HeaderSource,
 } from "../../src/index.js";
+import { randomNumbers } from "../random.js";
 import { readEventStream, type StreamEvent } from "../../src/core/eventStreamReader.js";
 
 let requests: { url: string; init: RequestInit }[];
@@ -272,8 +273,7 @@ describe("event stream", () => {
   }
 
   test("thousands of random streams, whatever is in them and however they are cut", async () => {
-    let seed = 1;
-    const random = (below: number) => ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) % 65_521) % below;
+    const random = randomNumbers(1);
     const words = [
       "data",
       "data:",
